@@ -1,0 +1,187 @@
+"""Raw columns as NumPy: one column of Arrow or Python values in, checked arrays out.
+
+The encoder (`tt_jax.features`) reads the logs as Arrow and requests as Python values. This is the only place that knows the
+difference. pyarrow is imported only where an Arrow column is met, so that a service does not need it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tt_jax.schema import DType, SchemaError
+
+
+class EncodeError(SchemaError):
+    """A value that does not fit the schema.
+
+    Attributes:
+      column: name of the column.
+      row: row of the first bad value, None where the whole column is wrong.
+      reason: the value and what was expected.
+    """
+
+    def __init__(self, column: str, row: int | None, reason: str) -> None:
+        self.column, self.row, self.reason = column, row, reason
+        super().__init__(f"column {column!r}{'' if row is None else f', row {row}'}: {reason}")
+
+
+@dataclass(frozen=True)
+class Scalars:
+    """A column of ids: value i is `ints[i]`, or `strings[codes[i]]`, where `valid[i]`; anything where it is not."""
+
+    valid: np.ndarray  # bool [n]
+    ints: np.ndarray | None = None  # int64 [n]
+    codes: np.ndarray | None = None  # int64 [n]
+    strings: list[str] | None = None  # distinct values
+
+
+@dataclass(frozen=True)
+class Lists:
+    """A column of lists: row i has `lengths[i]` of the `values`, in order; a missing row has length 0."""
+
+    lengths: np.ndarray  # int64 [n]
+    valid: np.ndarray  # bool [n]
+    values: Any  # the elements of all rows, Arrow or Python
+
+
+def is_arrow(column: Any) -> bool:
+    """Whether the column is a pyarrow array."""
+    return type(column).__module__.startswith("pyarrow")
+
+
+def _one_chunk(column: Any) -> Any:
+    import pyarrow as pa
+
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _valid_of(array: Any) -> np.ndarray:
+    if array.null_count == 0:
+        return np.ones(len(array), bool)
+    return array.is_valid().to_numpy(zero_copy_only=False)
+
+
+def read_ids(name: str, column: Any, dtype: DType) -> Scalars:
+    """A column of ids of that dtype. Raises `EncodeError` naming the column, the row and the value."""
+    if is_arrow(column):
+        return _arrow_ids(name, _one_chunk(column), dtype)
+    if isinstance(column, np.ndarray):
+        column = column.tolist()
+    valid = np.fromiter((v is not None for v in column), bool, len(column))
+    if dtype == "int":
+        return Scalars(valid, ints=_python_ints(name, column))
+    table: dict[str, int] = {}
+    codes = np.zeros(len(column), np.int64)
+    for i, v in enumerate(column):
+        if v is None:
+            continue
+        if type(v) is not str:
+            raise EncodeError(name, i, f"expected a string, got {v!r}")
+        codes[i] = table.setdefault(v, len(table))
+    return Scalars(valid, codes=codes, strings=list(table))
+
+
+def _python_ints(name: str, column: list[Any]) -> np.ndarray:
+    for i, v in enumerate(column):
+        if v is not None and type(v) is not int:
+            raise EncodeError(name, i, f"expected an integer, got {v!r}")
+        if v is not None and not -(2**63) <= v < 2**63:
+            raise EncodeError(name, i, f"expected a 64-bit integer, got {v!r}")
+    return np.array([0 if v is None else v for v in column], np.int64)
+
+
+def _arrow_ids(name: str, array: Any, dtype: DType) -> Scalars:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_null(array.type):
+        array = array.cast(pa.string() if dtype == "string" else pa.int64())
+    value_type = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
+    if dtype == "int":
+        if not pa.types.is_integer(value_type):
+            raise EncodeError(name, None, f"expected integers, got {array.type}")
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        try:
+            ints = pc.fill_null(array.cast(pa.int64()), 0).to_numpy()
+        except pa.ArrowInvalid as e:
+            raise EncodeError(name, None, f"expected 64-bit integers: {e}") from None
+        return Scalars(_valid_of(array), ints=ints)
+    if not (pa.types.is_string(value_type) or pa.types.is_large_string(value_type)):
+        raise EncodeError(name, None, f"expected strings, got {array.type}")
+    if not pa.types.is_dictionary(array.type):
+        array = array.dictionary_encode()
+    codes = pc.fill_null(array.indices.cast(pa.int64()), 0).to_numpy()
+    return Scalars(_valid_of(array), codes=codes, strings=array.dictionary.to_pylist())
+
+
+def read_numbers(name: str, column: Any) -> np.ndarray:
+    """A column of numbers as float64 [n], NaN where missing. Raises `EncodeError`."""
+    if is_arrow(column):
+        return _arrow_numbers(name, _one_chunk(column))
+    if isinstance(column, np.ndarray) and column.dtype.kind in "fiub":
+        return column.astype(np.float64)
+    out = np.full(len(column), np.nan)
+    for i, v in enumerate(column):
+        if v is None:
+            continue
+        if type(v) not in (int, float):
+            raise EncodeError(name, i, f"expected a number, got {v!r}")
+        try:
+            out[i] = v
+        except OverflowError:
+            raise EncodeError(name, i, "expected a number that fits a float64") from None
+    return out
+
+
+def _arrow_numbers(name: str, array: Any) -> np.ndarray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    t = array.type
+    if pa.types.is_null(t):
+        return np.full(len(array), np.nan)
+    if not (pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_boolean(t) or pa.types.is_decimal(t)):
+        raise EncodeError(name, None, f"expected numbers, got {t}")
+    if pa.types.is_boolean(t):
+        array = array.cast(pa.int8())
+    numbers = pc.fill_null(array.cast(pa.float64(), safe=False), float("nan"))
+    return numbers.to_numpy(zero_copy_only=False)
+
+
+def read_lists(name: str, column: Any) -> Lists:
+    """A column of lists. Null elements are dropped. Raises `EncodeError`."""
+    if is_arrow(column):
+        return _arrow_lists(name, _one_chunk(column))
+    lengths, valid, values = np.zeros(len(column), np.int64), np.zeros(len(column), bool), []
+    for i, row in enumerate(column):
+        if row is None:
+            continue
+        if not isinstance(row, list | tuple | np.ndarray):
+            raise EncodeError(name, i, f"expected a list, got {row!r}")
+        kept = [v for v in (row.tolist() if isinstance(row, np.ndarray) else row) if v is not None]
+        lengths[i], valid[i] = len(kept), True
+        values.extend(kept)
+    return Lists(lengths, valid, values)
+
+
+def _arrow_lists(name: str, array: Any) -> Lists:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    t = array.type
+    if pa.types.is_null(t):
+        return Lists(np.zeros(len(array), np.int64), np.zeros(len(array), bool), pa.array([], pa.int64()))
+    if not (pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t)):
+        raise EncodeError(name, None, f"expected lists, got {t}")
+    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy().astype(np.int64)
+    values = array.flatten()
+    if values.null_count:
+        row_of = np.repeat(np.arange(len(array)), lengths)
+        lengths = np.bincount(row_of[_valid_of(values)], minlength=len(array)).astype(np.int64)
+        values = values.drop_null()
+    return Lists(lengths, _valid_of(array), values)
+

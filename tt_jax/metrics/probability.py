@@ -1,0 +1,77 @@
+"""Exact metrics of probabilities against hard or soft labels: log loss, entropy, calibration. NumPy, float64 results.
+
+In every function `p` are probabilities `[n]`, `y` labels in [0, 1] `[n]`, `w` row weights >= 0 `[n]` whose sum is
+above 0; entropies and losses are in nats.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+CLIP = 1e-7  # probabilities are kept this far from 0 and 1 before a logarithm
+ECE_BINS = 20
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-logit)) in float32, of any shape, without overflow."""
+    z = np.asarray(logits, np.float32)
+    e = np.exp(-np.abs(z))
+    return np.where(z >= 0, np.float32(1), e) / (np.float32(1) + e)
+
+
+def log_loss(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
+    """Weighted mean cross-entropy."""
+    p = _clipped(p)
+    y = y.astype(np.float64)
+    return _mean(-(y * np.log(p) + (1 - y) * np.log1p(-p)), w)
+
+
+def entropy(y: np.ndarray, w: np.ndarray) -> float:
+    """Weighted mean entropy of the labels themselves: 0 for hard ones, the least log loss for a teacher's."""
+    return _mean(_binary_entropy(y.astype(np.float64)), w)
+
+
+def rate_entropy(y: np.ndarray, w: np.ndarray) -> float:
+    """Entropy of the mean label: the log loss of the best constant prediction, 0 if all labels are 0 or all are 1.
+
+    Log loss divided by it is the normalized entropy of He et al. 2014, Practical Lessons from Predicting Clicks on Ads
+    at Facebook, section 3.
+    """
+    return float(_binary_entropy(np.array(_mean(y.astype(np.float64), w))))
+
+
+def log_mae(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
+    """Weighted mean |ln p - ln teacher|, both clipped as for the log loss."""
+    return _mean(np.abs(np.log(_clipped(p)) - np.log(_clipped(y))), w)
+
+
+def expected_calibration_error(p: np.ndarray, y: np.ndarray, w: np.ndarray, bins: int = ECE_BINS) -> float:
+    """Mean over bins of |mean prediction - mean label|, weighted by the bins' weight.
+
+    The bins are quantiles of the predictions, of equal weight. Equal-width bins would put nearly all rows of a rare
+    event into one. Rows tied in prediction share a bin, the one that holds the middle of their weight, so the figure does
+    not depend on row order, and a constant predictor has the error |p - mean label|.
+    """
+    order = np.argsort(p)
+    p, y, w = p[order], y[order].astype(np.float64), w[order].astype(np.float64)
+    tie_starts = np.flatnonzero(np.concatenate([[True], p[1:] != p[:-1]]))
+    weight_G = np.add.reduceat(w, tie_starts)
+    gap_G = np.add.reduceat(w * (p.astype(np.float64) - y), tie_starts)
+    middle_G = np.cumsum(weight_G) - weight_G / 2
+    bin_G = np.minimum((middle_G * bins / weight_G.sum()).astype(np.int64), bins - 1)
+    return float(np.abs(np.bincount(bin_G, gap_G, bins)).sum() / weight_G.sum())
+
+
+def _mean(values: np.ndarray, w: np.ndarray) -> float:
+    return float(np.average(values, weights=w.astype(np.float64)))
+
+
+def _clipped(p: np.ndarray) -> np.ndarray:
+    return np.clip(p.astype(np.float64), CLIP, 1 - CLIP)
+
+
+def _binary_entropy(rate: np.ndarray) -> np.ndarray:
+    """-r ln r - (1 - r) ln(1 - r), with 0 ln 0 = 0."""
+    inside = (rate > 0) & (rate < 1)
+    r = np.where(inside, rate, 0.5)
+    return np.where(inside, -r * np.log(r) - (1 - r) * np.log1p(-r), 0.0)
