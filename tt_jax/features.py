@@ -61,7 +61,7 @@ class Encoder:
         self._query_names = frozenset(f.name for f in schema.tower_features("query"))
 
     def encode(
-        self, columns: Mapping[str, Any], towers: Sequence[Tower] = TOWERS, outcomes: bool = True, partial: bool = False
+        self, columns: Mapping[str, Any], towers: Sequence[Tower] = TOWERS, outcomes: bool = True
     ) -> Encoded:
         """Encodes named columns of equal length n.
 
@@ -69,7 +69,6 @@ class Encoder:
           columns: name -> Arrow array, NumPy array or list; columns that the schema does not name are ignored.
           towers: the towers whose features are encoded.
           outcomes: also encode labels, weights, scenario and keys.
-          partial: take an absent feature column as missing in every row, instead of raising.
 
         Raises:
           EncodeError: a column is absent, or holds a value that the schema does not allow.
@@ -82,10 +81,10 @@ class Encoder:
             ids = np.full((n, layout.id_slots), PAD_ID, np.int32)
             floats = np.zeros((n, layout.float_width), np.float32)
             for name, first, last in layout.ids:
-                column = _column(columns, name, n, partial)
+                column = _column(columns, name)
                 missing[name] = self._fill_ids(self.schema.feature(name), column, ids[:, first:last])
             for name, first, last in layout.floats:
-                column = _column(columns, name, n, partial)
+                column = _column(columns, name)
                 missing[name] = _fill_floats(self.schema.feature(name), column, floats[:, first:last])
             arrays[f"{tower}_ids"], arrays[f"{tower}_floats"] = ids, floats
         if outcomes:
@@ -130,14 +129,14 @@ class Encoder:
         tasks = self.schema.tasks
         labels, weights = np.empty((n, len(tasks)), np.float32), np.ones((n, len(tasks)), np.float32)
         for t, task in enumerate(tasks):
-            labels[:, t] = _labels(task, columns, n)
+            labels[:, t] = _labels(task, columns)
             if task.weight_column:
-                weights[:, t] = _weights(task.weight_column, columns, n)
-        keys = [_keys(name, _column(columns, name, n)) for name in self.schema.key_columns]
+                weights[:, t] = _weights(task.weight_column, columns)
+        keys = [_keys(name, _column(columns, name)) for name in self.schema.key_columns]
         return {
             "labels": labels,
             "weights": weights,
-            "scenario": self._scenarios(_column(columns, self.schema.scenario, n))[:, None],
+            "scenario": self._scenarios(_column(columns, self.schema.scenario))[:, None],
             "keys": np.stack(keys, 1),
         }
 
@@ -227,9 +226,9 @@ def _normalise(feature: Feature, values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(scaled), 0.0, scaled).astype(np.float32)
 
 
-def _labels(task: Task, columns: Mapping[str, Any], n: int) -> np.ndarray:
+def _labels(task: Task, columns: Mapping[str, Any]) -> np.ndarray:
     """float64 [n]; NaN where the row has no label (a null) or its mask is not 1."""
-    column = _column(columns, task.label, n)
+    column = _column(columns, task.label)
     null = _nulls(column)
     values = read_numbers(task.label, column)
     bad = ~null & ~((values >= 0) & (values <= 1))  # catches NaN too
@@ -242,7 +241,7 @@ def _labels(task: Task, columns: Mapping[str, Any], n: int) -> np.ndarray:
         raise EncodeError(task.label, row, f"expected {expected}, got {values[row]}")
     if not task.mask:
         return values
-    mask = read_numbers(task.mask, _column(columns, task.mask, n))
+    mask = read_numbers(task.mask, _column(columns, task.mask))
     wrong = ~np.isnan(mask) & (mask != 0) & (mask != 1)
     if wrong.any():
         row = int(np.argmax(wrong))
@@ -250,8 +249,8 @@ def _labels(task: Task, columns: Mapping[str, Any], n: int) -> np.ndarray:
     return np.where(mask == 1, values, np.nan)
 
 
-def _weights(name: str, columns: Mapping[str, Any], n: int) -> np.ndarray:
-    values = read_numbers(name, _column(columns, name, n))
+def _weights(name: str, columns: Mapping[str, Any]) -> np.ndarray:
+    values = read_numbers(name, _column(columns, name))
     bad = ~((values >= 0) & np.isfinite(values))
     if bad.any():
         row = int(np.argmax(bad))
@@ -294,11 +293,9 @@ def _row_of_element(lengths: np.ndarray, element: int | None) -> int | None:
     return None if element is None else int(np.searchsorted(np.cumsum(lengths), element, side="right"))
 
 
-def _column(columns: Mapping[str, Any], name: str, n: int, partial: bool = False) -> Any:
+def _column(columns: Mapping[str, Any], name: str) -> Any:
     if name in columns:
         return columns[name]
-    if partial:
-        return [None] * n
     raise EncodeError(name, None, f"the column is missing{nearest(name, _names(columns))}")
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+NO_USER = -1  # a missing id, as the encoder writes it in `keys`
+
 
 def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float | None:
     """Area under the ROC curve: the chance that a positive row outscores a negative one, a tie counting one half.
@@ -30,11 +32,14 @@ def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float | 
 def gauc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, users: np.ndarray) -> float | None:
     """Grouped AUC: the mean of each user's AUC, weighted by the user's impressions (the sum of their row weights).
 
-    Users without both classes are left out. `users` is int64 `[n]`, the rest as in `auc`. Returns None if no user is left.
+    Users without both classes are left out, and so are the rows of `NO_USER`, which are no one's. `users` is int64 `[n]`,
+    the rest as in `auc`. Returns None if no user is left.
     Zhu et al. 2017, Optimized Cost per Click in Taobao Display Advertising, eq. 9 (arXiv 1703.02091).
     """
-    if not scores.size:
+    known = users != NO_USER
+    if not known.any():
         return None
+    scores, labels, weights, users = scores[known], labels[known], weights[known], users[known]
     order = np.lexsort((scores, users))
     users = users[order]
     first = np.concatenate([[True], users[1:] != users[:-1]])

@@ -23,7 +23,7 @@ def task_metrics(
       probabilities: float32 `[n]`, in [0, 1].
       labels: float32 `[n]`, NaN = no label; 0 or 1, or any probability if `soft`.
       weights: float32 `[n]`, >= 0.
-      users: int64 `[n]`, the group of a row for `gauc`; None if the logs have no user.
+      users: int64 `[n]`, the group of a row for `gauc`, -1 where it has none; None if the logs have no user.
       soft: the labels are a teacher's probabilities, so `kl` and `logmae` are defined, and `auc` and `gauc` are not
         unless all labels happen to be 0 or 1.
 

@@ -46,15 +46,12 @@ def merge(a: TaskSums, b: TaskSums) -> TaskSums:
 
 def compute(state: TaskSums, tasks: Sequence[str]) -> dict[str, dict[str, float | None]]:
     """Task -> `loss` (weighted mean) and `calibration` (sum p / sum y), None where undefined. Waits for the device."""
-    host = TaskSums(*(np.asarray(x, np.float64) for x in jax.device_get(state)))
+    loss_T, weight_T, label_T, probability_T = jax.device_get(state)
     return {
-        task: {
-            "loss": _ratio(host.loss_T[i], host.weight_T[i]),
-            "calibration": _ratio(host.probability_T[i], host.label_T[i]),
-        }
+        task: {"loss": _ratio(loss_T[i], weight_T[i]), "calibration": _ratio(probability_T[i], label_T[i])}
         for i, task in enumerate(tasks)
     }
 
 
-def _ratio(numerator: float, denominator: float) -> float | None:
-    return float(numerator / denominator) if denominator > 0 else None
+def _ratio(numerator: np.float32, denominator: np.float32) -> float | None:
+    return float(numerator) / float(denominator) if denominator > 0 else None

@@ -1,0 +1,231 @@
+"""The typed configuration of a run. Every default lives here, once.
+
+`configs/*.py` turn a `Config` into a locked ml_collections ConfigDict, so that any field can be set on the command line
+(`--config.optimizer.learning_rate=3e-4`); inside, code sees these frozen dataclasses only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tt_jax.schema import nearest
+
+Precision = Literal["auto", "f32", "bf16"]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run. The message names the key, the value and what was expected."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The two-tower MMoE-DCN. Both towers have the same shape.
+
+    Attributes:
+      experts: number of experts E per tower.
+      full_rank_layers, low_rank_layers: cross layers of an expert, in this order (DCN-V2).
+      rank: rank r of the low-rank cross layers.
+      mlp: hidden widths of the MLP that ends an expert.
+      gate_hidden: hidden width of a task's gate.
+      output_dim: D, width of a task's tower output.
+      embedding_init: standard deviation of a fresh embedding row; small, so that an id never seen counts for little.
+      id_dropout: share of hashed ids hidden from the model in training.
+      dropout: share of an expert's MLP activations dropped in training.
+    """
+
+    experts: int = 4
+    full_rank_layers: int = 2
+    low_rank_layers: int = 2
+    rank: int = 64
+    mlp: tuple[int, ...] = (256, 128)
+    gate_hidden: int = 64
+    output_dim: int = 64
+    embedding_init: float = 0.01
+    id_dropout: float = 0.0
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the prepared data is and how it is read.
+
+    Attributes:
+      path: directory written by `tt-jax prepare`.
+      scenarios: the scenarios to train and evaluate on; empty = all.
+      train_split, eval_split: names of splits.
+      batch_size: rows of a training batch, over all devices.
+      eval_batch_size: rows of an evaluation batch.
+      window: blocks mixed together by the full shuffle.
+    """
+
+    path: str = ""
+    scenarios: tuple[str, ...] = ()
+    train_split: str = "train"
+    eval_split: str = "eval"
+    batch_size: int = 4096
+    eval_batch_size: int = 16384
+    window: int = 8
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW for the dense part, row-wise Adagrad for the embedding rows.
+
+    Attributes:
+      learning_rate: peak, reached after `warmup` and followed by a cosine to `final_fraction` of it.
+      warmup: share of all steps.
+      final_fraction: share of the peak learning rates at the last step.
+      weight_decay: of matrices; biases and vectors are not decayed.
+      clip_norm: largest global norm of the dense gradient; 0 = no clipping.
+      embedding_learning_rate: peak, on the same schedule.
+      embedding_decay: L2 penalty on the embedding rows that a batch touches.
+    """
+
+    learning_rate: float = 1e-3
+    warmup: float = 0.05
+    final_fraction: float = 0.1
+    weight_decay: float = 1e-2
+    clip_norm: float = 1.0
+    embedding_learning_rate: float = 0.05
+    embedding_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop.
+
+    Attributes:
+      epochs: passes over the training rows; may be a fraction.
+      log_every, eval_every, save_every: steps; 0 = at the end only (eval, save).
+      early_stop: metric of the eval split that picks the best checkpoint, as `task.metric`; "" = none.
+      patience: evaluations without a better `early_stop` metric before training ends; 0 = never.
+      keep_last: checkpoints kept, besides the best one.
+    """
+
+    epochs: float = 1.0
+    log_every: int = 50
+    eval_every: int = 0
+    save_every: int = 500
+    early_stop: str = ""
+    patience: int = 0
+    keep_last: int = 2
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run: what is trained, on what, how.
+
+    Attributes:
+      seed: of parameters, shuffles and dropout.
+      precision: of matmul inputs, `f32` or `bf16`; `auto` = what was measured fastest on the platform.
+      chunk_rows: rows of a batch whose dense part is computed at once, the rest following in a scan; 0 = all; -1 = what was
+        measured fastest on the platform.
+      utility: what ads are ranked by in serving, an expression of task names and `bid`; "" = the first task.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    seed: int = 0
+    precision: Precision = "auto"
+    chunk_rows: int = -1
+    utility: str = ""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dict, JSON-able (tuples stay tuples)."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """Canonical JSON text."""
+        return json.dumps(self.to_dict(), indent=1, sort_keys=True) + "\n"
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Config:
+        """The configuration of `to_dict`, strictly. Raises `ConfigError` naming an unknown, missing or mistyped key."""
+        return _from_dict(Config, data, "")
+
+    @staticmethod
+    def from_json(text: str) -> Config:
+        """The configuration of `to_json`."""
+        try:
+            data = json.loads(text)
+        except ValueError as e:
+            raise ConfigError(f"the configuration is not valid JSON: {e}") from None
+        return Config.from_dict(data)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical JSON, hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def _from_dict(cls: type, data: Any, where: str) -> Any:
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"config{where}: expected a group of keys, got {data!r}")
+    hints = typing.get_type_hints(cls)
+    for key in data:
+        if key not in hints:
+            raise ConfigError(f"config{where}: unknown key {key!r}{nearest(str(key), hints)}")
+    values = {}
+    for key, hint in hints.items():
+        if key not in data:
+            raise ConfigError(f"config{where}: missing key {key!r}")
+        name = f"{where}.{key}"
+        values[key] = _from_dict(hint, data[key], name) if dataclasses.is_dataclass(hint) else _value(hint, data[key], name)
+    return cls(**values)
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        if value not in typing.get_args(hint):
+            raise ConfigError(f"config{where}: {value!r} is none of {', '.join(typing.get_args(hint))}")
+        return value
+    if origin is tuple:
+        element = typing.get_args(hint)[0]
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"config{where}: expected a list of {element.__name__}, got {value!r}")
+        return tuple(_value(element, v, where) for v in value)
+    wanted: type | types.UnionType = int | float if hint is float else hint
+    if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"config{where}: expected {hint.__name__}, got {value!r}")
+    return hint(value)
+
+
+def _check(c: Config) -> None:
+    """Ranges. One list, so that every bound is seen at a glance."""
+    positive = ("model.experts", "model.gate_hidden", "model.output_dim", "model.rank", "data.batch_size",
+                "data.eval_batch_size", "data.window", "train.log_every", "train.keep_last")  # fmt: skip
+    not_negative = ("model.full_rank_layers", "model.low_rank_layers", "model.embedding_init", "optimizer.learning_rate",
+                    "optimizer.weight_decay", "optimizer.clip_norm", "optimizer.embedding_learning_rate",
+                    "optimizer.embedding_decay", "train.epochs", "train.eval_every", "train.save_every",
+                    "train.patience", "seed")  # fmt: skip
+    shares = ("model.id_dropout", "model.dropout", "optimizer.warmup", "optimizer.final_fraction")
+    for keys, ok, expected in (
+        (positive, lambda v: v > 0, "> 0"),
+        (not_negative, lambda v: v >= 0 and math.isfinite(v), ">= 0"),
+        (shares, lambda v: 0 <= v <= 1, "within 0..1"),
+    ):
+        for key in keys:
+            value: Any = c
+            for part in key.split("."):
+                value = getattr(value, part)
+            if not ok(value):
+                raise ConfigError(f"config.{key}: expected a number {expected}, got {value}")
+    if any(w <= 0 for w in c.model.mlp):
+        raise ConfigError(f"config.model.mlp: expected widths > 0, got {c.model.mlp}")
+    if c.chunk_rows > 0 and c.data.batch_size % c.chunk_rows:
+        raise ConfigError(
+            f"config.chunk_rows: expected a divisor of data.batch_size = {c.data.batch_size}, got {c.chunk_rows}"
+        )

@@ -1,0 +1,173 @@
+"""Fused embedding tables: which row of which table each id slot reads, and how slots become a tower's input.
+
+Features of equal width share one table `[rows, dim]`; each owner of rows has an offset in it. One gather per table and
+tower reads everything. Tables are kept outside the model's parameters, because training differentiates with respect to
+the *gathered rows*, never the table (`tt_jax.training.sparse`).
+
+Shapes: B rows of data, S id slots of a tower, F its float columns, L slots of one feature.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from tt_jax.schema import MAX_TABLE_ROWS, TOWERS, Schema, SchemaError, Tower
+
+
+@dataclass(frozen=True)
+class Group:
+    """The id slots of one tower that read one table.
+
+    Attributes:
+      table: name of the table.
+      columns: columns of the tower's id matrix, ascending.
+      offsets: int32, for each of these columns the first row of its feature in the table.
+      hashed: bool, whether the column holds hashed ids, which `id_dropout` hides.
+    """
+
+    table: str
+    columns: tuple[int, ...]
+    offsets: np.ndarray
+    hashed: np.ndarray
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The fused tables of a schema."""
+
+    schema: Schema
+
+    @cached_property
+    def _placement(self) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[str, int]]]:
+        """table -> (rows, dim), and owning feature -> (table, first row)."""
+        shapes: dict[str, tuple[int, int]] = {}
+        offsets: dict[str, tuple[str, int]] = {}
+        for f in self.schema.features:
+            if f.is_ids and not f.shares:
+                table = f"dim{f.dim}"
+                first = shapes.get(table, (0, f.dim))[0]
+                offsets[f.name], shapes[table] = (table, first), (first + f.rows, f.dim)
+        for table, (rows, _) in shapes.items():
+            if rows >= MAX_TABLE_ROWS:
+                raise SchemaError(f"table {table!r} has {rows} rows in all, more than int32 ids can name")
+        return shapes, offsets
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Table name -> (rows, dim)."""
+        return self._placement[0]
+
+    @cached_property
+    def groups(self) -> dict[Tower, tuple[Group, ...]]:
+        """Per tower, which columns read which table."""
+        return {tower: tuple(self._group(tower, table) for table in self.shapes) for tower in TOWERS}
+
+    def _group(self, tower: Tower, table: str) -> Group:
+        columns, offsets, hashed = [], [], []
+        for name, first, last in self.schema.layout[tower].ids:
+            owner = self.schema.table_owner(self.schema.feature(name))
+            at, offset = self._placement[1][owner.name]
+            if at == table:
+                columns += range(first, last)
+                offsets += [offset] * (last - first)
+                hashed += [owner.hash_size > 0] * (last - first)
+        return Group(table, tuple(columns), np.array(offsets, np.int32), np.array(hashed, bool))
+
+    def init(self, key: Array, std: float) -> dict[str, Array]:
+        """Fresh tables, float32 `[rows, dim]` from N(0, std^2)."""
+        keys = jax.random.split(key, max(1, len(self.shapes)))
+        return {
+            name: std * jax.random.normal(k, shape, jnp.float32)
+            for (name, shape), k in zip(self.shapes.items(), keys, strict=False)
+        }
+
+    def rows(
+        self, tower: Tower, ids_BS: Array, dropout: float = 0.0, dropout_key: Array | None = None
+    ) -> dict[str, Array]:
+        """Local ids of a tower -> rows of each table, int32 `[B, slots]`. An empty slot becomes the table's row count,
+        one past its end: it gathers zeros and is dropped by a scatter. So does a hashed id hidden by dropout."""
+        found = {}
+        for i, group in enumerate(self.groups[tower]):
+            ids = ids_BS[:, np.array(group.columns, np.int32)] if group.columns else ids_BS[:, :0]
+            present = ids >= 0
+            if dropout_key is not None and dropout and group.hashed.any():
+                hidden = jax.random.bernoulli(jax.random.fold_in(dropout_key, i), dropout, ids.shape)
+                present &= ~(hidden & group.hashed)
+            found[group.table] = jnp.where(present, ids + group.offsets, jnp.int32(self.shapes[group.table][0]))
+        return found
+
+
+def gather(tables: dict[str, Array], rows: dict[str, Array]) -> dict[str, Array]:
+    """Rows of every table, `[B, slots, dim]`; zeros for an empty slot."""
+    return {name: tables[name].at[r].get(mode="fill", fill_value=0.0) for name, r in rows.items()}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Adjacent slots that enter the tower together: a run of categorical features, or one bag or sequence."""
+
+    kind: str
+    feature: str
+    table: str
+    first: int  # column of the group
+    last: int
+
+
+class TowerInput(nnx.Module):
+    """Gathered rows and floats of one tower -> x0 `[B, width]`.
+
+    A categorical feature enters as its row, a bag as the mean of its rows, a sequence as a mean weighted by a learned
+    softmax over recency (slot 0 is the newest), numbers and dense vectors as they are. In schema order, ids first.
+    """
+
+    def __init__(self, schema: Schema, tower: Tower) -> None:
+        tables = Tables(schema)
+        features = [schema.feature(name) for name, _, _ in schema.layout[tower].ids]
+        self.parts = tuple(_parts(schema, tower, tables.groups[tower]))
+        self.width = sum(f.dim for f in features) + schema.layout[tower].float_width
+        self.past_end = {name: rows for name, (rows, _) in tables.shapes.items()}
+        self.recency = nnx.Dict(
+            {f.name: nnx.Param(jnp.zeros((f.slots,), jnp.float32)) for f in features if f.kind == "sequence"}
+        )
+
+    def __call__(self, gathered: dict[str, Array], rows: dict[str, Array], floats_BF: Array) -> Array:
+        """`gathered[table]` is `[B, slots, dim]` and `rows[table]` `[B, slots]`, of `gather` and `Tables.rows`."""
+        inputs: list[Array] = []
+        for part in self.parts:
+            rows_BLd = gathered[part.table][:, part.first : part.last]
+            if part.kind == "categorical":
+                inputs.append(rows_BLd.reshape(len(rows_BLd), -1))
+            else:
+                present_BL = rows[part.table][:, part.first : part.last] < self.past_end[part.table]
+                inputs.append(self._pool(part, rows_BLd, present_BL))
+        return jnp.concatenate([*inputs, floats_BF], axis=-1)
+
+    def _pool(self, part: _Part, rows_BLd: Array, present_BL: Array) -> Array:
+        weight_L = jnp.ones((part.last - part.first,), jnp.float32)
+        if part.kind == "sequence":
+            weight_L = jax.nn.softmax(self.recency[part.feature][...])
+        weight_BL = jnp.where(present_BL, weight_L, jnp.float32(0.0))
+        total_B1 = jnp.sum(weight_BL, axis=1, keepdims=True)
+        return jnp.sum(rows_BLd * (weight_BL / jnp.maximum(total_B1, 1e-12))[:, :, None], axis=1)
+
+
+def _parts(schema: Schema, tower: Tower, groups: tuple[Group, ...]) -> list[_Part]:
+    parts: list[_Part] = []
+    for name, slot, _ in schema.layout[tower].ids:
+        f = schema.feature(name)
+        group = next(g for g in groups if slot in g.columns)
+        first = group.columns.index(slot)
+        part = _Part(f.kind, name, group.table, first, first + f.slots)
+        last = parts[-1] if parts else None
+        if last and last.kind == f.kind == "categorical" and (last.table, last.last) == (part.table, first):
+            parts[-1] = _Part(last.kind, last.feature, last.table, last.first, part.last)
+        else:
+            parts.append(part)
+    return parts

@@ -1,0 +1,140 @@
+"""The two towers and their dot products, and the model as pure functions of plain arrays.
+
+    logit[b, t] = <query[b, t], ad[b, t]> / sqrt(D) + bias[t],    p = sigmoid(logit)
+
+The division keeps fresh logits near the bias at any D; it is folded into the query tower's output, so that serving takes a
+plain dot product. Outputs are not L2-normalised: a cosine cannot express the spread of click probabilities.
+
+Parameters are a flat dict `{"query/mmoe/experts/0/full/0/inner/kernel": array}`: one namespace for regex rules,
+checkpoints and exports. NNX modules exist only inside a trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from tt_jax.config import ModelConfig
+from tt_jax.models.dense import MatmulPrecision
+from tt_jax.models.embedding import Tables, TowerInput, gather
+from tt_jax.models.mmoe import MMoE
+from tt_jax.schema import TOWERS, Schema, Tower
+
+Params = dict[str, Array]
+Gathered = dict[str, Array]
+
+
+class TowerModule(nnx.Module):
+    """Gathered rows, table rows and floats of one side -> `[B, T, D]`."""
+
+    def __init__(
+        self, schema: Schema, tower: Tower, config: ModelConfig, *, precision: MatmulPrecision, rngs: nnx.Rngs
+    ) -> None:
+        self.inputs = TowerInput(schema, tower)
+        self.mmoe = MMoE(self.inputs.width, len(schema.tasks), config, precision=precision, rngs=rngs)
+        self.scale = config.output_dim**-0.5 if tower == "query" else 1.0
+
+    def __call__(self, gathered: Gathered, rows: Gathered, floats: Array, dropout_key: Array | None = None) -> Array:
+        return self.mmoe(self.inputs(gathered, rows, floats), dropout_key) * self.scale
+
+
+class TwoTowerModule(nnx.Module):
+    """Both towers and a bias per task."""
+
+    def __init__(self, schema: Schema, config: ModelConfig, *, precision: MatmulPrecision, rngs: nnx.Rngs) -> None:
+        self.query = TowerModule(schema, "query", config, precision=precision, rngs=rngs)
+        self.ad = TowerModule(schema, "ad", config, precision=precision, rngs=rngs)
+        self.bias = nnx.Param(jnp.zeros((len(schema.tasks),), jnp.float32))
+
+    def __call__(
+        self, gathered: dict[Tower, Gathered], rows: dict[Tower, Gathered], floats: dict[Tower, Array], key: Array | None
+    ) -> Array:
+        """Logits `[B, T]`. `key`: of dropout; None = no dropout."""
+        towers: dict[Tower, TowerModule] = {"query": self.query, "ad": self.ad}
+        out = {
+            tower: towers[tower](
+                gathered[tower], rows[tower], floats[tower], None if key is None else jax.random.fold_in(key, i)
+            )
+            for i, tower in enumerate(TOWERS)
+        }
+        return jnp.sum(out["query"] * out["ad"], axis=-1) + self.bias[...]
+
+
+@dataclass(frozen=True)
+class TwoTower:
+    """The model as pure functions of `(params, tables, arrays)`; arrays are named as in `schema.array_specs`."""
+
+    schema: Schema
+    config: ModelConfig
+    precision: MatmulPrecision
+
+    @cached_property
+    def tables(self) -> Tables:
+        """The embedding tables."""
+        return Tables(self.schema)
+
+    @cached_property
+    def _graph(self) -> tuple[nnx.GraphDef[TwoTowerModule], list[tuple[Any, Any]]]:
+        """The module's structure, and the path and variable of every parameter."""
+        module = nnx.eval_shape(self._module)
+        graph, state = nnx.split(module)
+        return graph, list(nnx.to_flat_state(state))
+
+    def _module(self, key: Array | None = None) -> TwoTowerModule:
+        rngs = nnx.Rngs(params=jax.random.key(0) if key is None else key)
+        return TwoTowerModule(self.schema, self.config, precision=self.precision, rngs=rngs)
+
+    def init(self, seed: int) -> tuple[Params, Params]:
+        """Fresh `(params, tables)`, float32; the same for the same seed."""
+        key = jax.random.key(seed)
+
+        def make(key: Array) -> tuple[Params, Params]:
+            state = nnx.state(self._module(jax.random.fold_in(key, 0)))
+            params = {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+            return params, self.tables.init(jax.random.fold_in(key, 1), self.config.embedding_init)
+
+        return jax.jit(make)(key)
+
+    def bind(self, params: Params) -> TwoTowerModule:
+        """The NNX module with these parameters. For use inside a trace."""
+        graph, leaves = self._graph
+        return nnx.merge(graph, nnx.from_flat_state([(path, leaf.replace(params[_name(path)])) for path, leaf in leaves]))
+
+    def rows(self, arrays: Mapping[str, Array], dropout_key: Array | None = None) -> dict[Tower, Gathered]:
+        """Table rows of both towers' ids; with a key, hashed ids are hidden at the rate of `id_dropout`."""
+        keys = {t: None if dropout_key is None else jax.random.fold_in(dropout_key, i) for i, t in enumerate(TOWERS)}
+        return {t: self.tables.rows(t, arrays[f"{t}_ids"], self.config.id_dropout, keys[t]) for t in TOWERS}
+
+    def logits(
+        self,
+        params: Params,
+        gathered: dict[Tower, Gathered],
+        rows: dict[Tower, Gathered],
+        arrays: Mapping[str, Array],
+        dropout_key: Array | None = None,
+    ) -> Array:
+        """Logits float32 `[B, T]` from rows already gathered: what training differentiates."""
+        floats: dict[Tower, Array] = {t: arrays[f"{t}_floats"] for t in TOWERS}
+        return self.bind(params)(gathered, rows, floats, dropout_key)
+
+    def predict(self, params: Params, tables: Params, arrays: Mapping[str, Array]) -> Array:
+        """Logits float32 `[B, T]`."""
+        rows = self.rows(arrays)
+        return self.logits(params, {t: gather(tables, rows[t]) for t in TOWERS}, rows, arrays)
+
+    def embed(self, params: Params, tables: Params, tower: Tower, ids: Array, floats: Array) -> Array:
+        """Output of one tower, float32 `[n, T, D]`, for ids int32 `[n, S]` and floats `[n, F]`."""
+        module = self.bind(params)
+        rows = self.tables.rows(tower, ids)
+        return {"query": module.query, "ad": module.ad}[tower](gather(tables, rows), rows, floats)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return "/".join(map(str, path))
