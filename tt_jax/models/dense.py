@@ -16,6 +16,13 @@ from jax import Array, lax
 MatmulPrecision = Literal["f32", "bf16"]
 
 
+def resolve_precision(precision: str, platform: str) -> MatmulPrecision:
+    """`f32` or `bf16` for a configured `auto`, `f32` or `bf16` on a platform (`cpu`, `gpu`, `tpu`)."""
+    if precision == "auto":
+        return "f32" if platform == "cpu" else "bf16"
+    return "bf16" if precision == "bf16" else "f32"
+
+
 def matmul(x: Array, w: Array, precision: MatmulPrecision) -> Array:
     """`x @ w` for float32 x `[n, i]` and w `[i, o]` -> float32 `[n, o]`."""
     if precision == "bf16":

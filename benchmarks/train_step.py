@@ -1,0 +1,111 @@
+"""Speed of one training step on synthetic ids, so that it measures the step and not the input.
+
+    python -m benchmarks.train_step --batch 4096 --rows 1e6 --dtype f32
+
+Prints one JSON line: `examples_per_s` is the median over the timed steps. FLOPs count matmuls, forward and backward, as
+2 per multiply-add. Imports only jax, flax, optax, NumPy and this project's core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+import jax
+import numpy as np
+
+from tt_jax.config import Config, DataConfig, ModelConfig
+from tt_jax.models.dense import resolve_precision
+from tt_jax.models.two_tower import TwoTower
+from tt_jax.schema import Feature, Schema, Task
+from tt_jax.training.step import MODEL_ARRAYS, init_state, make_step, resolve_chunk_rows
+
+WARM_UP_STEPS = 4
+DISTINCT_BATCHES = 4
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--batch", type=int, default=4096)
+    p.add_argument("--rows", type=float, default=1e6, help="rows of the fused embedding table")
+    p.add_argument("--dim", type=int, default=16)
+    p.add_argument("--cat", type=int, default=16, help="categorical features per tower")
+    p.add_argument("--num", type=int, default=16, help="numeric features per tower")
+    p.add_argument("--experts", type=int, default=4)
+    p.add_argument("--full", type=int, default=2, help="full-rank cross layers per expert")
+    p.add_argument("--low", type=int, default=2, help="low-rank cross layers per expert")
+    p.add_argument("--rank", type=int, default=64)
+    p.add_argument("--mlp", type=int, nargs=2, default=(256, 128))
+    p.add_argument("--out", type=int, default=64)
+    p.add_argument("--tasks", type=int, default=2)
+    p.add_argument("--dtype", choices=("auto", "f32", "bf16"), default="auto")
+    p.add_argument("--chunk", type=int, default=-1, help="rows per chunk, see Config.chunk_rows")
+    p.add_argument("--steps", type=int, default=12)
+    return p.parse_args()
+
+
+def synthetic_schema(a: argparse.Namespace) -> Schema:
+    """`cat` categorical and `num` numeric features per tower, sharing a table of `rows` rows evenly."""
+    each = int(a.rows) // (2 * a.cat)
+    features = [
+        Feature(f"{tower}_{kind}{i}", kind, tower, "int", a.dim, each if kind == "categorical" else 0)
+        for tower in ("query", "ad")
+        for kind, count in (("categorical", a.cat), ("numeric", a.num))
+        for i in range(count)
+    ]
+    tasks = tuple(Task(f"t{i}", f"label{i}") for i in range(a.tasks))
+    return Schema("synthetic", tuple(features), tasks, "scenario", ("all",), ad_id="ad")
+
+
+def synthetic_batch(a: argparse.Namespace, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Zipf ids spread over each feature's rows, normal floats, one label in ten."""
+    each = int(a.rows) // (2 * a.cat)
+    batch: dict[str, np.ndarray] = {}
+    for tower in ("query", "ad"):
+        batch[f"{tower}_ids"] = ((rng.zipf(1.2, (a.batch, a.cat)) * 7919) % each).astype(np.int32)
+        batch[f"{tower}_floats"] = rng.normal(size=(a.batch, a.num)).astype(np.float32)
+    batch["labels"] = (rng.random((a.batch, a.tasks)) < 0.1).astype(np.float32)
+    batch["weights"] = np.ones((a.batch, a.tasks), np.float32)
+    return {name: batch[name] for name in MODEL_ARRAYS}
+
+
+def flops_per_example(a: argparse.Namespace) -> int:
+    """Matmul FLOPs of a step per example: 2 per multiply-add, forward once and backward twice, two towers."""
+    d, (m1, m2) = a.cat * a.dim + a.num, a.mlp
+    expert = a.full * d * d + a.low * 2 * d * a.rank + d * m1 + m1 * m2 + m2 * a.out
+    gate = d * 64 + 64 * a.experts + a.out * a.out
+    return 2 * 3 * 2 * (a.experts * expert + a.tasks * gate)
+
+
+def main() -> None:
+    a = parse_args()
+    model_config = ModelConfig(a.experts, a.full, a.low, a.rank, tuple(a.mlp), 64, a.out)
+    config = Config(model=model_config, data=DataConfig(batch_size=a.batch), precision=a.dtype, chunk_rows=a.chunk)
+    platform = jax.default_backend()
+    model = TwoTower(synthetic_schema(a), config.model, resolve_precision(config.precision, platform))
+    chunk_rows = resolve_chunk_rows(config, platform, 1)
+    step = jax.jit(make_step(model, config, 1000, chunk_rows), donate_argnums=0)
+    state = jax.jit(lambda: init_state(model, config, 1000))()
+    rng = np.random.default_rng(0)
+    batches = [jax.device_put(synthetic_batch(a, rng)) for _ in range(DISTINCT_BATCHES)]
+    times = []
+    for i in range(a.steps + WARM_UP_STEPS):
+        start = time.perf_counter()
+        state = step(state, batches[i % DISTINCT_BATCHES])
+        jax.block_until_ready(state)
+        times.append(time.perf_counter() - start)
+    seconds = float(np.median(times[WARM_UP_STEPS:]))
+    flops = flops_per_example(a)
+    loss = float(np.mean(np.array(state.metrics.loss_T) / np.array(state.metrics.weight_T)))
+    figures = {
+        "framework": f"tt-jax, jax {jax.__version__}", "device": jax.devices()[0].device_kind, "dtype": model.precision,
+        "chunk": chunk_rows, "batch": a.batch, "rows": int(a.rows), "step_ms": round(seconds * 1e3, 2),
+        "examples_per_s": round(a.batch / seconds), "model_flops_per_example": flops,
+        "gflops": round(flops * a.batch / seconds / 1e9, 1), "loss": round(loss, 4),
+    }  # fmt: skip
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

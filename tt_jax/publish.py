@@ -1,0 +1,156 @@
+"""Directories that exist completely or not at all, and whose every byte is checked before use.
+
+A published directory is written under a temporary name beside its place, synced to disk and renamed. `manifest.json`
+lists size and SHA-256 of every other file and ends with a digest of itself, so one changed, missing or added byte is
+found. A manifest is a flat frozen dataclass with a field `files: tuple[FileEntry, ...]`, stored as canonical JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tt_jax.schema import SchemaError, dataclass_from_dict
+
+MANIFEST = "manifest.json"
+_MAX_MANIFEST_BYTES = 16 * 2**20
+_CHUNK = 2**20
+
+
+class PublishError(ValueError):
+    """A directory that cannot be published where it was asked for."""
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a published directory: path relative to it with `/`, size in bytes, SHA-256 in hexadecimal."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@contextmanager
+def published_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a fresh directory that becomes `out` when the block ends, or is removed if it raises.
+
+    A process killed inside the block leaves `.<name>.<random>.partial` beside `out`, which no reader looks at.
+    Raises `PublishError` if `out` exists.
+    """
+    out = Path(out)
+    _require_absent(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
+    partial.mkdir()
+    try:
+        yield partial
+        for path in [*partial.rglob("*"), partial]:
+            _fsync(path)
+        _require_absent(out)
+        os.rename(partial, out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    _fsync(out.parent)
+
+
+def _require_absent(out: Path) -> None:
+    if out.exists() or out.is_symlink():
+        raise PublishError(f"{out} exists already; expected a path that does not")
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def describe_files(directory: Path) -> tuple[FileEntry, ...]:
+    """Every file below the directory but its manifest, by path. Raises `PublishError` on anything but plain files."""
+    return tuple(
+        FileEntry(path, (directory / path).stat().st_size, _sha256(directory / path))
+        for path in _walk(directory, PublishError)
+    )
+
+
+def write_manifest(directory: Path, manifest: Any) -> None:
+    """Writes a manifest dataclass into the directory."""
+    (directory / MANIFEST).write_bytes(_canonical(dataclasses.asdict(manifest)))
+
+
+def read_published[M](directory: Path, manifest_type: type[M], error: type[ValueError]) -> M:
+    """The manifest of a published directory, once all files have been found to be as it says.
+
+    Raises `error`, naming the file and what is wrong with it.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise error(f"{directory}: expected a directory with a {MANIFEST}, found none")
+    if path.stat().st_size > _MAX_MANIFEST_BYTES:
+        raise error(f"{path}: expected at most {_MAX_MANIFEST_BYTES} bytes, got {path.stat().st_size}")
+    data = path.read_bytes()
+    try:
+        fields = json.loads(data)
+        if not isinstance(fields, dict):
+            raise SchemaError(f"expected an object, got {type(fields).__name__}")
+        fields.pop("digest", None)
+        manifest = dataclass_from_dict(manifest_type, fields, MANIFEST, nested=_NESTED)
+    except (ValueError, RecursionError) as e:
+        raise error(f"{path}: {e}") from None
+    if _canonical(fields) != data:
+        raise error(f"{path}: its digest is not that of its content; it was changed after it was written")
+    _verify_files(directory, {f.path: f for f in getattr(manifest, "files")}, error)  # noqa: B009
+    return manifest
+
+
+def _verify_files(directory: Path, expected: dict[str, FileEntry], error: type[ValueError]) -> None:
+    found = set(_walk(directory, error))
+    for path in sorted(found ^ set(expected)):
+        raise error(f"{directory / path}: {'not in the manifest' if path in found else 'missing'}")
+    for path, entry in expected.items():
+        size = (directory / path).stat().st_size
+        if size != entry.size:
+            raise error(f"{directory / path}: expected {entry.size} bytes, got {size}")
+        digest = _sha256(directory / path)
+        if digest != entry.sha256:
+            raise error(f"{directory / path}: expected SHA-256 {entry.sha256}, got {digest}")
+
+
+_NESTED = {"files": FileEntry}
+
+
+def _canonical(fields: dict[str, Any]) -> bytes:
+    """The only bytes that may hold these fields, their digest included."""
+    body = json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    return (json.dumps({**fields, "digest": digest}, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _walk(directory: Path, error: type[ValueError]) -> list[str]:
+    """Relative paths of the files below, the manifest left out. Links are refused: what they lead to is not ours."""
+    paths = []
+    for path in directory.rglob("*"):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise error(f"{path}: expected a plain file or a directory")
+        if path.is_file() and path != directory / MANIFEST:
+            paths.append(path.relative_to(directory).as_posix())
+    return sorted(paths)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as f:
+        while chunk := f.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Training: one loop, one pure step, sparse and dense optimizers, evaluation, checkpoints, writers."""

@@ -1,0 +1,30 @@
+"""The dense optimizer: AdamW on a warm-up and cosine schedule, by optax."""
+
+from __future__ import annotations
+
+import jax
+import optax
+
+from tt_jax.config import OptimizerConfig
+
+
+def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
+    """Multiplier of both peak learning rates at a step: linear to 1 over the warm-up, then a cosine to `final_fraction`."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if config.warmup else 1.0,
+        peak_value=1.0,
+        warmup_steps=int(config.warmup * total_steps),
+        decay_steps=max(1, total_steps),
+        end_value=config.final_fraction,
+    )
+
+
+def dense_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
+    """Clipping, then AdamW; weight decay on matrices only."""
+    multiplier = schedule(config, total_steps)
+    adamw = optax.adamw(
+        lambda step: config.learning_rate * multiplier(step),
+        weight_decay=config.weight_decay,
+        mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+    )
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw) if config.clip_norm else adamw

@@ -1,0 +1,66 @@
+"""Row-wise Adagrad on the rows that a batch touched: cost follows touched rows, never the table.
+
+Row-wise Adagrad keeps one accumulator per row, the running sum of the mean squared gradient of the row (Gupta et al.,
+arXiv 1409.3485; the default of DLRM). A row that occurs n times in a batch is updated once, with its summed gradient.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+EPSILON = 1e-8
+
+
+class Table(NamedTuple):
+    """A table float32 `[rows, dim]` and its accumulator float32 `[rows]`."""
+
+    values: Array
+    accumulator: Array
+
+
+class RowGradients(NamedTuple):
+    """Summed gradients of distinct rows, ascending; entries past the last distinct row name rows past the table's end."""
+
+    rows: Array  # int32 [M]
+    gradients: Array  # float32 [M, dim]
+
+
+def sum_duplicates(rows_M: Array, gradients_Md: Array, past_end: int) -> RowGradients:
+    """One entry per distinct row, in ascending order. Rows of `past_end` (empty slots) stay past the end."""
+    m = rows_M.shape[0]
+    order = jnp.argsort(rows_M)
+    ascending = rows_M[order]
+    starts = jnp.concatenate([jnp.ones((1,), bool), ascending[1:] != ascending[:-1]])
+    segment = jnp.cumsum(starts.astype(jnp.int32)) - 1
+    summed = jax.ops.segment_sum(gradients_Md[order], segment, num_segments=m, indices_are_sorted=True)
+    # Unused entries get distinct rows past the end, so that every index is unique and still ascending.
+    unused = past_end + 1 + jnp.arange(m, dtype=jnp.int32)
+    return RowGradients(unused.at[segment].set(ascending, indices_are_sorted=True), summed)
+
+
+def update_rows(table: Table, rows_M: Array, gradients_Md: Array, learning_rate: Array, decay: float = 0.0) -> Table:
+    """One step of row-wise Adagrad.
+
+    Args:
+      table: donated by the caller's jit, so that the scatters work in place.
+      rows_M: int32, with duplicates; the table's row count marks an empty slot, whose gradient is ignored.
+      gradients_Md: float32, gradient with respect to each gathered row.
+      learning_rate: scalar.
+      decay: L2 penalty, `decay * row` is added to the gradient of the rows touched.
+    """
+    past_end = table.values.shape[0]
+    rows, gradients = sum_duplicates(rows_M, gradients_Md, past_end)
+    if decay:
+        gradients += decay * table.values.at[rows].get(mode="fill", fill_value=0.0)
+    old = table.accumulator.at[rows].get(mode="fill", fill_value=0.0, indices_are_sorted=True, unique_indices=True)
+    accumulator = old + jnp.mean(jnp.square(gradients), axis=1)
+    change = -learning_rate * gradients * jax.lax.rsqrt(accumulator + EPSILON)[:, None]
+    hints = {"mode": "drop", "indices_are_sorted": True, "unique_indices": True}
+    return Table(
+        table.values.at[rows].add(change, **hints),
+        table.accumulator.at[rows].set(accumulator, **hints),
+    )
