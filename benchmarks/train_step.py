@@ -92,7 +92,7 @@ def main() -> None:
     times = []
     for i in range(a.steps + WARM_UP_STEPS):
         start = time.perf_counter()
-        state = step(state, batches[i % DISTINCT_BATCHES])
+        state, _ = step(state, batches[i % DISTINCT_BATCHES])
         jax.block_until_ready(state)
         times.append(time.perf_counter() - start)
     seconds = float(np.median(times[WARM_UP_STEPS:]))

@@ -17,13 +17,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tt_jax.schema import SchemaError, dataclass_from_dict
 
 MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 16 * 2**20
 _CHUNK = 2**20
+M = TypeVar("M")
 
 
 class PublishError(ValueError):
@@ -89,7 +90,7 @@ def write_manifest(directory: Path, manifest: Any) -> None:
     (directory / MANIFEST).write_bytes(_canonical(dataclasses.asdict(manifest)))
 
 
-def read_published[M](directory: Path, manifest_type: type[M], error: type[ValueError]) -> M:
+def read_published(directory: Path, manifest_type: type[M], error: type[ValueError]) -> M:
     """The manifest of a published directory, once all files have been found to be as it says.
 
     Raises `error`, naming the file and what is wrong with it.

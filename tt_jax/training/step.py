@@ -78,8 +78,11 @@ def resolve_chunk_rows(config: Config, platform: str, devices: int) -> int:
 
 def make_step(
     model: TwoTower, config: Config, total_steps: int, chunk_rows: int = 0
-) -> Callable[[TrainState, Batch], TrainState]:
-    """The step `(state, batch) -> state`, to be jitted with the state donated. `batch` holds `MODEL_ARRAYS`."""
+) -> Callable[[TrainState, Batch], tuple[TrainState, Array]]:
+    """The step `(state, batch) -> (state, steps done)`, to be jitted with the state donated.
+
+    `batch` holds `MODEL_ARRAYS`. The second output is a copy outside of the state, to wait for when that has been donated.
+    """
     optimizer = dense_optimizer(config.optimizer, total_steps)
     multiplier = schedule(config.optimizer, total_steps)
     task_weights = jnp.array([t.weight for t in model.schema.tasks], jnp.float32)
@@ -102,7 +105,7 @@ def make_step(
         (dense, sparse), sums = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, gathered)
         return dense, sparse, sums
 
-    def step(state: TrainState, batch: Batch) -> TrainState:
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step) if uses_dropout else None
         rows = model.rows(batch, key)
         denominator_T = label_weight(batch["labels"], batch["weights"])
@@ -113,14 +116,16 @@ def make_step(
         updates, optimizer_state = optimizer.update(dense, state.optimizer, state.params)
         rate = config.optimizer.embedding_learning_rate * multiplier(state.step)
         tables = _update_tables(state, rows, sparse, jnp.float32(rate), config.optimizer.embedding_decay)
-        return TrainState(
-            step=state.step + 1,
+        done = state.step + 1
+        new = TrainState(
+            step=done,
             params=optax.apply_updates(state.params, updates),  # pyright: ignore[reportArgumentType]
             optimizer=optimizer_state,
             tables={name: table.values for name, table in tables.items()},
             accumulators={name: table.accumulator for name, table in tables.items()},
             metrics=streaming.merge(state.metrics, sums),
         )
+        return new, done
 
     return step
 

@@ -1,0 +1,115 @@
+"""The manifest of a prepared set: what it holds, counted, and the hash of every file. Written last, read first."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tt_jax.schema import SchemaError, dataclass_from_dict
+
+VERSION = 1
+MANIFEST = "manifest.json"
+SCHEMA = "schema.json"
+ADS = "ads.parquet"
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file of blocks: `path` below the set's directory, of one split and scenario, one row group a block."""
+
+    path: str
+    split: str
+    scenario: str
+    rows: int
+    blocks: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one scenario of one split holds.
+
+    Attributes:
+      rows: log rows.
+      labelled: rows with a label, per task.
+      rate: mean label over those rows, per task; None where there are none.
+      coverage: share of rows in which a feature is present, per feature; None without rows.
+    """
+
+    rows: int
+    labelled: dict[str, int]
+    rate: dict[str, float | None]
+    coverage: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of `manifest.json`.
+
+    Attributes:
+      version: of this format.
+      schema: fingerprint of the schema.
+      block_rows: rows of a block, fewer in the last one of a split and scenario.
+      splits: counts by split, then by scenario; every scenario of the schema is there.
+      files: the files of blocks.
+      ads_sha256: hash of the ad corpus beside them, "" without one.
+      fingerprint: SHA-256 over the schema's fingerprint and the hashes of all files.
+    """
+
+    version: int
+    schema: str
+    block_rows: int
+    splits: dict[str, dict[str, Counts]]
+    files: tuple[DataFile, ...]
+    ads_sha256: str
+    fingerprint: str
+
+    def to_json(self) -> str:
+        """JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> Manifest:
+        """Raises `ValueError` naming what is wrong with the text."""
+        data = json.loads(text)
+        if not isinstance(data, Mapping) or data.get("version") != VERSION:
+            raise SchemaError(f"expected a manifest of version {VERSION}")
+        flat = {k: v for k, v in data.items() if k != "splits"}
+        flat = dataclass_from_dict(_Flat, flat, "manifest", nested={"files": DataFile})
+        splits = _splits(data.get("splits"))
+        return Manifest(splits=splits, **{f.name: getattr(flat, f.name) for f in dataclasses.fields(_Flat)})
+
+
+@dataclass(frozen=True)
+class _Flat:
+    version: int
+    schema: str
+    block_rows: int
+    files: tuple[DataFile, ...]
+    ads_sha256: str
+    fingerprint: str
+
+
+def _splits(data: Any) -> dict[str, dict[str, Counts]]:
+    try:
+        return {split: {name: Counts(**c) for name, c in scenarios.items()} for split, scenarios in data.items()}
+    except (AttributeError, TypeError) as e:
+        raise SchemaError(f"manifest.splits: {e}") from None
+
+
+def total_fingerprint(schema: str, files: tuple[DataFile, ...], ads_sha256: str) -> str:
+    """Hexadecimal SHA-256 that changes with the schema and with every byte of the data."""
+    lines = [schema, *(f"{f.path} {f.sha256}" for f in files), ads_sha256]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -1,0 +1,193 @@
+"""Prepared blocks to batches: a Grain chain with a saved position. The only importer of Grain.
+
+    blocks -> shuffle (global, of blocks) -> windows of `window` blocks -> shuffle (of the rows of a window)
+           -> repeat (epochs, each in another order) -> batches of `batch_size` rows -> device
+
+A batch may span two windows, and two epochs: only the rows left over at the end of the last epoch are dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from input_pipeline.blocks import Block, Blocks, PreparedSet
+from tt_jax.schema import MISSING_ID
+
+WINDOW = 8
+THREADS = 2
+_STATE_VERSION = 1
+
+
+class ResumeError(ValueError):
+    """A saved position that cannot be resumed exactly. The message names what differs."""
+
+
+class Batches(Iterator[Any]):
+    """Batches, each a dict of `[batch_size, columns]` matrices as in `tt_jax.schema.array_specs`, with a saved position.
+
+    Close it, or use it in a `with`: it owns threads.
+    """
+
+    def __init__(self, dataset: grain.IterDataset, signature: Mapping[str, Any]) -> None:
+        self.signature = dict(signature)
+        self.dataset = dataset
+        self._iterator = iter(dataset)
+        self._position = self._iterator.get_state()
+
+    def __next__(self) -> Any:
+        batch = next(self._iterator)
+        # Kept here because at its end, after rows have been dropped, Grain's own position is that of no batch.
+        self._position = self._iterator.get_state()
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """The position after the last batch that was returned, as JSON data; what has been prefetched does not count."""
+        return {"version": _STATE_VERSION, "signature": self.signature, "position": self._position}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Continues at a saved position: the same bytes follow. Raises `ResumeError` if they could not."""
+        if state.get("version") != _STATE_VERSION or "position" not in state:
+            raise ResumeError(f"expected a position of version {_STATE_VERSION}, got {dict(state)!r}")
+        saved = state["signature"]
+        differs = [
+            f"{name} was {saved.get(name)!r} and is {self.signature.get(name)!r}"
+            for name in sorted({*saved, *self.signature})
+            if saved.get(name) != self.signature.get(name)
+        ]
+        if differs:
+            raise ResumeError("the input position cannot be resumed exactly: " + ", ".join(differs))
+        self._iterator.set_state(state["position"])
+        self._position = state["position"]
+
+    def close(self) -> None:
+        """Ends the threads. No batch can be had afterwards."""
+        self._iterator.close()
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def to_device(batches: Batches, sharding: Any, buffer: int = 2) -> Batches:
+    """The batches as device arrays, read and transferred ahead, from their present position on.
+
+    Args:
+      batches: replaced by what is returned, and closed.
+      sharding: a `jax.sharding.Sharding` or device, or a dict of them by array, for `jax.device_put`.
+      buffer: batches held ready on the device, and as many on the host.
+    """
+    dataset = grain.experimental.device_put(
+        batches.dataset, sharding, cpu_buffer_size=buffer, device_buffer_size=buffer
+    )
+    ahead = Batches(dataset, batches.signature)
+    ahead.set_state(batches.get_state())
+    batches.close()
+    return ahead
+
+
+def train_batches(
+    prepared: PreparedSet,
+    split: str,
+    scenarios: Sequence[str],
+    batch_size: int,
+    seed: int,
+    window: int = WINDOW,
+    epochs: int | None = None,
+    process: tuple[int, int] = (0, 1),
+    threads: int = THREADS,
+) -> Batches:
+    """Shuffled batches of exactly `batch_size` rows.
+
+    Args:
+      prepared: the data.
+      split: its part to read.
+      scenarios: those to read, pooled; empty for all.
+      batch_size: rows of a batch, of this process.
+      seed: of both shuffles, 0..2^32-1.
+      window: blocks whose rows are shuffled together; `threads + 1` windows are held in memory.
+      epochs: passes over the data; None without end.
+      process: `(index, count)`: of every `count` shuffled blocks, this process reads one.
+      threads: that read and shuffle windows.
+
+    Raises:
+      PreparedError: there is nothing to read; see `PreparedSet.files`.
+      ValueError: an argument is out of range, or the data are fewer rows than a batch.
+    """
+    blocks = prepared.blocks(split, scenarios)
+    index, count = process
+    for name, value in (("batch_size", batch_size), ("window", window), ("threads", threads)):
+        if value < 1:
+            raise ValueError(f"{name} {value} is not >= 1")
+    if not 0 <= index < count <= len(blocks):
+        raise ValueError(f"process {index} of {count}: expected an index below the count, and at least as many blocks as "
+                         f"processes; there are {len(blocks)}")
+    if blocks.rows * (epochs or 1) < batch_size * count:
+        raise ValueError(f"{blocks.rows} rows and {epochs or 1} epochs do not make a batch of {batch_size} per process")
+    signature = {
+        "prepared": prepared.fingerprint, "split": split,
+        "scenarios": sorted({f.scenario for f in prepared.files(split, scenarios)}), "batch_size": batch_size, "seed": seed, "window": window, "process": list(process),
+    }  # fmt: skip
+    dataset = grain.MapDataset.source(blocks).seed(seed).shuffle()[index::count]
+    windows = math.ceil(len(dataset) / window)
+    even = math.ceil(len(dataset) / windows)  # no small last window, whose rows would hardly be shuffled
+    dataset = dataset.batch(even, batch_fn=list).random_map(_shuffled).repeat(epochs)
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    rebatched = grain.experimental.RebatchIterDataset(dataset.to_iter_dataset(read), batch_size, drop_remainder=True)
+    return Batches(rebatched, signature)
+
+
+def _shuffled(blocks: list[Block], rng: np.random.Generator) -> Block:
+    """The rows of all blocks in one random order, the same for every matrix."""
+    sizes = [len(b["labels"]) for b in blocks]
+    starts = np.cumsum([0, *sizes])
+    place = rng.permutation(starts[-1])
+    return {name: _scatter([b[name] for b in blocks], starts, place) for name in blocks[0]}
+
+
+def _scatter(parts: list[np.ndarray], starts: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """`out[place[i]]` = row i of the parts one after another. It writes each row once; concatenate and take, twice."""
+    out = np.empty((starts[-1], parts[0].shape[1]), parts[0].dtype)
+    if out.shape[1]:
+        whole_row = np.dtype((np.void, out.strides[0]))  # one element a row: half the time of a matrix assignment
+        rows = out.view(whole_row)[:, 0]
+        for part, first, last in zip(parts, starts[:-1], starts[1:], strict=True):
+            rows[place[first:last]] = part.view(whole_row)[:, 0]
+    return out
+
+
+def eval_batches(
+    prepared: PreparedSet, split: str, scenarios: Sequence[str], batch_size: int, threads: int = THREADS
+) -> Iterator[tuple[Block, int]]:
+    """Every row once, in stored order: `(batch of exactly batch_size rows, rows that are real)`.
+
+    The rest of the last batch is padding: no label, weight 0, the missing id, key -1. Raises as `train_batches` does.
+    """
+    return _eval_batches(prepared.blocks(split, scenarios), batch_size, threads)
+
+
+def _eval_batches(blocks: Blocks, batch_size: int, threads: int) -> Iterator[tuple[Block, int]]:
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    dataset = grain.MapDataset.source(blocks).to_iter_dataset(read)
+    iterator = iter(grain.experimental.RebatchIterDataset(dataset, batch_size, drop_remainder=False))
+    try:
+        for batch in iterator:
+            rows = len(batch["labels"])
+            yield (batch if rows == batch_size else _padded(batch, batch_size)), rows
+    finally:
+        iterator.close()
+
+
+def _padded(batch: Block, batch_size: int) -> Block:
+    fill = {"labels": np.nan, "keys": -1, "query_ids": MISSING_ID, "ad_ids": MISSING_ID}
+    out = {}
+    for name, matrix in batch.items():
+        out[name] = np.full((batch_size, matrix.shape[1]), fill.get(name, 0), matrix.dtype)
+        out[name][: len(matrix)] = matrix
+    return out

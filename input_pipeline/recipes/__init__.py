@@ -1,0 +1,17 @@
+"""One module a data set. Each has `SPLITS`, `schema()`, `read(source)` and `ads(source)`; `kuairand` is the one to copy."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from tt_jax.schema import nearest
+
+RECIPES = ("adworld", "kuairand")
+
+
+def load(name: str) -> ModuleType:
+    """The module of a recipe. Raises `ValueError` with the nearest name if there is none."""
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}{nearest(name, RECIPES)}")
+    return importlib.import_module(f"{__name__}.{name}")

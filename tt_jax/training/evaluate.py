@@ -1,0 +1,63 @@
+"""Evaluation: every row of a split once, exact metrics per task, overall and per scenario."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from input_pipeline.blocks import PreparedSet
+from input_pipeline.pipeline import eval_batches
+from tt_jax.metrics import EvalState, sigmoid
+from tt_jax.models.two_tower import Params, TwoTower
+from tt_jax.training.interrupt import Interrupted
+
+INPUT_ARRAYS = ("query_ids", "ad_ids", "query_floats", "ad_floats")  # what a prediction reads
+Predict = Callable[[Params, Params, dict[str, Any]], jax.Array]
+
+
+def make_predict(model: TwoTower) -> Predict:
+    """`(params, tables, arrays) -> logits [B, T]`, jitted."""
+    return jax.jit(model.predict)
+
+
+def evaluate(
+    predict: Predict,
+    params: Params,
+    tables: Params,
+    prepared: PreparedSet,
+    split: str,
+    scenarios: Sequence[str],
+    batch_size: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """The report of `tt_jax.metrics.EvalState.report` on a split of a prepared set.
+
+    Args:
+      predict: of `make_predict`.
+      scenarios: those to read; empty = all.
+      batch_size: rows per call; the last batch is padded to it.
+      should_stop: asked before every batch.
+
+    Raises:
+      Interrupted: `should_stop` answered True.
+      PreparedError: there is nothing to read.
+    """
+    schema = prepared.schema
+    state = EvalState({t.name: t.kind for t in schema.tasks}, scenarios or schema.scenarios)
+    place = np.array([list(state.scenarios).index(s) if s in state.scenarios else -1 for s in schema.scenarios])
+    user_column = schema.key_columns.index(schema.user_id) if schema.user_id else None
+    for batch, rows in eval_batches(prepared, split, scenarios, batch_size):
+        if should_stop():
+            raise Interrupted
+        logits = jax.device_get(predict(params, tables, {name: batch[name] for name in INPUT_ARRAYS}))
+        state.append(
+            sigmoid(logits[:rows]),
+            batch["labels"][:rows],
+            batch["weights"][:rows],
+            place[batch["scenario"][:rows, 0]],
+            None if user_column is None else batch["keys"][:rows, user_column],
+        )
+    return state.report()

@@ -1,0 +1,258 @@
+"""The training loop. There is one.
+
+It reads top to bottom: open, resume, compile, then evaluate / save / step / log until done, stopped early or told to
+stop. A run killed at any moment goes on from its last complete checkpoint and ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from input_pipeline.blocks import PreparedSet
+from input_pipeline.pipeline import Batches
+from tt_jax.config import Config
+from tt_jax.metrics import streaming
+from tt_jax.training.checkpoint import Checkpoints
+from tt_jax.training.evaluate import evaluate, make_predict
+from tt_jax.training.interrupt import Interrupted, StopSignal, call_interruptibly
+from tt_jax.training.setup import LOWER_IS_BETTER, Setup
+from tt_jax.training.step import TrainState
+from tt_jax.training.workdir import describe, open_workdir
+from tt_jax.training.writers import MetricWriter, Progress
+
+STEPS_IN_FLIGHT = 2  # dispatched and not finished: hides the dispatch, bounds the batches held on the device
+
+
+class DivergedError(ValueError):
+    """The loss is no longer a number."""
+
+
+@dataclass
+class RunFacts:
+    """What a run knows besides its state; saved with every checkpoint.
+
+    Attributes:
+      best_step, best_score: by the `early_stop` metric, higher is better; None before the first evaluation or without it.
+      bad_evaluations: evaluations since the best one.
+      last_evaluation: step of the last one.
+      report: of the best step, or of the last evaluation where there is no `early_stop` metric.
+    """
+
+    best_step: int | None = None
+    best_score: float | None = None
+    bad_evaluations: int = 0
+    last_evaluation: int = 0
+    report: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a call of `train` ended.
+
+    Attributes:
+      step: steps done, of `total_steps`.
+      stopped_by: name of the signal that stopped it; "" = it finished.
+      facts: see `RunFacts`.
+      examples_per_s: of the training steps of this call, without evaluations and saves; None if it did none.
+    """
+
+    step: int
+    total_steps: int
+    stopped_by: str
+    facts: RunFacts
+    examples_per_s: float | None
+
+
+def train(config: Config, workdir: Path, name: str = "train") -> Result:
+    """Trains the run of a working directory, or goes on with it.
+
+    Args:
+      config: of the run. `config.data.path` is a prepared set.
+      workdir: directory of the run; created if need be.
+      name: what progress lines begin with.
+
+    Raises:
+      ConfigError: the configuration does not fit the data, or the directory holds another run.
+      PreparedError: the data cannot be read.
+      DivergedError: the loss became NaN or infinite.
+    """
+    prepared = PreparedSet.open(config.data.path)
+    setup = Setup(config, prepared)
+    open_workdir(workdir, describe(config, prepared.schema, prepared.fingerprint))
+    with (
+        StopSignal() as stop,
+        closing(setup.batches()) as batches,
+        closing(Checkpoints(workdir, config.train.keep_last)) as checkpoints,
+    ):
+        restored = checkpoints.restore_last(setup.abstract_state)
+        facts = RunFacts()
+        if restored:
+            facts = RunFacts(**{key: restored.run[key] for key in RunFacts.__dataclass_fields__})
+            batches.set_state(restored.run["input"])
+        state = restored.state if restored else setup.fresh_state()
+        step = int(state.step)
+        with (
+            closing(MetricWriter(workdir, step)) as writer,
+            closing(Progress(setup.total_steps, step, name)) as progress,
+        ):
+            if restored:
+                progress.say(f"resumed at step {step}")
+            loop = _Loop(setup, batches, checkpoints, writer, progress, stop, facts)
+            try:
+                step_function = call_interruptibly(setup.compile_step, stop)
+                state = loop.run(step_function, state)
+            except Interrupted:
+                state = loop.state or state
+                loop.save(state)
+                progress.say(f"stopped by {stop.name} at step {int(state.step)}; the same command goes on from there")
+        return Result(int(state.step), setup.total_steps, stop.name, facts, loop.clock.examples_per_s())
+
+
+class _Clock:
+    """Time spent in training steps, and waiting for input, since the last log and in all."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.steps = self.all_steps = 0
+        self.seconds = self.waited = self.all_seconds = 0.0
+
+    def add(self, seconds: float, waited: float) -> None:
+        self.steps += 1
+        self.all_steps += 1
+        self.seconds += seconds
+        self.all_seconds += seconds
+        self.waited += waited
+
+    def figures(self) -> dict[str, float | None]:
+        """Figures since the last call."""
+        found = {
+            "examples_per_s": self.steps * self.batch_size / self.seconds if self.seconds else None,
+            "input_wait": self.waited / self.seconds if self.seconds else None,
+        }
+        self.steps, self.seconds, self.waited = 0, 0.0, 0.0
+        return found
+
+    def examples_per_s(self) -> float | None:
+        return self.all_steps * self.batch_size / self.all_seconds if self.all_seconds else None
+
+
+@dataclass
+class _Loop:
+    """The moving parts of `train`, and the state that an interruption has to save."""
+
+    setup: Setup
+    batches: Batches
+    checkpoints: Checkpoints
+    writer: MetricWriter
+    progress: Progress
+    stop: StopSignal
+    facts: RunFacts
+
+    def __post_init__(self) -> None:
+        self.config = self.setup.config
+        self.predict = make_predict(self.setup.model)
+        self.clock = _Clock(self.config.data.batch_size)
+        self.state: TrainState | None = None
+
+    def run(self, step_function: Any, state: TrainState) -> TrainState:
+        c, total = self.config.train, self.setup.total_steps
+        step = int(state.step)
+        in_flight: deque[jax.Array] = deque()
+        self.state = state
+        while True:
+            # ---- evaluate, save: at their steps and at the end ------------------------------------------------------
+            evaluates = step == total or _due(step, c.eval_every)
+            if evaluates and self.facts.last_evaluation != step:
+                self.evaluate(state, step)
+            if evaluates or _due(step, c.save_every):
+                self.save(state)
+            if step == total or (c.patience and self.facts.bad_evaluations >= c.patience):
+                return state
+            # ---- one step; at most STEPS_IN_FLIGHT run behind the host ----------------------------------------------
+            if self.stop():
+                raise Interrupted
+            start = time.perf_counter()
+            batch = next(self.batches)
+            waited = time.perf_counter() - start
+            state, done = step_function(state, batch)
+            self.state = state
+            step += 1
+            in_flight.append(done)
+            while len(in_flight) > (0 if _due(step, c.log_every) else STEPS_IN_FLIGHT):
+                in_flight.popleft().block_until_ready()
+            self.clock.add(time.perf_counter() - start, waited)
+            self.progress.advance()
+            # ---- log ------------------------------------------------------------------------------------------------
+            if _due(step, c.log_every):
+                state = self.state = self.log(state, step)
+
+    def log(self, state: TrainState, step: int) -> TrainState:
+        """Writes the figures since the last log; the state with its sums at zero."""
+        tasks = streaming.compute(state.metrics, self.setup.model.schema.task_names)
+        figures = {f"train/{task}/{name}": value for task, found in tasks.items() for name, value in found.items()}
+        bad = {name: v for name, v in figures.items() if v is not None and not math.isfinite(v)}
+        if bad:
+            raise DivergedError(f"step {step}: {', '.join(bad)} is not a number; a lower learning rate may help")
+        speed = self.clock.figures()
+        self.writer.write_scalars(step, {**figures, **{f"speed/{k}": v for k, v in speed.items()}})
+        self.progress.show(step, _summary(tasks, speed))
+        zeros = jax.device_put(streaming.zeros(len(tasks)), self.setup.shardings.metrics)
+        return state.replace(metrics=zeros)
+
+    def evaluate(self, state: TrainState, step: int) -> None:
+        """Evaluates and takes down whether this step is the best so far."""
+        data = self.config.data
+        report = evaluate(
+            self.predict, state.params, state.tables, self.setup.prepared, data.eval_split, data.scenarios,
+            data.eval_batch_size, self.stop,
+        )  # fmt: skip
+        facts, name = self.facts, self.config.train.early_stop
+        facts.last_evaluation = step
+        overall = report["overall"]
+        figures = {f"eval/{task}/{metric}": v for task, found in overall.items() for metric, v in found.items()}
+        self.writer.write_scalars(step, figures)
+        self.progress.say(f"step {step} eval " + _eval_summary(overall))
+        if not name:
+            facts.report = report
+            return
+        task, _, metric = name.partition(".")
+        value = overall[task][metric]
+        if value is None:
+            raise DivergedError(f"step {step}: the early-stop metric {name} is undefined on {data.eval_split!r}")
+        score = -value if metric in LOWER_IS_BETTER else value
+        if facts.best_score is None or score > facts.best_score:
+            facts.best_step, facts.best_score, facts.bad_evaluations, facts.report = step, score, 0, report
+        else:
+            facts.bad_evaluations += 1
+
+    def save(self, state: TrainState) -> None:
+        """Saves state, input position and facts, in the background."""
+        run = {"input": self.batches.get_state(), **asdict(self.facts)}
+        self.checkpoints.save(state, run, self.facts.best_step)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step > 0 and step % every == 0
+
+
+def _summary(tasks: Mapping[str, Mapping[str, float | None]], speed: Mapping[str, float | None]) -> str:
+    losses = " ".join(f"{task} {found['loss']:.4f}" for task, found in tasks.items() if found["loss"] is not None)
+    rate, wait = speed["examples_per_s"] or 0.0, speed["input_wait"] or 0.0
+    return f"loss: {losses} | {rate:,.0f} examples/s, input wait {wait:.1%}"
+
+
+def _eval_summary(overall: Mapping[str, Mapping[str, float | None]]) -> str:
+    parts = []
+    for task, found in overall.items():
+        shown = [f"{m} {found[m]:.4f}" for m in ("logloss", "auc") if found[m] is not None]
+        parts.append(f"{task}: {' '.join(shown) or 'no labels'}")
+    return "; ".join(parts)

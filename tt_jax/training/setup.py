@@ -1,0 +1,121 @@
+"""From a configuration and a prepared set to what the loop works with: model, mesh, placed state, compiled step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from input_pipeline.blocks import PreparedSet
+from input_pipeline.pipeline import Batches, to_device, train_batches
+from tt_jax.config import Config, ConfigError
+from tt_jax.metrics import METRICS
+from tt_jax.models.dense import resolve_precision
+from tt_jax.models.two_tower import TwoTower
+from tt_jax.schema import Schema, array_specs, nearest
+from tt_jax.sharding import batch_sharding, make_mesh, replicated, state_shardings
+from tt_jax.training.step import MODEL_ARRAYS, TrainState, init_state, make_step, resolve_chunk_rows
+from tt_jax.utility import Utility
+
+LOWER_IS_BETTER = ("logloss", "ne", "ece", "kl", "logmae")
+HIGHER_IS_BETTER = ("auc", "gauc")
+
+
+def make_model(config: Config, schema: Schema) -> TwoTower:
+    """The model of a run, in the precision of this platform."""
+    return TwoTower(schema, config.model, resolve_precision(config.precision, jax.default_backend()))
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run, ready to start. Raises `ConfigError` where the configuration does not fit the data or the devices."""
+
+    config: Config
+    prepared: PreparedSet
+
+    def __post_init__(self) -> None:
+        check_config(self.config, self.prepared.schema)
+        if self.config.data.batch_size % self.mesh.size:
+            raise ConfigError(
+                f"config.data.batch_size {self.config.data.batch_size} is not a multiple of the {self.mesh.size} devices"
+            )
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        """All devices."""
+        return make_mesh()
+
+    @cached_property
+    def model(self) -> TwoTower:
+        """The model."""
+        return make_model(self.config, self.prepared.schema)
+
+    @cached_property
+    def total_steps(self) -> int:
+        """Steps of the whole run, at least one."""
+        data = self.config.data
+        rows = sum(f.rows for f in self.prepared.files(data.train_split, data.scenarios))
+        return max(1, int(rows * self.config.train.epochs / data.batch_size))
+
+    def batches(self) -> Batches:
+        """Training batches on the devices, from the first one on; epochs follow one another without end."""
+        data = self.config.data
+        batches = train_batches(
+            self.prepared, data.train_split, data.scenarios, data.batch_size, self.config.seed, data.window,
+            arrays=MODEL_ARRAYS,
+        )  # fmt: skip
+        return to_device(batches, batch_sharding(self.mesh))
+
+    def _make_state(self) -> TrainState:
+        return init_state(self.model, self.config, self.total_steps)
+
+    @cached_property
+    def shardings(self) -> Any:
+        """Placement of every leaf of the state."""
+        return state_shardings(self.mesh, jax.eval_shape(self._make_state))
+
+    @cached_property
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and placements of the state."""
+        shapes = jax.eval_shape(self._make_state)
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.shardings)
+
+    def fresh_state(self) -> TrainState:
+        """The state before the first step."""
+        return jax.jit(self._make_state, out_shardings=self.shardings)()
+
+    def compile_step(self) -> Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, jax.Array]]:
+        """The step, compiled for this state and batch: it cannot retrace. It donates the state."""
+        data, specs = batch_sharding(self.mesh), array_specs(self.prepared.schema)
+        batch = {
+            name: jax.ShapeDtypeStruct((self.config.data.batch_size, specs[name][1]), specs[name][0], sharding=data)
+            for name in MODEL_ARRAYS
+        }
+        chunk_rows = resolve_chunk_rows(self.config, jax.default_backend(), self.mesh.size)
+        step = jax.jit(
+            make_step(self.model, self.config, self.total_steps, chunk_rows),
+            out_shardings=(self.shardings, replicated(self.mesh)),
+            donate_argnums=0,
+        )
+        return step.lower(self.abstract_state, batch).compile()
+
+
+def check_config(config: Config, schema: Schema) -> None:
+    """Raises `ConfigError` where the configuration names what the schema does not have."""
+    for name in config.data.scenarios:
+        if name not in schema.scenarios:
+            raise ConfigError(f"config.data.scenarios: unknown scenario {name!r}{nearest(name, schema.scenarios)}")
+    Utility.parse(config.utility or schema.task_names[0], schema.task_names)
+    if not config.train.early_stop:
+        if config.train.patience:
+            raise ConfigError("config.train.patience: expected a metric in train.early_stop to be patient about, got none")
+        return
+    task, _, metric = config.train.early_stop.partition(".")
+    valid = [f"{t}.{m}" for t in schema.task_names for m in (*LOWER_IS_BETTER, *HIGHER_IS_BETTER)]
+    if config.train.early_stop not in valid or metric not in METRICS or task not in schema.task_names:
+        name = config.train.early_stop
+        raise ConfigError(f"config.train.early_stop: expected task.metric, got {name!r}{nearest(name, valid)}")

@@ -1,0 +1,95 @@
+"""The record of a run: everything it used, in `WORKDIR/config.json`, so that it can be resumed, evaluated and exported."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from tt_jax.config import Config, ConfigError
+from tt_jax.schema import Schema
+
+RECORD = "config.json"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+MAY_CHANGE = ("data.path", "train.log_every", "train.keep_last")  # without changing what is computed
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run used.
+
+    Attributes:
+      config: its configuration.
+      schema: of its data.
+      data: fingerprint of its prepared set.
+      environment: versions and devices, for the reader; not compared.
+    """
+
+    config: Config
+    schema: Schema
+    data: str
+    environment: dict[str, Any]
+
+
+def describe(config: Config, schema: Schema, data: str) -> Record:
+    """The record of a run that starts here and now."""
+    environment = {
+        "python": platform.python_version(),
+        "devices": [d.device_kind for d in jax.devices()],
+        **{name: version(name) for name in PACKAGES},
+    }
+    return Record(config, schema, data, environment)
+
+
+def open_workdir(workdir: Path, record: Record) -> None:
+    """Creates the directory with its record, or checks that the run it holds is the same one.
+
+    Raises `ConfigError` naming what differs.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / RECORD
+    if not path.exists():
+        text = {
+            "config": record.config.to_dict(), "schema": json.loads(record.schema.to_json()), "data": record.data,
+            "environment": record.environment,
+        }  # fmt: skip
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(text, indent=1) + "\n")
+        os.replace(temporary, path)
+        return
+    old = read_record(workdir)
+    before, now = _flat(old.config), _flat(record.config)
+    differs = [f"config.{k} was {before[k]!r} and is {now[k]!r}" for k in now if k not in MAY_CHANGE and before[k] != now[k]]
+    if old.data != record.data:
+        differs.append("the prepared data are others")
+    if old.schema != record.schema:
+        differs.append("the schema is another")
+    if differs:
+        raise ConfigError(f"{workdir} holds another run: {'; '.join(differs)}. Use a new --workdir")
+
+
+def read_record(workdir: Path) -> Record:
+    """The record of a run. Raises `ConfigError` where there is none, or not a whole one."""
+    path = workdir / RECORD
+    if not path.is_file():
+        raise ConfigError(f"{workdir}: no {RECORD}; expected a directory that `tt-jax train` wrote")
+    try:
+        data = json.loads(path.read_text())
+        schema = Schema.from_json(json.dumps(data["schema"]))
+        return Record(Config.from_dict(data["config"]), schema, data["data"], data["environment"])
+    except (ValueError, KeyError, TypeError) as e:
+        raise ConfigError(f"{path}: not the record of a run: {e}") from None
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in dataclasses.asdict(config).items():
+        flat.update({f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value})
+    return flat

@@ -1,0 +1,82 @@
+"""What a run says while it trains: a progress bar or plain lines, JSON lines, TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+class MetricWriter:
+    """Writes scalars to `WORKDIR/metrics.jsonl` and to TensorBoard events in `WORKDIR/tensorboard`.
+
+    After a resume at `step`, lines of later steps are dropped: they are written again, with the same values.
+    """
+
+    def __init__(self, workdir: Path, step: int) -> None:
+        path = workdir / "metrics.jsonl"
+        _drop_later_lines(path, step)
+        self._file: IO[str] = path.open("a")
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float | None]) -> None:
+        """One line, and one event for each number."""
+        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._file.flush()
+        for name, value in scalars.items():
+            if value is not None:
+                self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes both."""
+        self._file.close()
+        self._events.close()
+
+
+def _drop_later_lines(path: Path, step: int) -> None:
+    """Keeps the complete lines of steps up to `step`; a killed run may have left half a line."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        try:
+            if line.endswith("\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+        except ValueError:
+            continue
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)
+
+
+class Progress:
+    """A bar on a terminal, a plain line per log elsewhere; both on stderr."""
+
+    def __init__(self, total: int, step: int, name: str) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._total, self._name = total, name
+        self._bar = tqdm(total=total, initial=step, desc=name, unit="step", disable=not self._terminal, leave=True)
+
+    def advance(self, steps: int = 1) -> None:
+        """Moves the bar."""
+        self._bar.update(steps)
+
+    def show(self, step: int, text: str) -> None:
+        """The figures of a log: behind the bar, or as a line."""
+        if self._terminal:
+            self._bar.set_postfix_str(text)
+        else:
+            print(f"{self._name}: step {step}/{self._total} {text}", file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self._bar.write(f"{self._name}: {text}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        self._bar.close()
