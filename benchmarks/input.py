@@ -2,8 +2,8 @@
 
     python -m benchmarks.input [--ids 32 --floats 32 --rows 2000000 --batch 4096 --window 8 --threads 2]
 
-The set is written to a temporary directory first and read from the page cache. `scan` reads the same blocks in order in one thread,
-without shuffle or batches: what the storage allows. Each figure is the median of the runs, taken in turn.
+The set is written to a temporary directory first and read from the page cache. `scan` reads the same blocks in order
+in one thread, without shuffle or batches: what the storage allows. A figure is the median of the runs, taken in turn.
 """
 
 from __future__ import annotations

@@ -42,7 +42,12 @@ class BlockWriter:
         fields = [pa.field(n, pa.binary(d.itemsize * w), nullable=False) for n, (d, w) in self._specs.items()]
         self._arrow = pa.schema(fields)
         self._writer = pq.ParquetWriter(
-            path, self._arrow, compression="lz4", use_dictionary=False, write_statistics=False, data_page_size=_PAGE_BYTES
+            path,
+            self._arrow,
+            compression="lz4",
+            use_dictionary=False,
+            write_statistics=False,
+            data_page_size=_PAGE_BYTES,
         )
 
     def write(self, block: Mapping[str, np.ndarray]) -> None:
@@ -66,13 +71,14 @@ class BlockWriter:
 class Blocks:
     """Random access to the blocks of some files, for Grain: `blocks[i]` is a dict of read-only matrices.
 
-    Safe in threads: a `ParquetFile` is not, so each thread opens its own. Raises `PreparedError` naming file and block where
-    one cannot be read.
+    Safe in threads: a `ParquetFile` is not, so each thread opens its own. Raises `PreparedError` naming file and block
+    where one cannot be read.
     """
 
-    def __init__(self, root: Path, schema: Schema, files: Sequence[DataFile]) -> None:
-        self._specs = array_specs(schema)
-        self._stored = list(stored_specs(schema))
+    def __init__(self, root: Path, schema: Schema, files: Sequence[DataFile], arrays: Sequence[str] = ()) -> None:
+        """`arrays`: names of the matrices to read; empty for all."""
+        self._specs = {n: spec for n, spec in array_specs(schema).items() if not arrays or n in arrays}
+        self._stored = [n for n in stored_specs(schema) if n in self._specs]
         self._index = [(root / f.path, i) for f in files for i in range(f.blocks)]
         self._local = threading.local()
         self.rows = sum(f.rows for f in files)
@@ -167,9 +173,9 @@ class PreparedSet:
         """Rows of some scenarios of a split."""
         return sum(f.rows for f in self.files(split, scenarios))
 
-    def blocks(self, split: str, scenarios: Sequence[str] = ()) -> Blocks:
-        """The blocks of some scenarios of a split; files of other scenarios are not touched."""
-        return Blocks(self.root, self.schema, self.files(split, scenarios))
+    def blocks(self, split: str, scenarios: Sequence[str] = (), arrays: Sequence[str] = ()) -> Blocks:
+        """The blocks of some scenarios of a split; files of other scenarios, and other matrices, are not touched."""
+        return Blocks(self.root, self.schema, self.files(split, scenarios), arrays)
 
 
 def _check_files(root: Path, manifest: Manifest, verify: bool) -> None:

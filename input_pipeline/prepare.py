@@ -84,7 +84,7 @@ def _add_chunk(writer: PreparedWriter, encoder: Encoder, chunk: Chunk) -> None:
         try:
             encoded = encoder.encode({name: table.column(name) for name in table.column_names})
         except EncodeError as e:
-            row = None if e.row is None else chunk.first_row + (e.row if rows is None else int(rows[e.row]))
+            row = None if e.row is None else chunk.row_number(e.row if rows is None else int(rows[e.row]))
             raise SchemaError(f"{chunk.file}: {EncodeError(e.column, row, e.reason)}") from e
         if table.num_rows:
             scenario = encoder.schema.scenarios[int(encoded.arrays["scenario"][0, 0])]
@@ -119,7 +119,7 @@ class PreparedWriter:
             self._splits.append(split)
 
     def add(self, split: str, scenario: str, arrays: Mapping[str, np.ndarray], missing: Mapping[str, int]) -> None:
-        """Adds rows of one split and scenario: arrays of `array_specs`, and the rows in which each feature is missing."""
+        """Adds rows of one split and scenario: `array_specs`, and the number of rows in which each feature is missing."""
         self.declare(split)
         key = (split, scenario)
         if key not in self._parts:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
@@ -26,26 +27,32 @@ class ReadError(ValueError):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive rows of one split.
+    """Rows of one split, joined with what the schema wants to know of them.
 
     Attributes:
       split: `train`, `eval`, `test`, ...
       file: where the rows come from, for messages.
       first_row: number of the first row within that file.
       table: the rows.
+      rows: numbers of the rows, counted from `first_row`; None where they are consecutive.
     """
 
     split: str
     file: str
     first_row: int
     table: pa.Table
+    rows: np.ndarray | None = None
+
+    def row_number(self, index: int) -> int:
+        """Number in the file of row `index` of the table."""
+        return self.first_row + (index if self.rows is None else int(self.rows[index]))
 
 
 def read(source: str | Path) -> Iterator[tuple[str, int, pa.Table]]:
     """Streams a file, a glob, a directory or `tfds:name/config:split` as `(file, first row, rows)`.
 
-    A directory is read with everything below it, in the order of its paths; `key=value` folders of a path become columns,
-    of integers where every value of the key is one. The format of a file is told by its suffix: `.parquet`, `.csv`, `.csv.gz`.
+    A directory is read with everything below it, in the order of its paths. `key=value` folders of a path become
+    columns, of integers where every value of the key is one. A suffix tells the format: `.parquet`, `.csv`, `.csv.gz`.
 
     Raises:
       ReadError: nothing matches, or a file is not what its suffix says.
@@ -73,7 +80,8 @@ def list_files(source: str) -> list[Path]:
         if not files:
             raise ReadError(f"{source}: the directory holds no {', '.join(_FORMATS)} file")
         return files
-    files = [path] if path.is_file() else sorted(Path(p) for p in glob.glob(source, recursive=True) if Path(p).is_file())
+    matches = [path] if path.is_file() else [Path(p) for p in glob.glob(source, recursive=True)]
+    files = sorted(p for p in matches if p.is_file())
     if not files:
         raise ReadError(f"{source}: no such file, and no file matches it as a pattern")
     for file in files:

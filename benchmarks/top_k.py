@@ -1,0 +1,96 @@
+"""Times exact top-k over N ads, as a service runs it, against the keys of the peers' script (faiss flat, PyTorch).
+
+    python -m benchmarks.top_k --n 1000000 --dim 64 --k 1000
+
+Prints one JSON line per batch size: milliseconds (median of the timed runs) to get the best k of N ads for B queries. It
+times the whole call: beside the inner products that the peers compute, sigmoid, utility, eligibility mask and the
+probabilities of the winners. `--stream` also times one read of the ads, the floor for B = 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from serving.top_k import Corpus, score_and_top_k, score_candidates
+from tt_jax.utility import Utility
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--n", type=int, default=1_000_000)
+    p.add_argument("--dim", type=int, default=64)
+    p.add_argument("--k", type=int, default=1000)
+    p.add_argument("--batches", type=int, nargs="+", default=(1, 8, 32))
+    p.add_argument("--repeats", type=int, default=10)
+    p.add_argument("--dtype", choices=("f32", "bf16"), default="f32")
+    p.add_argument("--tasks", type=int, default=1, help="the utility is bid times the sum of the tasks' probabilities")
+    p.add_argument("--candidates", type=int, default=0, help="rank a list of this many ads per query, not all N")
+    p.add_argument("--stream", action="store_true", help="also time one read of the ads")
+    return p.parse_args()
+
+
+def median_ms(call: Callable[[], Any], repeats: int) -> float:
+    """Median wall time of `call` in milliseconds, its result waited for; the first run, which compiles, is not timed."""
+    jax.block_until_ready(call())
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - start)
+    return round(float(np.median(times)) * 1e3, 2)
+
+
+def random_corpus(a: argparse.Namespace, rng: np.random.Generator) -> Corpus:
+    """`n` ads for each task, all of them eligible, bids in 0..1."""
+    dtype = jnp.float32 if a.dtype == "f32" else jnp.bfloat16
+    rows_NTD = jnp.stack([jnp.asarray(rng.standard_normal((a.n, a.dim), np.float32), dtype) for _ in range(a.tasks)], 1)
+    bids_N = jnp.asarray(rng.random(a.n, np.float32))
+    return Corpus.pack(rows_NTD, bids_N, jnp.ones(a.n, bool), scanned=tuple(range(a.tasks)))
+
+
+def main() -> None:
+    a = parse_args()
+    rng = np.random.default_rng(0)
+    names = tuple(f"t{i}" for i in range(a.tasks))
+    utility = Utility.parse(f"bid * ({' + '.join(names)})", names)
+    corpus = random_corpus(a, rng)
+    biases_T = jnp.zeros(a.tasks, jnp.float32)
+
+    def report(peer: str, batch: int, ms: float) -> None:
+        shape = {"n": a.n, "dim": a.dim, "k": a.k, "batch": batch, "ms": ms, "dtype": a.dtype, "tasks": a.tasks}
+        print(json.dumps({"peer": peer, **shape, **({"candidates": a.candidates} if a.candidates else {})}), flush=True)
+
+    if a.stream:
+        read = jax.jit(lambda columns: jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.float32), columns))
+        report("stream", 0, median_ms(lambda: read(corpus.columns), a.repeats))
+    for batch in a.batches:
+        queries_TBD = jnp.asarray(rng.standard_normal((a.tasks, batch, a.dim), np.float32) / a.dim**0.5)
+        if a.candidates:
+            candidates_BC = jnp.asarray(
+                np.stack([rng.choice(a.n, a.candidates, replace=False) for _ in range(batch)]), jnp.int32
+            )
+            ranked = jax.jit(score_candidates, static_argnames=("utility", "k"))
+            ms = median_ms(lambda: ranked(queries_TBD, corpus, biases_T, utility, a.k, candidates_BC), a.repeats)
+        else:
+            best = jax.jit(score_and_top_k, static_argnames=("utility", "k"), donate_argnames="scratch_BN")
+            scratch_BN = corpus.scratch(batch)
+
+            def call() -> Any:
+                nonlocal scratch_BN
+                result, scratch_BN = best(queries_TBD, corpus, biases_T, utility, a.k, scratch_BN)
+                return result
+
+            ms = median_ms(call, a.repeats)
+        report("tt-jax", batch, ms)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""MMoE-DCN two-tower on KuaiRand-Pure.
+
+    tt-jax prepare kuairand --source=data/kuairand_pure --out=prepared/kuairand
+    tt-jax train --config=configs/kuairand.py --config.data.path=prepared/kuairand --workdir=runs/kuairand
+
+The argument is a scenario (`tab1`, `tab0`, ...), or nothing for all in one model.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import config_dict
+from tt_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+
+
+def config(scenario: str = "") -> Config:
+    """The typed configuration."""
+    return Config(
+        model=ModelConfig(experts=4, full_rank_layers=1, low_rank_layers=1, rank=32, mlp=(128, 64), output_dim=32),
+        data=DataConfig(scenarios=(scenario,) if scenario else (), batch_size=1024),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        train=TrainConfig(epochs=2, eval_every=50),
+        utility="click",
+    )
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The configuration of a scenario; "" = all of them."""
+    return config_dict(config(arg))

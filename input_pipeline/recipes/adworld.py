@@ -1,0 +1,53 @@
+"""AdWorld, the synthetic ads world, as a recipe: simulated on the way, or read from what `adworld.generate` wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from input_pipeline import adworld
+from input_pipeline.adworld import AdWorldConfig, Log
+from input_pipeline.readers import Chunk, ReadError
+from input_pipeline.readers import read as read_tables
+from tt_jax.schema import Schema, SchemaError, dataclass_from_dict
+
+Source = AdWorldConfig | str | Path  # a world to simulate, or the directory of a generated one
+SPLITS = ("train", "eval", "test")
+
+
+def schema(source: Source, labels: str = "engagement") -> Schema:
+    """The world's schema; `labels` as in `adworld.schema`."""
+    return adworld.schema(_config(source), labels)
+
+
+def read(source: Source, log: Log = "impressions") -> Iterator[Chunk]:
+    """A log of the world, by day, then scenario, then time (a generated one: by scenario, then day, then time)."""
+    config = _config(source)
+    if isinstance(source, AdWorldConfig):
+        rows: dict[str, int] = {}
+        for batch in adworld.simulate(config, (log,)):
+            file = f"AdWorld seed {config.seed}, {log} of day {batch.day}, {batch.scenario}"
+            yield Chunk(adworld.split_of_day(config, batch.day), file, rows.get(file, 0), batch.table)
+            rows = {file: rows.get(file, 0) + batch.table.num_rows}
+        return
+    for file, first_row, table in read_tables(Path(source) / log):
+        day = table.column("day")[0].as_py() if table.num_rows else 0
+        yield Chunk(adworld.split_of_day(config, day), file, first_row, table)
+
+
+def ads(source: Source) -> pa.Table:
+    """All ads as of the last day: ad features, `bid`, `eligible`."""
+    return adworld.corpus(_config(source))
+
+
+def _config(source: Source) -> AdWorldConfig:
+    if isinstance(source, AdWorldConfig):
+        return source
+    path = Path(source) / "world.json"
+    try:
+        return dataclass_from_dict(AdWorldConfig, json.loads(path.read_text()), "world")
+    except (OSError, json.JSONDecodeError, SchemaError) as e:
+        raise ReadError(f"{path}: not the config of a generated AdWorld: {e}") from e

@@ -1,0 +1,197 @@
+"""Scores of all ads, or of a list of them, and the exact top k. Pure functions for use inside one jit.
+
+Letters in names: B queries, T tasks, N ads, D embedding width, C ads of one part or candidates of one query, k results.
+
+How it is made fast (the figures are in `docs/performance.md`). Ads are scored in parts that fit a cache: dot, sigmoid,
+utility and block maxima of one part are done before the next part is read, so memory sees each ad vector once and each
+score once. The top k then need only the k blocks with the largest maxima. The scores live in a buffer that the caller
+hands in and gets back: a fresh one of this size costs more in page faults than the arithmetic does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from tt_jax.utility import Utility
+
+BLOCK = 64  # scores per block maximum; 32..128 are within 5 % of each other for k = 1000
+PART = 65_536  # ads scored at a time; a multiple of BLOCK
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TopK:
+    """The best ads of each query, best first; ties stand in order of position.
+
+    Attributes:
+      positions_Bk: int32 positions of the ads.
+      utility_Bk: float32 utilities; -inf where fewer than k ads are eligible: drop those.
+      probabilities_TBk: float32 probability of each task.
+    """
+
+    positions_Bk: Array
+    utility_Bk: Array
+    probabilities_TBk: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Corpus:
+    """The ads, laid out for scoring. Build it with `pack`.
+
+    Attributes:
+      rows_NTD: float32 or bfloat16 embeddings, one ad contiguous: what candidate lists and the winners are read from.
+      columns: for each task of the utility, the same numbers as parts `[D, C]`: what a scan over all ads reads. A
+        product with a few queries is 1.5x as fast in this layout as in rows (B = 8, CPU).
+      bids_N: float32.
+      valid_N: bool; False for padding and ads that are not eligible.
+    """
+
+    rows_NTD: Array
+    columns: dict[int, tuple[Array, ...]]
+    bids_N: Array
+    valid_N: Array
+
+    @staticmethod
+    def pack(rows_NTD: Array, bids_N: Array, valid_N: Array, scanned: tuple[int, ...]) -> Corpus:
+        """Pads the ads to a whole number of blocks, and copies the tasks `scanned` (those of the utility) to columns."""
+        spare = -rows_NTD.shape[0] % BLOCK
+        rows_NTD = jnp.pad(jnp.asarray(rows_NTD), ((0, spare), (0, 0), (0, 0)))
+        starts = range(0, rows_NTD.shape[0], PART)
+        return Corpus(
+            rows_NTD=rows_NTD,
+            columns={t: tuple(rows_NTD[i : i + PART, t].T for i in starts) for t in scanned},
+            bids_N=jnp.pad(jnp.asarray(bids_N, jnp.float32), (0, spare)),
+            valid_N=jnp.pad(jnp.asarray(valid_N, bool), (0, spare)),
+        )
+
+    def scratch(self, batch: int) -> Array:
+        """A score buffer for `score_and_top_k` with that many queries."""
+        return jnp.zeros((batch, self.valid_N.shape[0]), jnp.float32)
+
+
+def top_k(scores_BN: Array, k: int, block: int = BLOCK) -> tuple[Array, Array]:
+    """The min(k, N) largest scores of each row, and their int32 positions, best first.
+
+    Equal to a stable sort by descending score: equal scores stand in order of position. NaN counts as -inf, and -0 as 0.
+
+    An element outside the k blocks with the largest maxima (the earlier block first among equals) has k elements before
+    it, one in each of those blocks, so only these blocks need be searched.
+    """
+    k = min(k, scores_BN.shape[1])
+    scores_BN = _ordered(scores_BN)
+    if not _blocks_pay(scores_BN.shape[1], k, block):
+        return lax.top_k(scores_BN, k)
+    spare = -scores_BN.shape[1] % block
+    scores_BN = jnp.pad(scores_BN, ((0, 0), (0, spare)), constant_values=-jnp.inf)
+    return _top_k_of_blocks(scores_BN, _block_maxima(scores_BN, block), k)
+
+
+def score_and_top_k(
+    queries_TBD: Array, corpus: Corpus, biases_T: Array, utility: Utility, k: int, scratch_BN: Array
+) -> tuple[TopK, Array]:
+    """Scores every ad for every query: the best min(k, N), with N counting the padding of `Corpus.pack`.
+
+    Args:
+      queries_TBD: float32 query embeddings; rounded to the dtype of the ads for the products, which are summed in float32.
+      corpus: the ads; `corpus.columns` must hold the tasks that the utility uses.
+      biases_T: float32 bias of each task's logit.
+      utility: what to rank by, over all T tasks; a NaN utility counts as -inf.
+      k: results per query.
+      scratch_BN: from `corpus.scratch(B)` or from the last call. Donate it to the jit.
+
+    Returns:
+      The best ads, and the scratch buffer.
+    """
+    batch, n = scratch_BN.shape
+    k = min(k, n)
+    maxima, chain_B1 = [], jnp.zeros((batch, 1), jnp.float32)
+    for part, start in enumerate(range(0, n, PART)):
+        ads = slice(start, min(start + PART, n))
+        logits = {t: _product(queries_TBD[t] + chain_B1, columns[part]) for t, columns in corpus.columns.items()}
+        probabilities = {utility.tasks[t]: jax.nn.sigmoid(x_BC + biases_T[t]) for t, x_BC in logits.items()}
+        utility_BC = _eligible(utility(probabilities, corpus.bids_N[ads]), corpus.valid_N[ads], batch)
+        maxima.append(_block_maxima(utility_BC, BLOCK))
+        scratch_BN = lax.dynamic_update_slice(scratch_BN, utility_BC, (0, start))
+        # Always 0, but the compiler cannot know: else it schedules the products of all parts first, and their results
+        # (T x B x N) go through memory instead of the cache. It drops an optimization_barrier too early to help.
+        chain_B1 = jnp.minimum(jnp.abs(maxima[-1][:, :1]), 0)
+    if _blocks_pay(n, k, BLOCK):
+        utility_Bk, positions_Bk = _top_k_of_blocks(scratch_BN, jnp.concatenate(maxima, axis=1), k)
+    else:
+        utility_Bk, positions_Bk = lax.top_k(scratch_BN, k)
+    probabilities_TBk = _probabilities_at(queries_TBD, corpus, biases_T, positions_Bk)
+    return TopK(positions_Bk, utility_Bk, probabilities_TBk), scratch_BN
+
+
+def score_candidates(
+    queries_TBD: Array, corpus: Corpus, biases_T: Array, utility: Utility, k: int, candidates_BC: Array
+) -> TopK:
+    """Scores a list of ads for each query: the best min(k, C). Equal utilities stand in order of the list.
+
+    An ad listed twice is returned twice: the caller removes duplicates.
+
+    Args:
+      queries_TBD, corpus, biases_T, utility, k: as for `score_and_top_k`, but `corpus.columns` is not read.
+      candidates_BC: int32 positions of the ads; one outside 0..N-1, such as -1, is padding.
+    """
+    probabilities_TBC = _probabilities_at(queries_TBD, corpus, biases_T, candidates_BC)
+    inside_BC = (candidates_BC >= 0) & (candidates_BC < corpus.valid_N.shape[0])
+    bids_BC, valid_BC = corpus.bids_N[candidates_BC], corpus.valid_N[candidates_BC] & inside_BC
+    named = dict(zip(utility.tasks, probabilities_TBC, strict=True))
+    utility_Bk, chosen_Bk = top_k(_eligible(utility(named, bids_BC), valid_BC, candidates_BC.shape[0]), k)
+    return TopK(
+        positions_Bk=jnp.take_along_axis(candidates_BC, chosen_Bk, axis=1),
+        utility_Bk=utility_Bk,
+        probabilities_TBk=jnp.take_along_axis(probabilities_TBC, chosen_Bk[None], axis=2),
+    )
+
+
+def _product(queries_BD: Array, columns_DC: Array) -> Array:
+    queries_BD = queries_BD.astype(columns_DC.dtype)
+    # HIGHEST: a GPU would otherwise round float32 to TF32. It means nothing for bfloat16, and nothing on a CPU.
+    return jnp.matmul(queries_BD, columns_DC, precision="highest", preferred_element_type=jnp.float32)
+
+
+def _probabilities_at(queries_TBD: Array, corpus: Corpus, biases_T: Array, positions_BC: Array) -> Array:
+    """Probabilities [T, B, C] of the ads at these positions (clipped to 0..N-1)."""
+    rows_BCTD = corpus.rows_NTD.at[positions_BC].get(mode="clip")
+    queries_TBD = queries_TBD.astype(rows_BCTD.dtype)
+    logits_TBC = jnp.einsum(
+        "tbd,bctd->tbc", queries_TBD, rows_BCTD, precision="highest", preferred_element_type=jnp.float32
+    )
+    return jax.nn.sigmoid(logits_TBC + biases_T[:, None, None])
+
+
+def _eligible(utility: Array, valid: Array, batch: int) -> Array:
+    """Utilities [B, C] as they are ranked; a utility of the bid alone comes without a B axis."""
+    return jnp.broadcast_to(_ordered(jnp.where(valid, utility, -jnp.inf)), (batch, valid.shape[-1]))
+
+
+def _ordered(scores: Array) -> Array:
+    """`lax.top_k` orders by sign and bits: NaN above +inf, and -0 below 0. This makes it the order of the numbers."""
+    return jnp.where(scores == 0, jnp.zeros_like(scores), jnp.where(jnp.isnan(scores), -jnp.inf, scores))
+
+
+def _block_maxima(scores_BN: Array, block: int) -> Array:
+    return jnp.max(scores_BN.reshape(scores_BN.shape[0], -1, block), axis=2)
+
+
+def _blocks_pay(n: int, k: int, block: int) -> bool:
+    """Whether the maxima and the k blocks together are well below the n scores that a flat top k reads."""
+    return 2 * (-(-n // block) + k * block) <= n and k <= n // block
+
+
+def _top_k_of_blocks(scores_BN: Array, maxima_BM: Array, k: int) -> tuple[Array, Array]:
+    batch, n = scores_BN.shape
+    block = n // maxima_BM.shape[1]
+    # In ascending order, so that a lower place among the gathered scores means a lower position.
+    blocks_Bk = jnp.sort(lax.top_k(maxima_BM, k)[1], axis=1)
+    gathered = jnp.take_along_axis(scores_BN.reshape(batch, -1, block), blocks_Bk[:, :, None], axis=1)
+    values_Bk, places_Bk = lax.top_k(gathered.reshape(batch, -1), k)
+    positions_Bk = jnp.take_along_axis(blocks_Bk, places_Bk // block, axis=1) * block + places_Bk % block
+    return values_Bk, positions_Bk

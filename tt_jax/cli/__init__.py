@@ -1,0 +1,1 @@
+"""The command line: one file a verb. The only package that may import from everywhere."""

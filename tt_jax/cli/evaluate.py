@@ -1,0 +1,65 @@
+"""`tt-jax evaluate`: metrics of a run's best checkpoint on a split."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+EXAMPLE = "  tt-jax evaluate --workdir=runs/kuairand --data=prepared/kuairand --split=eval --out=metrics.json"
+SHOWN = ("rows", "auc", "gauc", "logloss", "ne", "calibration", "ece")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", type=Path, required=True, help="directory of the run")
+    parser.add_argument("--data", help="prepared set; the default is the one that the run was trained on")
+    parser.add_argument("--split", help="the default is the run's eval split")
+    parser.add_argument("--out", type=Path, help="write the report there, as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints a table per scenario; writes the JSON report."""
+    from tt_jax.training.trained import load_trained
+
+    trained = load_trained(args.workdir)
+    report = evaluate_trained(trained, args.data or trained.record.config.data.path, args.split)
+    if args.out:
+        write_json(args.out, report)
+    print(table("overall", report["overall"]))
+    for scenario, tasks in report["scenarios"].items():
+        print(table(scenario, tasks))
+    return 0
+
+
+def evaluate_trained(trained: Any, path: str, split: str | None = None) -> dict[str, Any]:
+    """The report of a `Trained` on a prepared set. Raises `ValueError` if that set has another schema."""
+    from input_pipeline.blocks import PreparedSet
+    from tt_jax.training.evaluate import evaluate, make_predict
+
+    data = trained.record.config.data
+    prepared = PreparedSet.open(path)
+    if prepared.schema != trained.record.schema:
+        raise ValueError(f"{path}: prepared with another schema than the one that the run was trained with")
+    report = evaluate(
+        make_predict(trained.model), trained.params, trained.tables, prepared, split or data.eval_split,
+        data.scenarios, data.eval_batch_size,
+    )  # fmt: skip
+    return {**report, "fingerprint": trained.fingerprint}
+
+
+def table(title: str, tasks: dict[str, dict[str, Any]]) -> str:
+    """One line a task under a heading."""
+    lines = [f"{title:<16}" + "".join(f"{name:>12}" for name in SHOWN)]
+    for task, found in tasks.items():
+        cells = ["-" if found[n] is None else f"{found[n]:,}" if n == "rows" else f"{found[n]:.4f}" for n in SHOWN]
+        lines.append(f"  {task:<14}" + "".join(f"{cell:>12}" for cell in cells))
+    return "\n".join(lines)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes a file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(data, indent=1) + "\n")
+    temporary.replace(path)

@@ -1,0 +1,71 @@
+"""`tt-jax VERB ...`: finds the verb's module and runs it. Imports nothing heavy, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from tt_jax.schema import nearest
+
+VERBS = {
+    "quickstart": "the whole path on a small synthetic world, in minutes",
+    "prepare": "raw logs to a training set",
+    "train": "train a model, or go on with a run",
+    "evaluate": "metrics of a trained model on a split",
+    "export": "a trained model to a bundle that services load",
+    "index": "the ad tower over a corpus of ads",
+    "score": "rank ads for one request, as JSON",
+    "serve": "an HTTP service that ranks ads",
+}
+USAGE_ERROR = 2
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs a verb and exits: 0 done, 2 bad input, told in one line on stderr. TT_JAX_TRACEBACK=1 shows where."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        sys.exit(0 if arguments else USAGE_ERROR)
+    verb = arguments[0]
+    if verb not in VERBS:
+        sys.exit(_fail(f"unknown verb {verb!r}{nearest(verb, VERBS)}"))
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    module = importlib.import_module(f"tt_jax.cli.{verb}")
+    parser = argparse.ArgumentParser(
+        prog=f"tt-jax {verb}",
+        description=VERBS[verb],
+        epilog=f"example:\n{module.EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    try:
+        # A run is configured by `--config.a.b=value`, which only the verb that takes a configuration understands.
+        known, rest = parser.parse_known_args(arguments[1:])
+        if rest and not getattr(module, "TAKES_CONFIG", False):
+            parser.error(f"unknown argument {rest[0]!r}")
+        code = module.run(known, rest) if rest or getattr(module, "TAKES_CONFIG", False) else module.run(known)
+    except (ValueError, OSError) as e:  # every error of ours about input is a ValueError
+        if os.environ.get("TT_JAX_TRACEBACK"):
+            raise
+        code = _fail(str(e) or type(e).__name__)
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def _fail(message: str) -> int:
+    print("tt-jax: error: " + " ".join(message.split()), file=sys.stderr)
+    return USAGE_ERROR
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {verb:<12}{text}" for verb, text in VERBS.items())
+    return (
+        "usage: tt-jax VERB [arguments]\n\nLightweight ads ranking: ad logs in, a trained two-tower out, top-k ads served."
+        f"\n\n{verbs}\n\n`tt-jax VERB --help` shows the arguments of a verb and an example."
+    )

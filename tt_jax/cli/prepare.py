@@ -1,0 +1,30 @@
+"""`tt-jax prepare`: raw logs to a training set."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+EXAMPLE = """  tt-jax prepare kuairand --source=data/kuairand_pure --out=prepared/kuairand
+  tt-jax prepare adworld --out=prepared/adworld"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="adworld, or kuairand; a recipe for your own logs is a file beside theirs")
+    parser.add_argument("--source", type=Path, help="directory of the raw logs; adworld needs none")
+    parser.add_argument("--out", type=Path, required=True, help="directory to create")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the prepared set; prints rows and label rates."""
+    from input_pipeline import recipes
+    from input_pipeline.prepare import prepare
+
+    recipe: Any = recipes.load(args.recipe)
+    manifest = prepare(recipe.schema(args.source), recipe.read(args.source), args.out, ads=recipe.ads(args.source))
+    for split, scenarios in manifest.splits.items():
+        for scenario, counts in scenarios.items():
+            rates = " ".join(f"{task} {rate:.4f}" for task, rate in counts.rate.items() if rate is not None)
+            print(f"{split:<8}{scenario:<16}{counts.rows:>12,} rows  {rates}")
+    return 0

@@ -1,0 +1,38 @@
+"""`tt-jax score`: ranks ads for one request and prints JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+EXAMPLE = """  tt-jax score --bundle=bundles/kuairand --index=indexes/kuairand --request=request.json --k=10
+
+The request is the service's: {"query": {feature: value, ...}, "candidates": [ids]?}."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", type=Path, required=True, help="directory that `tt-jax export` wrote")
+    parser.add_argument("--index", type=Path, required=True, help="directory that `tt-jax index` wrote")
+    parser.add_argument("--request", type=Path, required=True, help="JSON file")
+    parser.add_argument("--k", type=int, default=10, help="ads to return (default 10)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the ranked ads."""
+    from serving import Scorer
+
+    try:
+        request = json.loads(args.request.read_text())
+    except ValueError as e:
+        raise ValueError(f"{args.request}: not valid JSON: {e}") from None
+    if not isinstance(request, dict) or not isinstance(request.get("query"), dict):
+        raise ValueError(f'{args.request}: expected {{"query": {{feature: value, ...}}}}')
+    if unknown := request.keys() - {"query", "candidates"}:
+        raise ValueError(f"{args.request}: unknown key {sorted(unknown)[0]!r}; expected query, candidates")
+    candidates = request.get("candidates")
+    scorer = Scorer.load(args.bundle, args.index, max_k=max(1, args.k))
+    ranked = scorer.top_k([request["query"]], args.k, None if candidates is None else [candidates])[0]
+    print(json.dumps({"ads": [asdict(ad) for ad in ranked]}, indent=1))
+    return 0

@@ -1,0 +1,33 @@
+"""`tt-jax train`: trains a run, or goes on with it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+EXAMPLE = """  tt-jax train --config=configs/kuairand.py --config.data.path=prepared/kuairand --workdir=runs/kuairand
+  tt-jax train --config=configs/adworld.py:shopping --config.train.epochs=2 --workdir=runs/shopping
+
+The same command again goes on with a run that was stopped. SIGTERM saves and exits with 0."""
+TAKES_CONFIG = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", type=Path, required=True, help="directory of the run")
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="a file with get_config(arg)")
+    parser.add_argument("--config.KEY", dest="override", metavar="VALUE", help="sets any field, e.g. --config.seed=1")
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Trains; prints where the run stands. Returns the exit code."""
+    from tt_jax.cli.configuration import load_config
+    from tt_jax.training.loop import train
+
+    result = train(load_config(args.config, overrides), args.workdir)
+    if result.stopped_by:
+        return 0
+    speed = f", {result.examples_per_s:,.0f} examples/s" if result.examples_per_s else ""
+    best = "" if result.facts.best_step is None else f", best at step {result.facts.best_step}"
+    print(f"{args.workdir}: {result.step} of {result.total_steps} steps done{best}{speed}", file=sys.stderr)
+    return 0
