@@ -7,9 +7,10 @@ One Parquet file per split, scenario and part; one row group per block; one fixe
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from input_pipeline.manifest import ADS, MANIFEST, SCHEMA, DataFile, Manifest, s
 from tt_jax.schema import Schema, array_specs, nearest
 
 Block = dict[str, np.ndarray]
+T = TypeVar("T")
 
 _PAGE_BYTES = 1 << 20  # a decoded page stays in the second-level cache: 15.9 M rows/s, 14.5 M with one page a column
 _OPEN_FILES = 64  # per thread
@@ -98,7 +100,7 @@ class Blocks:
         dtype, width = self._specs[name]
         if not width:
             return np.zeros((table.num_rows, 0), dtype)
-        column = table.column(name).combine_chunks()
+        (column,) = table.column(name).chunks
         size = dtype.itemsize * width
         if column.type != pa.binary(size):
             raise ValueError(f"column {name!r} is {column.type}, expected {pa.binary(size)}")
@@ -137,11 +139,8 @@ class PreparedSet:
         if not (root / MANIFEST).is_file():
             wrong = "half written" if (root / SCHEMA).is_file() else "not a prepared set"
             raise PreparedError(f"{root}: {wrong}: it has no {MANIFEST}; make one with `tt-jax prepare`")
-        try:
-            manifest = Manifest.from_json((root / MANIFEST).read_text())
-            schema = Schema.from_json((root / SCHEMA).read_text())
-        except (ValueError, OSError) as e:
-            raise PreparedError(f"{root}: {e}") from e
+        manifest = _parse(root / MANIFEST, Manifest.from_json)
+        schema = _parse(root / SCHEMA, Schema.from_json)
         if schema.fingerprint != manifest.schema:
             raise PreparedError(f"{root / SCHEMA}: not the schema that the set was prepared with")
         if total_fingerprint(manifest.schema, manifest.files, manifest.ads_sha256) != manifest.fingerprint:
@@ -176,6 +175,13 @@ class PreparedSet:
     def blocks(self, split: str, scenarios: Sequence[str] = (), arrays: Sequence[str] = ()) -> Blocks:
         """The blocks of some scenarios of a split; files of other scenarios, and other matrices, are not touched."""
         return Blocks(self.root, self.schema, self.files(split, scenarios), arrays)
+
+
+def _parse(path: Path, parse: Callable[[str], T]) -> T:
+    try:
+        return parse(path.read_text())
+    except (ValueError, OSError) as e:
+        raise PreparedError(f"{path}: {e}") from e
 
 
 def _check_files(root: Path, manifest: Manifest, verify: bool) -> None:

@@ -76,8 +76,11 @@ class Manifest:
 
     @staticmethod
     def from_json(text: str) -> Manifest:
-        """Raises `ValueError` naming what is wrong with the text."""
-        data = json.loads(text)
+        """Raises `SchemaError` naming what is wrong with the text."""
+        try:
+            data = json.loads(text)
+        except ValueError as e:
+            raise SchemaError(f"not valid JSON: {e}") from None
         if not isinstance(data, Mapping) or data.get("version") != VERSION:
             raise SchemaError(f"expected a manifest of version {VERSION}")
         flat = {k: v for k, v in data.items() if k != "splits"}

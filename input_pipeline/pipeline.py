@@ -39,8 +39,11 @@ class Batches(Iterator[Any]):
         self.dataset = dataset
         self._iterator = iter(dataset)
         self._position = self._iterator.get_state()
+        self._closed = False
 
     def __next__(self) -> Any:
+        if self._closed:  # Grain still hands out what is left of the window that it holds
+            raise ValueError("the batches are closed")
         batch = next(self._iterator)
         # Kept here because at its end, after rows have been dropped, Grain's own position is that of no batch.
         self._position = self._iterator.get_state()
@@ -67,6 +70,7 @@ class Batches(Iterator[Any]):
 
     def close(self) -> None:
         """Ends the threads. No batch can be had afterwards."""
+        self._closed = True
         self._iterator.close()
 
     def __enter__(self) -> Batches:
@@ -139,7 +143,7 @@ def train_batches(
     }  # fmt: skip
     dataset = grain.MapDataset.source(blocks).seed(seed).shuffle().slice(slice(index, None, count))
     windows = math.ceil(len(dataset) / window)
-    even = math.ceil(len(dataset) / windows)  # no small last window, whose rows would hardly be shuffled
+    even = math.ceil(len(dataset) / windows)  # of 9 blocks and windows of 4: 3, 3, 3 and not 4, 4, 1
     dataset = dataset.batch(even, batch_fn=list).random_map(_shuffled).repeat(epochs)
     ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     batches = grain.experimental.RebatchIterDataset(dataset.to_iter_dataset(ahead), batch_size, drop_remainder=True)

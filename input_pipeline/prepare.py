@@ -71,6 +71,7 @@ def prepare(
         finally:
             writer.close()
             progress.close()
+        progress.report()
         if ads is not None:
             pq.write_table(ads, folder / ADS, compression="lz4")
         return writer.finish()
@@ -288,5 +289,7 @@ class _Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
-        else:
+
+    def report(self) -> None:
+        if self._bar is None:
             print(f"prepare: {self._rows:,} rows", file=sys.stderr)

@@ -4,3 +4,30 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+TRAIN_ROWS, EVAL_ROWS = 3000, 500
+
+
+@pytest.fixture(scope="session")
+def prepared_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared set of the tiny schema: splits train and eval, two scenarios, several blocks."""
+    from input_pipeline.prepare import prepare
+    from input_pipeline.readers import Chunk
+    from tests import tiny
+
+    rng = np.random.default_rng(0)
+
+    def chunks() -> Iterator[Chunk]:
+        for split, rows in (("train", TRAIN_ROWS), ("eval", EVAL_ROWS)):
+            yield Chunk(split, f"{split}.parquet", 0, pa.table(tiny.columns(rng, rows)))
+
+    out = tmp_path_factory.mktemp("prepared") / "set"
+    prepare(tiny.SCHEMA, chunks(), out, block_rows=256, ads=tiny.ads_table(rng, 40))
+    return out

@@ -14,7 +14,7 @@ from input_pipeline.readers import Chunk, ReadError
 from input_pipeline.readers import read as read_tables
 from tt_jax.schema import Schema, SchemaError, dataclass_from_dict
 
-Source = AdWorldConfig | str | Path  # a world to simulate, or the directory of a generated one
+Source = AdWorldConfig | str | Path | None  # a world to simulate (None: the default one), or a generated one's directory
 SPLITS = ("train", "eval", "test")
 
 
@@ -26,7 +26,7 @@ def schema(source: Source, labels: str = "engagement") -> Schema:
 def read(source: Source, log: Log = "impressions") -> Iterator[Chunk]:
     """A log of the world, by day, then scenario, then time (a generated one: by scenario, then day, then time)."""
     config = _config(source)
-    if isinstance(source, AdWorldConfig):
+    if source is None or isinstance(source, AdWorldConfig):
         rows: dict[str, int] = {}
         for batch in adworld.simulate(config, (log,)):
             file = f"AdWorld seed {config.seed}, {log} of day {batch.day}, {batch.scenario}"
@@ -44,6 +44,8 @@ def ads(source: Source) -> pa.Table:
 
 
 def _config(source: Source) -> AdWorldConfig:
+    if source is None:
+        return AdWorldConfig()
     if isinstance(source, AdWorldConfig):
         return source
     path = Path(source) / "world.json"

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from tt_jax.config import OptimizerConfig
+from tt_jax.models.two_tower import Params
 
 
 def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     """Multiplier of both peak learning rates at a step: linear to 1 over the warm-up, then a cosine to `final_fraction`."""
-    return optax.warmup_cosine_decay_schedule(
+    found = optax.warmup_cosine_decay_schedule(
         init_value=0.0 if config.warmup else 1.0,
         peak_value=1.0,
         warmup_steps=int(config.warmup * total_steps),
         decay_steps=max(1, total_steps),
         end_value=config.final_fraction,
     )
+    return lambda step: found(jnp.asarray(step, jnp.float32))  # optax mixes an int32 step with floats
 
 
 def dense_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
@@ -28,3 +31,12 @@ def dense_optimizer(config: OptimizerConfig, total_steps: int) -> optax.Gradient
         mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
     )
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw) if config.clip_norm else adamw
+
+
+def update_dense(
+    optimizer: optax.GradientTransformation, gradients: Params, state: optax.OptState, params: Params
+) -> tuple[Params, optax.OptState]:
+    """New parameters and optimizer state."""
+    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 step count
+        updates, state = optimizer.update(gradients, state, params)
+    return {name: params[name] + update for name, update in updates.items()}, state  # pyright: ignore[reportAttributeAccessIssue]

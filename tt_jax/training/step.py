@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array, lax
 
 from tt_jax.config import Config
@@ -23,7 +22,7 @@ from tt_jax.metrics import streaming
 from tt_jax.models.embedding import gather
 from tt_jax.models.two_tower import Gathered, Params, TwoTower
 from tt_jax.schema import TOWERS, Tower
-from tt_jax.training.optimizer import dense_optimizer, schedule
+from tt_jax.training.optimizer import dense_optimizer, schedule, update_dense
 from tt_jax.training.sparse import Table, update_rows
 
 Batch = Mapping[str, Array]
@@ -113,13 +112,13 @@ def make_step(
             dense, sparse, sums = _scan_chunks(chunk_gradients, state, rows, batch, denominator_T, key, chunk_rows)
         else:
             dense, sparse, sums = chunk_gradients(state.params, state.tables, rows, batch, denominator_T, key)
-        updates, optimizer_state = optimizer.update(dense, state.optimizer, state.params)
+        params, optimizer_state = update_dense(optimizer, dense, state.optimizer, state.params)
         rate = config.optimizer.embedding_learning_rate * multiplier(state.step)
         tables = _update_tables(state, rows, sparse, jnp.float32(rate), config.optimizer.embedding_decay)
         done = state.step + 1
         new = TrainState(
             step=done,
-            params=optax.apply_updates(state.params, updates),  # pyright: ignore[reportArgumentType]
+            params=params,
             optimizer=optimizer_state,
             tables={name: table.values for name, table in tables.items()},
             accumulators={name: table.accumulator for name, table in tables.items()},

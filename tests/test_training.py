@@ -1,0 +1,247 @@
+"""The loop, in this process: what it writes, when it stops, what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from input_pipeline.blocks import PreparedError, PreparedSet
+from tests import tiny
+from tests.conftest import EVAL_ROWS, TRAIN_ROWS
+from tt_jax.cli.evaluate import evaluate_trained
+from tt_jax.config import Config, ConfigError
+from tt_jax.training.checkpoint import CheckpointError, Checkpoints
+from tt_jax.training.loop import DivergedError, train
+from tt_jax.training.setup import Setup
+from tt_jax.training.trained import load_trained
+from tt_jax.training.workdir import read_record
+
+
+def lines(workdir: Path) -> list[dict]:
+    """What was logged, without the figures that depend on the clock."""
+    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith("speed/")} for line in found]
+
+
+def last_state(config: Config, workdir: Path):  # noqa: ANN201
+    abstract = Setup(config, PreparedSet.open(config.data.path)).abstract_state
+    with closing(Checkpoints(workdir)) as checkpoints:
+        restored = checkpoints.restore_last(abstract)
+    assert restored is not None
+    return restored
+
+
+def assert_same_bits(a, b) -> None:  # noqa: ANN001
+    paths, leaves = zip(*jax.tree.leaves_with_path(a), strict=True)
+    for path, x, y in zip(paths, leaves, jax.tree.leaves(b), strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), path
+
+
+@pytest.fixture(scope="module")
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, prepared_path: Path):  # noqa: ANN201
+    """A finished run: (config, workdir, result)."""
+    config = request.getfixturevalue("module_config")
+    workdir = tmp_path_factory.mktemp("run") / "w"
+    return config, workdir, train(config, workdir)
+
+
+@pytest.fixture(scope="module")
+def module_config(prepared_path: Path) -> Config:
+    from tt_jax.config import TrainConfig
+
+    return dataclasses.replace(
+        tiny.CONFIG,
+        data=dataclasses.replace(tiny.CONFIG.data, path=str(prepared_path), batch_size=100),
+        train=TrainConfig(epochs=2, log_every=7, eval_every=20, save_every=8, early_stop="click.logloss"),
+    )
+
+
+def test_a_run_ends_after_its_steps_and_keeps_the_best_and_the_last_checkpoints(finished) -> None:  # noqa: ANN001
+    config, workdir, result = finished
+    assert result.step == result.total_steps == 2 * TRAIN_ROWS // 100
+    assert not result.stopped_by
+    with closing(Checkpoints(workdir)) as checkpoints:
+        steps = checkpoints.steps()
+    assert set(steps) == {56, 60} | {result.facts.best_step}
+    assert result.examples_per_s > 0
+
+
+def test_the_log_holds_every_figure_at_its_step(finished) -> None:  # noqa: ANN001
+    _, workdir, _ = finished
+    found = lines(workdir)
+    assert [f["step"] for f in found if "train/click/loss" in f] == list(range(7, 61, 7))
+    assert [f["step"] for f in found if "eval/click/logloss" in f] == [20, 40, 60]
+    assert all(0.3 < f["train/click/loss"] < 1.5 for f in found if "train/click/loss" in f)
+    assert list((workdir / "tensorboard").glob("events*"))
+
+
+def test_the_record_holds_everything_the_run_used(finished) -> None:  # noqa: ANN001
+    config, workdir, _ = finished
+    record = read_record(workdir)
+    assert record.config == config
+    assert record.schema == tiny.SCHEMA
+    assert record.data == PreparedSet.open(config.data.path).fingerprint
+    assert "jax" in record.environment
+
+
+def test_evaluation_of_the_best_checkpoint_repeats_the_report_of_the_run(finished) -> None:  # noqa: ANN001
+    config, workdir, result = finished
+    trained = load_trained(workdir)
+    assert trained.step == result.facts.best_step
+    report = evaluate_trained(trained, config.data.path)
+    fingerprint = report.pop("fingerprint")
+    assert fingerprint == load_trained(workdir).fingerprint
+    assert report == result.facts.report
+    assert report["rows"] == EVAL_ROWS
+    scores = [f["eval/click/logloss"] for f in lines(workdir) if "eval/click/logloss" in f]
+    assert report["overall"]["click"]["logloss"] == min(scores)
+
+
+def test_a_finished_run_does_nothing_more(finished) -> None:  # noqa: ANN001
+    config, workdir, result = finished
+    before = lines(workdir)
+    again = train(config, workdir)
+    assert again.step == result.step
+    assert again.examples_per_s is None
+    assert lines(workdir) == before
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(finished, tmp_path: Path) -> None:  # noqa: ANN001
+    config, workdir, _ = finished
+    train(config, tmp_path / "same")
+    assert_same_bits(last_state(config, workdir).state, last_state(config, tmp_path / "same").state)
+    other = dataclasses.replace(config, seed=1)
+    train(other, tmp_path / "other")
+    a, b = last_state(config, workdir).state, last_state(other, tmp_path / "other").state
+    assert not np.array_equal(a.params["bias"], b.params["bias"])
+
+
+def test_a_run_stopped_by_sigterm_goes_on_to_the_same_bits(finished, tmp_path: Path) -> None:  # noqa: ANN001
+    config, workdir, _ = finished
+    stopped = None
+    for delay in (0.0, 0.3, 0.6, 1.0, 1.5, 2.5):  # some of these meet compilation, some steps, some evaluations
+        timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGTERM))
+        previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a late signal must not end the test
+        timer.start()
+        stopped = train(config, tmp_path)
+        timer.join()
+        signal.signal(signal.SIGTERM, previous)
+        if not stopped.stopped_by:
+            break
+    final = train(config, tmp_path)
+    assert final.step == final.total_steps
+    a, b = last_state(config, workdir), last_state(config, tmp_path)
+    assert_same_bits(a.state, b.state)
+    assert a.run == b.run
+    assert lines(workdir) == lines(tmp_path)
+
+
+def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_resumed(
+    finished, tmp_path: Path, caplog: pytest.LogCaptureFixture  # noqa: ANN001
+) -> None:
+    config, workdir, _ = finished
+    copy = tmp_path / "w"
+    shutil.copytree(workdir, copy)
+    with closing(Checkpoints(copy)) as checkpoints:
+        newest, before = checkpoints.steps()[-1], checkpoints.steps()[-2]
+    for data in (copy / "checkpoints" / str(newest) / "state").rglob("d/*"):
+        data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    result = train(config, copy)
+    assert result.step == result.total_steps
+    assert f"damaged-checkpoint-{newest}" in caplog.text
+    assert (copy / f"damaged-checkpoint-{newest}").is_dir()
+    assert before < newest
+    assert_same_bits(last_state(config, workdir).state, last_state(config, copy).state)
+
+
+def test_a_half_written_checkpoint_is_not_taken_for_one(finished, tmp_path: Path) -> None:  # noqa: ANN001
+    config, workdir, _ = finished
+    copy = tmp_path / "w"
+    shutil.copytree(workdir, copy)
+    half = copy / "checkpoints" / "70.orbax-checkpoint-tmp"
+    half.mkdir()
+    (half / "state").mkdir()
+    with closing(Checkpoints(copy)) as checkpoints:
+        assert 70 not in checkpoints.steps()
+        assert checkpoints.steps()[-1] == 60
+    assert not half.exists()
+    assert config.data.batch_size
+
+
+def test_another_configuration_is_refused_by_name(finished) -> None:  # noqa: ANN001
+    config, workdir, _ = finished
+    other = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=0.5))
+    with pytest.raises(ConfigError, match=r"config\.optimizer\.learning_rate was 0\.001 and is 0\.5"):
+        train(other, workdir)
+
+
+def test_early_stopping_ends_after_its_patience(module_config: Config, tmp_path: Path) -> None:
+    # A rate so high that the first evaluation is the best one: labels of the tiny world are noise.
+    config = dataclasses.replace(
+        module_config,
+        optimizer=dataclasses.replace(module_config.optimizer, learning_rate=0.05, warmup=0.0),
+        train=dataclasses.replace(module_config.train, eval_every=5, patience=2, epochs=20),
+    )
+    result = train(config, tmp_path)
+    assert result.step < result.total_steps
+    assert result.step == result.facts.best_step + 2 * 5
+
+
+def test_divergence_is_an_error(module_config: Config, tmp_path: Path) -> None:
+    optimizer = dataclasses.replace(module_config.optimizer, learning_rate=1e30, clip_norm=0.0, warmup=0.0)
+    with pytest.raises(DivergedError, match="is not a number"):
+        train(dataclasses.replace(module_config, optimizer=optimizer), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"scenarios": ("shoping",)}, r"unknown scenario 'shoping'; did you mean 'shopping'"),
+        ({"eval_split": "evil"}, r"evil"),
+        ({"train_split": "tran"}, r"tran"),
+        ({"path": "nowhere"}, r"nowhere"),
+    ],
+)
+def test_what_the_data_do_not_have_is_named(change: dict, expected: str, module_config: Config, tmp_path: Path) -> None:
+    config = dataclasses.replace(module_config, data=dataclasses.replace(module_config.data, **change))
+    with pytest.raises((ConfigError, PreparedError), match=expected):
+        train(config, tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+def test_an_unknown_early_stop_metric_is_named(module_config: Config, tmp_path: Path) -> None:
+    config = dataclasses.replace(module_config, train=dataclasses.replace(module_config.train, early_stop="clik.auc"))
+    with pytest.raises(ConfigError, match=r"'clik\.auc'; did you mean 'click\.auc'"):
+        train(config, tmp_path / "w")
+
+
+def test_a_directory_without_a_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no config\.json"):
+        load_trained(tmp_path)
+
+
+def test_a_run_without_a_checkpoint_is_named(finished, tmp_path: Path) -> None:  # noqa: ANN001
+    _, workdir, _ = finished
+    shutil.copy(workdir / "config.json", tmp_path)
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load_trained(tmp_path)
+
+
+def test_one_scenario_reads_its_rows_only(module_config: Config, tmp_path: Path) -> None:
+    data = dataclasses.replace(module_config.data, scenarios=("shopping",))
+    result = train(dataclasses.replace(module_config, data=data), tmp_path)
+    prepared = PreparedSet.open(module_config.data.path)
+    rows = sum(f.rows for f in prepared.files("train", ("shopping",)))
+    assert result.total_steps == 2 * rows // 100
+    report = result.facts.report
+    assert set(report["scenarios"]) == {"shopping"}
