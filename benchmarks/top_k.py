@@ -2,8 +2,8 @@
 
     python -m benchmarks.top_k --n 1000000 --dim 64 --k 1000
 
-Prints one JSON line per batch size: milliseconds (median of the timed runs) to get the best k of N ads for B queries. It
-times the whole call: beside the inner products that the peers compute, sigmoid, utility, eligibility mask and the
+Prints one JSON line per batch size: milliseconds (median of the timed runs) to get the best k of N ads for B queries.
+It times the whole call: beside the inner products that the peers compute, sigmoid, utility, eligibility mask and the
 probabilities of the winners. `--stream` also times one read of the ads, the floor for B = 1.
 """
 
@@ -18,8 +18,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from serving.top_k import Corpus, score_and_top_k, score_candidates
+from serving.top_k import Corpus, TopK, score_and_top_k, score_candidates
 from tt_jax.utility import Utility
 
 
@@ -38,7 +39,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def median_ms(call: Callable[[], Any], repeats: int) -> float:
-    """Median wall time of `call` in milliseconds, its result waited for; the first run, which compiles, is not timed."""
+    """Median milliseconds from the call to its result being there. The first run compiles and is not timed."""
     jax.block_until_ready(call())
     times = []
     for _ in range(repeats):
@@ -56,40 +57,50 @@ def random_corpus(a: argparse.Namespace, rng: np.random.Generator) -> Corpus:
     return Corpus.pack(rows_NTD, bids_N, jnp.ones(a.n, bool), scanned=tuple(range(a.tasks)))
 
 
+def scan_call(queries_TBD: Array, corpus: Corpus, utility: Utility, k: int) -> Callable[[], TopK]:
+    """A call that ranks all ads, and hands its score buffer on to the next."""
+    compiled = jax.jit(score_and_top_k, static_argnames=("utility", "k"), donate_argnames="scratch_BN")
+    biases_T = jnp.zeros(queries_TBD.shape[0], jnp.float32)
+    scratch_BN = corpus.scratch(queries_TBD.shape[1])
+
+    def call() -> TopK:
+        nonlocal scratch_BN
+        result, scratch_BN = compiled(queries_TBD, corpus, biases_T, utility, k, scratch_BN)
+        return result
+
+    return call
+
+
+def list_call(queries_TBD: Array, corpus: Corpus, utility: Utility, k: int, candidates_BC: Array) -> Callable[[], TopK]:
+    """A call that ranks a list of ads for each query."""
+    compiled = jax.jit(score_candidates, static_argnames=("utility", "k"))
+    biases_T = jnp.zeros(queries_TBD.shape[0], jnp.float32)
+    return lambda: compiled(queries_TBD, corpus, biases_T, utility, k, candidates_BC)
+
+
 def main() -> None:
     a = parse_args()
     rng = np.random.default_rng(0)
     names = tuple(f"t{i}" for i in range(a.tasks))
     utility = Utility.parse(f"bid * ({' + '.join(names)})", names)
     corpus = random_corpus(a, rng)
-    biases_T = jnp.zeros(a.tasks, jnp.float32)
 
     def report(peer: str, batch: int, ms: float) -> None:
-        shape = {"n": a.n, "dim": a.dim, "k": a.k, "batch": batch, "ms": ms, "dtype": a.dtype, "tasks": a.tasks}
-        print(json.dumps({"peer": peer, **shape, **({"candidates": a.candidates} if a.candidates else {})}), flush=True)
+        line = {"peer": peer, "n": a.n, "dim": a.dim, "k": a.k, "batch": batch, "ms": ms}
+        extra = {"dtype": a.dtype, "tasks": a.tasks} | ({"candidates": a.candidates} if a.candidates else {})
+        print(json.dumps(line | extra), flush=True)
 
     if a.stream:
-        read = jax.jit(lambda columns: jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.float32), columns))
-        report("stream", 0, median_ms(lambda: read(corpus.columns), a.repeats))
+        read = jax.jit(lambda rows: jnp.sum(rows, dtype=jnp.float32))
+        report("stream", 0, median_ms(lambda: read(corpus.rows_NTD), a.repeats))
     for batch in a.batches:
-        queries_TBD = jnp.asarray(rng.standard_normal((a.tasks, batch, a.dim), np.float32) / a.dim**0.5)
+        queries = rng.standard_normal((a.tasks, batch, a.dim), np.float32) / np.float32(a.dim**0.5)
         if a.candidates:
-            candidates_BC = jnp.asarray(
-                np.stack([rng.choice(a.n, a.candidates, replace=False) for _ in range(batch)]), jnp.int32
-            )
-            ranked = jax.jit(score_candidates, static_argnames=("utility", "k"))
-            ms = median_ms(lambda: ranked(queries_TBD, corpus, biases_T, utility, a.k, candidates_BC), a.repeats)
+            listed = np.stack([rng.choice(a.n, a.candidates, replace=False) for _ in range(batch)])
+            call = list_call(jnp.asarray(queries), corpus, utility, a.k, jnp.asarray(listed, jnp.int32))
         else:
-            best = jax.jit(score_and_top_k, static_argnames=("utility", "k"), donate_argnames="scratch_BN")
-            scratch_BN = corpus.scratch(batch)
-
-            def call() -> Any:
-                nonlocal scratch_BN
-                result, scratch_BN = best(queries_TBD, corpus, biases_T, utility, a.k, scratch_BN)
-                return result
-
-            ms = median_ms(call, a.repeats)
-        report("tt-jax", batch, ms)
+            call = scan_call(jnp.asarray(queries), corpus, utility, a.k)
+        report("tt-jax", batch, median_ms(call, a.repeats))
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def main() -> None:
     model = TwoTower(synthetic_schema(a), config.model, resolve_precision(config.precision, platform))
     chunk_rows = resolve_chunk_rows(config, platform, 1)
     step = jax.jit(make_step(model, config, 1000, chunk_rows), donate_argnums=0)
-    state = jax.jit(lambda: init_state(model, config, 1000))()
+    state = init_state(model, config, 1000)
     rng = np.random.default_rng(0)
     batches = [jax.device_put(synthetic_batch(a, rng)) for _ in range(DISTINCT_BATCHES)]
     times = []

@@ -50,8 +50,8 @@ class Batches(Iterator[Any]):
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """The position after the last batch that was returned, as JSON data; what has been prefetched does not count."""
-        return {"version": _STATE_VERSION, "signature": self.signature, "position": self._position}
+        """The position after the last batch that was returned, as JSON data; what was read ahead does not count."""
+        return {"version": _STATE_VERSION, "signature": dict(self.signature), "position": self._position}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continues at a saved position: the same bytes follow. Raises `ResumeError` if they could not."""
@@ -82,6 +82,8 @@ class Batches(Iterator[Any]):
 
 def to_device(batches: Batches, sharding: Any, buffer: int = 2) -> Batches:
     """The batches as device arrays, read and transferred ahead, from their present position on.
+
+    Without `jax_enable_x64` the int64 keys lose their upper half: read without them, or keep them on the host.
 
     Args:
       batches: replaced by what is returned, and closed.

@@ -120,7 +120,7 @@ class PreparedWriter:
             self._splits.append(split)
 
     def add(self, split: str, scenario: str, arrays: Mapping[str, np.ndarray], missing: Mapping[str, int]) -> None:
-        """Adds rows of one split and scenario: `array_specs`, and the number of rows in which each feature is missing."""
+        """Adds rows: the matrices of `array_specs`, and the number of rows in which each feature is missing."""
         self.declare(split)
         key = (split, scenario)
         if key not in self._parts:

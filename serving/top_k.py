@@ -58,7 +58,7 @@ class Corpus:
 
     @staticmethod
     def pack(rows_NTD: Array, bids_N: Array, valid_N: Array, scanned: tuple[int, ...]) -> Corpus:
-        """Pads the ads to a whole number of blocks, and copies the tasks `scanned` (those of the utility) to columns."""
+        """Pads the ads to a whole number of blocks; copies the tasks `scanned` (those the utility uses) to columns."""
         spare = -rows_NTD.shape[0] % BLOCK
         rows_NTD = jnp.pad(jnp.asarray(rows_NTD), ((0, spare), (0, 0), (0, 0)))
         starts = range(0, rows_NTD.shape[0], PART)
@@ -77,7 +77,7 @@ class Corpus:
 def top_k(scores_BN: Array, k: int, block: int = BLOCK) -> tuple[Array, Array]:
     """The min(k, N) largest scores of each row, and their int32 positions, best first.
 
-    Equal to a stable sort by descending score: equal scores stand in order of position. NaN counts as -inf, and -0 as 0.
+    Equal to a stable sort by descending score: equal scores stand in order of position. NaN counts as -inf, -0 as 0.
 
     An element outside the k blocks with the largest maxima (the earlier block first among equals) has k elements before
     it, one in each of those blocks, so only these blocks need be searched.
@@ -97,7 +97,7 @@ def score_and_top_k(
     """Scores every ad for every query: the best min(k, N), with N counting the padding of `Corpus.pack`.
 
     Args:
-      queries_TBD: float32 query embeddings; rounded to the dtype of the ads for the products, which are summed in float32.
+      queries_TBD: float32 query embeddings; rounded to the dtype of the ads for the products (summed in float32).
       corpus: the ads; `corpus.columns` must hold the tasks that the utility uses.
       biases_T: float32 bias of each task's logit.
       utility: what to rank by, over all T tasks; a NaN utility counts as -inf.
@@ -115,8 +115,8 @@ def score_and_top_k(
         logits = {t: _product(queries_TBD[t] + chain_B1, columns[part]) for t, columns in corpus.columns.items()}
         probabilities = {utility.tasks[t]: jax.nn.sigmoid(x_BC + biases_T[t]) for t, x_BC in logits.items()}
         utility_BC = _eligible(utility(probabilities, corpus.bids_N[ads]), corpus.valid_N[ads], batch)
-        maxima.append(_block_maxima(utility_BC, BLOCK))
         scratch_BN = lax.dynamic_update_slice(scratch_BN, utility_BC, (0, start))
+        maxima.append(_block_maxima(scratch_BN[:, ads], BLOCK))  # read back, else XLA stores the utilities twice
         # Always 0, but the compiler cannot know: else it schedules the products of all parts first, and their results
         # (T x B x N) go through memory instead of the cache. It drops an optimization_barrier too early to help.
         chain_B1 = jnp.minimum(jnp.abs(maxima[-1][:, :1]), 0)
@@ -156,17 +156,17 @@ def _product(queries_BD: Array, columns_DC: Array) -> Array:
     batch = queries_BD.shape[0]
     queries_BD = queries_BD.astype(columns_DC.dtype)
     if batch == 1 and columns_DC.dtype == jnp.bfloat16:
-        # A CPU multiplies a lone bfloat16 vector by first writing all the ads out as float32: 5x slower than two queries.
+        # A CPU multiplies a lone bfloat16 vector by writing all the ads out as float32 first: slower than two vectors.
         queries_BD = jnp.pad(queries_BD, ((0, 1), (0, 0)))
     # "highest": a GPU would otherwise round float32 to TF32.
     return jnp.matmul(queries_BD, columns_DC, precision="highest", preferred_element_type=jnp.float32)[:batch]
 
 
 def _probabilities_at(queries_TBD: Array, corpus: Corpus, biases_T: Array, positions_BC: Array) -> Array:
-    """Probabilities [T, B, C] of the ads at these positions (clipped to 0..N-1)."""
+    """Probabilities [T, B, C] of the ads at these positions; of no meaning outside 0..N-1."""
     n, tasks, dim = corpus.rows_NTD.shape
     rows_BCF = corpus.rows_NTD.reshape(n, tasks * dim).at[positions_BC].get(mode="clip")
-    # One product for all tasks, with zeros where the tasks differ: a batched one would first transpose what was gathered.
+    # One product for all tasks, with zeros where tasks differ: a batched one would first transpose what was gathered.
     queries_BFT = jnp.einsum("tbd,tu->btdu", queries_TBD, jnp.eye(tasks, dtype=jnp.float32), precision="highest")
     logits_BCT = jnp.matmul(
         rows_BCF,
@@ -199,9 +199,13 @@ def _blocks_pay(n: int, k: int, block: int) -> bool:
 def _top_k_of_blocks(scores_BN: Array, maxima_BM: Array, k: int) -> tuple[Array, Array]:
     batch, n = scores_BN.shape
     block = n // maxima_BM.shape[1]
-    # In ascending order, so that a lower place among the gathered scores means a lower position.
-    blocks_Bk = jnp.sort(lax.top_k(maxima_BM, k)[1], axis=1)
+    maxima_Bk, blocks_Bk = lax.top_k(maxima_BM, k)
+    blocks_Bk = jnp.sort(blocks_Bk, axis=1)  # so that a lower place among the gathered scores means a lower position
     gathered = jnp.take_along_axis(scores_BN.reshape(batch, -1, block), blocks_Bk[:, :, None], axis=1)
-    values_Bk, places_Bk = lax.top_k(gathered.reshape(batch, -1), k)
+    gathered = gathered.reshape(batch, -1)
+    # No score below the k-th maximum can be among the best k. Without them the selection, a heap on a CPU, is half the
+    # work. `min`, not the last column: a slice of a top k makes XLA sort the whole row.
+    gathered = jnp.where(gathered >= jnp.min(maxima_Bk, axis=1, keepdims=True), gathered, -jnp.inf)
+    values_Bk, places_Bk = lax.top_k(gathered, k)
     positions_Bk = jnp.take_along_axis(blocks_Bk, places_Bk // block, axis=1) * block + places_Bk % block
     return values_Bk, positions_Bk

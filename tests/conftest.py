@@ -1,9 +1,15 @@
 """Strict numerics for every test: no implicit dtype promotion. Warnings are errors (pyproject.toml)."""
 
 import os
+import tempfile
 
+# Set before jax is imported, and inherited by the processes that tests start. The cache lives as long as the tests:
+# many of them compile the same training step.
+_COMPILED = tempfile.TemporaryDirectory(prefix="tt-jax-tests-")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -113,7 +113,7 @@ def test_a_scenario_and_a_split_without_rows(tmp_path: Path) -> None:
         ("teacher_score", float("nan"), "column 'teacher_score', row 133: expected a label within 0..1, got nan"),
         ("scenario", "shoping", "column 'scenario', row 133: unknown scenario 'shoping'"),
         ("scenario", None, "column 'scenario', row 133: the scenario is missing"),
-        ("importance", -1.0, "column 'importance', row 133: expected a weight >= 0"),
+        ("importance", -1.0, "column 'importance', row 133: expected a float32 weight >= 0"),
         ("clicked", "yes", "column 'clicked': expected numbers, got string"),
     ],
 )

@@ -146,6 +146,8 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_same_bits(finished, tmp_path: P
     assert lines(workdir) == lines(tmp_path)
 
 
+# TensorStore's other reads are abandoned when the first one fails, each with a complaint that nobody can catch.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_resumed(
     finished, tmp_path: Path, caplog: pytest.LogCaptureFixture  # noqa: ANN001
 ) -> None:
@@ -169,13 +171,12 @@ def test_a_half_written_checkpoint_is_not_taken_for_one(finished, tmp_path: Path
     copy = tmp_path / "w"
     shutil.copytree(workdir, copy)
     half = copy / "checkpoints" / "70.orbax-checkpoint-tmp"
-    half.mkdir()
-    (half / "state").mkdir()
+    shutil.copytree(copy / "checkpoints" / "60", half)
+    (half / "commit_success.txt").unlink()
     with closing(Checkpoints(copy)) as checkpoints:
         assert 70 not in checkpoints.steps()
         assert checkpoints.steps()[-1] == 60
-    assert not half.exists()
-    assert config.data.batch_size
+    assert train(config, copy).step == 60
 
 
 def test_another_configuration_is_refused_by_name(finished) -> None:  # noqa: ANN001

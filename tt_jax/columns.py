@@ -1,7 +1,7 @@
 """Raw columns as NumPy: one column of Arrow or Python values in, checked arrays out.
 
-The encoder (`tt_jax.features`) reads the logs as Arrow and requests as Python values. This is the only place that knows the
-difference. pyarrow is imported only where an Arrow column is met, so that a service does not need it.
+The encoder (`tt_jax.features`) reads the logs as Arrow and requests as Python values. This is the only place that knows
+the difference. pyarrow is imported only where an Arrow column is met, so that a service does not need it.
 """
 
 from __future__ import annotations
@@ -112,6 +112,8 @@ def _arrow_ids(name: str, array: Any, dtype: DType) -> Scalars:
         return Scalars(_valid_of(array), ints=ints)
     if not (pa.types.is_string(value_type) or pa.types.is_large_string(value_type)):
         raise EncodeError(name, None, f"expected strings, got {array.type}")
+    if pa.types.is_dictionary(array.type) and array.dictionary.null_count:
+        array = array.dictionary_decode()  # a null among the distinct values, which the codes do not count as missing
     if not pa.types.is_dictionary(array.type):
         array = array.dictionary_encode()
     codes = pc.fill_null(array.indices.cast(pa.int64()), 0).to_numpy()
@@ -119,7 +121,7 @@ def _arrow_ids(name: str, array: Any, dtype: DType) -> Scalars:
 
 
 def read_numbers(name: str, column: Any) -> np.ndarray:
-    """A column of numbers as float64 [n], NaN where missing. Raises `EncodeError`."""
+    """A column of numbers or booleans as float64 [n], NaN where missing. Raises `EncodeError`."""
     if is_arrow(column):
         return _arrow_numbers(name, _one_chunk(column))
     if isinstance(column, np.ndarray) and column.dtype.kind in "fiub":
@@ -128,7 +130,7 @@ def read_numbers(name: str, column: Any) -> np.ndarray:
     for i, v in enumerate(column):
         if v is None:
             continue
-        if type(v) not in (int, float):
+        if type(v) not in (int, float, bool):
             raise EncodeError(name, i, f"expected a number, got {v!r}")
         try:
             out[i] = v
@@ -174,14 +176,14 @@ def _arrow_lists(name: str, array: Any) -> Lists:
 
     t = array.type
     if pa.types.is_null(t):
-        return Lists(np.zeros(len(array), np.int64), np.zeros(len(array), bool), pa.array([], pa.int64()))
+        return Lists(np.zeros(len(array), np.int64), np.zeros(len(array), bool), pa.nulls(0))
     if not (pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t)):
         raise EncodeError(name, None, f"expected lists, got {t}")
-    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy().astype(np.int64)
+    of_row = pc.list_value_length(array)  # pyright: ignore[reportAttributeAccessIssue]
+    lengths = pc.fill_null(of_row, 0).to_numpy().astype(np.int64)
     values = array.flatten()
     if values.null_count:
         row_of = np.repeat(np.arange(len(array)), lengths)
         lengths = np.bincount(row_of[_valid_of(values)], minlength=len(array)).astype(np.int64)
         values = values.drop_null()
     return Lists(lengths, _valid_of(array), values)
-

@@ -126,8 +126,8 @@ class Config:
     Attributes:
       seed: of parameters, shuffles and dropout.
       precision: of matmul inputs, `f32` or `bf16`; `auto` = what was measured fastest on the platform.
-      chunk_rows: rows of a batch whose dense part is computed at once, the rest following in a scan; 0 = all; -1 = what was
-        measured fastest on the platform.
+      chunk_rows: rows of a batch whose dense part is computed at once, the rest following in a scan; 0 = all; -1 = what
+        was measured fastest on the platform.
       utility: what ads are ranked by in serving, an expression of task names and `bid`; "" = the first task.
     """
 
@@ -170,7 +170,7 @@ class Config:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
-def _from_dict(cls: type, data: Any, where: str) -> Any:
+def _from_dict(cls: Any, data: Any, where: str) -> Any:
     if not isinstance(data, Mapping):
         raise ConfigError(f"config{where}: expected a group of keys, got {data!r}")
     hints = typing.get_type_hints(cls)
@@ -182,7 +182,9 @@ def _from_dict(cls: type, data: Any, where: str) -> Any:
         if key not in data:
             raise ConfigError(f"config{where}: missing key {key!r}")
         name = f"{where}.{key}"
-        values[key] = _from_dict(hint, data[key], name) if dataclasses.is_dataclass(hint) else _value(hint, data[key], name)
+        values[key] = (
+            _from_dict(hint, data[key], name) if dataclasses.is_dataclass(hint) else _value(hint, data[key], name)
+        )
     return cls(**values)
 
 
@@ -207,10 +209,10 @@ def _check(c: Config) -> None:
     """Ranges. One list, so that every bound is seen at a glance."""
     positive = ("model.experts", "model.gate_hidden", "model.output_dim", "model.rank", "data.batch_size",
                 "data.eval_batch_size", "data.window", "train.log_every", "train.keep_last")  # fmt: skip
-    not_negative = ("model.full_rank_layers", "model.low_rank_layers", "model.embedding_init", "optimizer.learning_rate",
-                    "optimizer.weight_decay", "optimizer.clip_norm", "optimizer.embedding_learning_rate",
-                    "optimizer.embedding_decay", "train.epochs", "train.eval_every", "train.save_every",
-                    "train.patience", "seed")  # fmt: skip
+    not_negative = ("model.full_rank_layers", "model.low_rank_layers", "model.embedding_init",
+                    "optimizer.learning_rate", "optimizer.weight_decay", "optimizer.clip_norm",
+                    "optimizer.embedding_learning_rate", "optimizer.embedding_decay", "train.epochs",
+                    "train.eval_every", "train.save_every", "train.patience", "seed")  # fmt: skip
     shares = ("model.id_dropout", "model.dropout", "optimizer.warmup", "optimizer.final_fraction")
     for keys, ok, expected in (
         (positive, lambda v: v > 0, "> 0"),
@@ -223,6 +225,10 @@ def _check(c: Config) -> None:
                 value = getattr(value, part)
             if not ok(value):
                 raise ConfigError(f"config.{key}: expected a number {expected}, got {value}")
+    if c.seed >= 2**32:  # JAX would drop the higher bits
+        raise ConfigError(f"config.seed: expected a number below 2**32, got {c.seed}")
+    if c.chunk_rows < -1:
+        raise ConfigError(f"config.chunk_rows: expected -1, 0 or a number of rows, got {c.chunk_rows}")
     if any(w <= 0 for w in c.model.mlp):
         raise ConfigError(f"config.model.mlp: expected widths > 0, got {c.model.mlp}")
     if c.chunk_rows > 0 and c.data.batch_size % c.chunk_rows:

@@ -1,7 +1,8 @@
 """Encode: raw columns to the fixed arrays of the schema. The one encoder of training and of serving.
 
 An `Encoder` turns columns (Arrow, NumPy or Python values) into int32 id matrices, float32 matrices, labels, weights,
-scenario indices and keys, in the layout of `tt_jax.schema.array_specs`. The same row gives the same bytes whichever way it came.
+scenario indices and keys, in the layout of `tt_jax.schema.array_specs`. The same row gives the same bytes whichever way
+it came.
 
 Ids are hashed with BLAKE2b (strings) or taken as they are (integers), mixed with a seed per table by the finaliser of
 SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) and reduced to the table's rows. Nothing of it depends on the platform.
@@ -52,17 +53,16 @@ class Encoded:
 
 
 class Encoder:
-    """Encodes rows of one schema. Holds each feature's seed or vocabulary index; stateless otherwise, safe in threads."""
+    """Encodes rows of one schema. Holds seeds, vocabularies and defaults; stateless otherwise, safe in threads."""
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
         self._tables = {f.name: _IdTable(f) for f in schema.features if f.is_ids and not f.shares}
+        self._defaults = {f.name: self._default(f) for f in schema.features if f.is_ids}
         self._scenario_index = {name: i for i, name in enumerate(schema.scenarios)}
         self._query_names = frozenset(f.name for f in schema.tower_features("query"))
 
-    def encode(
-        self, columns: Mapping[str, Any], towers: Sequence[Tower] = TOWERS, outcomes: bool = True
-    ) -> Encoded:
+    def encode(self, columns: Mapping[str, Any], towers: Sequence[Tower] = TOWERS, outcomes: bool = True) -> Encoded:
         """Encodes named columns of equal length n.
 
         Args:
@@ -92,7 +92,7 @@ class Encoder:
         return Encoded(arrays, missing)
 
     def encode_queries(self, queries: Sequence[Mapping[str, Any]]) -> Encoded:
-        """Encodes requests, each feature name -> Python value; an absent feature is missing, an unknown one an error."""
+        """Encodes requests, each feature name -> Python value. An absent one is missing, an unknown one an error."""
         for i, query in enumerate(queries):
             if not self._query_names.issuperset(query):
                 name = next(k for k in query if k not in self._query_names)
@@ -100,12 +100,17 @@ class Encoder:
         columns: dict[str, Any] = {name: [q.get(name) for q in queries] for name in self._query_names}
         return self.encode(columns, ("query",), outcomes=False)
 
+    def _default(self, feature: Feature) -> int:
+        """The table row of a missing value."""
+        if feature.default is None:
+            return MISSING_ID
+        table = self._tables[self.schema.table_owner(feature).name]
+        return int(table.rows(read_ids(feature.name, [feature.default], feature.dtype))[0])
+
     def _fill_ids(self, feature: Feature, column: Any, out: np.ndarray) -> int:
         """Writes the feature's slots `[n, slots]`; returns the rows in which it is missing."""
         table = self._tables[self.schema.table_owner(feature).name]
-        default = MISSING_ID
-        if feature.default is not None:
-            default = int(table.rows(read_ids(feature.name, [feature.default], feature.dtype))[0])
+        default = self._defaults[feature.name]
         if feature.kind == "categorical":
             scalars = read_ids(feature.name, column, feature.dtype)
             out[:, 0] = np.where(scalars.valid, table.rows(scalars), default)
@@ -222,7 +227,8 @@ def _normalise(feature: Feature, values: np.ndarray) -> np.ndarray:
     """float64 -> float32, `(transform(x) - mean) / std` clipped; NaN becomes 0, infinities the clip."""
     if feature.transform == "log1p":
         values = np.sign(values) * np.log1p(np.abs(values))  # odd, so that negative numbers keep their order
-    scaled = np.clip((values - feature.mean) / feature.std, -feature.clip, feature.clip)
+    with np.errstate(over="ignore"):  # to infinity, and so to the clip
+        scaled = np.clip((values - feature.mean) / feature.std, -feature.clip, feature.clip)
     return np.where(np.isnan(scaled), 0.0, scaled).astype(np.float32)
 
 
@@ -251,10 +257,10 @@ def _labels(task: Task, columns: Mapping[str, Any]) -> np.ndarray:
 
 def _weights(name: str, columns: Mapping[str, Any]) -> np.ndarray:
     values = read_numbers(name, _column(columns, name))
-    bad = ~((values >= 0) & np.isfinite(values))
+    bad = ~((values >= 0) & (values <= np.finfo(np.float32).max))  # catches NaN too
     if bad.any():
         row = int(np.argmax(bad))
-        raise EncodeError(name, row, f"expected a weight >= 0, got {values[row]}")
+        raise EncodeError(name, row, f"expected a float32 weight >= 0, got {values[row]}")
     return values
 
 

@@ -201,8 +201,7 @@ class Schema:
             data = json.loads(text)
         except ValueError as e:
             raise SchemaError(f"schema is not valid JSON: {e}") from None
-        schema = dataclass_from_dict(Schema, data, "schema", nested={"features": Feature, "tasks": Task})
-        return schema
+        return dataclass_from_dict(Schema, data, "schema", nested={"features": Feature, "tasks": Task})
 
     @cached_property
     def fingerprint(self) -> str:
@@ -270,14 +269,19 @@ def dataclass_from_dict(cls: type, data: Any, where: str, nested: Mapping[str, t
 
 def _check_type(value: Any, annotation: str, where: str) -> Any:
     """`value` as the field wants it (lists become tuples, ints become floats), or a `SchemaError`."""
-    wants = {
-        "str": (str,), "int": (int,), "float": (int, float), "bool": (bool,),
-        "tuple[str, ...]": (list, tuple), "tuple[str | int, ...]": (list, tuple), "tuple[int, ...]": (list, tuple),
+    wants: tuple[type, ...] = {
+        "str": (str,),
+        "int": (int,),
+        "float": (int, float),
+        "bool": (bool,),
+        "tuple[str, ...]": (list, tuple),
+        "tuple[str | int, ...]": (list, tuple),
+        "tuple[int, ...]": (list, tuple),
         "str | int | float | None": (str, int, float, type(None)),
     }.get(annotation, (str,))  # what is left are the Literals, all of strings; `_check_schema` knows their values
-    if not isinstance(value, wants) or (isinstance(value, bool) and bool not in wants):
+    if not isinstance(value, wants) or (type(value) is bool and bool not in wants):
         raise SchemaError(f"{where}: expected {annotation}, got {value!r}")
-    if list in wants:
+    if isinstance(value, list | tuple):
         element = (str,) if annotation == "tuple[str, ...]" else (int,) if "str" not in annotation else (str, int)
         for v in value:
             if not isinstance(v, element) or isinstance(v, bool):
@@ -328,8 +332,10 @@ def _check_task(s: Schema, t: Task, fail: Any) -> None:
 
 def _check_feature(s: Schema, f: Feature, fail: Any) -> None:
     for value, valid, what in (
-        (f.kind, get_args(Kind), "kind"), (f.tower, TOWERS, "tower"),
-        (f.dtype, get_args(DType), "dtype"), (f.transform, get_args(Transform), "transform"),
+        (f.kind, get_args(Kind), "kind"),
+        (f.tower, TOWERS, "tower"),
+        (f.dtype, get_args(DType), "dtype"),
+        (f.transform, get_args(Transform), "transform"),
     ):
         if value not in valid:
             fail(f"feature {f.name!r}: {what} {value!r} is none of {', '.join(valid)}")
@@ -342,16 +348,17 @@ def _check_feature(s: Schema, f: Feature, fail: Any) -> None:
     if f.kind != "numeric" and f.dim < 1:
         fail(f"feature {f.name!r}: dim {f.dim} is not >= 1")
     if not f.is_ids:
-        if not (math.isfinite(f.mean) and math.isfinite(f.std) and f.std > 0 and f.clip > 0):
+        if not (all(map(math.isfinite, (f.mean, f.std, f.clip))) and f.std > 0 and f.clip > 0):
             fail(f"feature {f.name!r}: needs a finite mean, std > 0 and clip > 0, got {f.mean}, {f.std}, {f.clip}")
-        if isinstance(f.default, str) or (f.kind == "dense" and f.default is not None):
+        is_number = type(f.default) in (int, float) and math.isfinite(f.default)  # pyright: ignore[reportArgumentType]
+        if f.default is not None and (f.kind == "dense" or not is_number):
             fail(f"feature {f.name!r}: a {f.kind} feature cannot have the default {f.default!r}")
 
 
 def _check_id_feature(s: Schema, f: Feature, fail: Any) -> None:
     if f.slots < 1:
         fail(f"feature {f.name!r}: max_length {f.max_length} is not >= 1")
-    if f.default is not None and not isinstance(f.default, {"string": str, "int": int}[f.dtype]):
+    if f.default is not None and not _is_id(f.default, f.dtype):
         fail(f"feature {f.name!r}: default {f.default!r} is not of dtype {f.dtype!r}")
     if f.shares:
         owner = next((o for o in s.features if o.name == f.shares), None)
@@ -366,12 +373,15 @@ def _check_id_feature(s: Schema, f: Feature, fail: Any) -> None:
         fail(f"feature {f.name!r}: give either a hash_size or a vocabulary")
     if f.hash_size and not 3 <= f.hash_size <= MAX_TABLE_ROWS:
         fail(f"feature {f.name!r}: hash_size {f.hash_size} is not within 3..{MAX_TABLE_ROWS}")
-    wants = {"string": str, "int": int}[f.dtype]
     for v in f.vocabulary:
-        if not isinstance(v, wants) or isinstance(v, bool):
+        if not _is_id(v, f.dtype):
             fail(f"feature {f.name!r}: vocabulary value {v!r} is not of dtype {f.dtype!r}")
     if len(set(f.vocabulary)) != len(f.vocabulary):
         fail(f"feature {f.name!r}: the vocabulary has duplicates")
+
+
+def _is_id(value: Any, dtype: DType) -> bool:
+    return type(value) is str if dtype == "string" else type(value) is int and -(2**63) <= value < 2**63
 
 
 # The arrays of one encoded row set, in the order they are stored. `[n, ...]` with n rows.

@@ -1,12 +1,13 @@
 """Mesh and placement rules. The model knows none of it.
 
-One mesh axis, `data`: a batch is split by rows. Dense parameters are replicated. An embedding table `[rows, dim]` is split by
+One mesh axis, `data`: a batch is split by rows. Dense parameters are replicated. A table `[rows, dim]` is split by
 columns over the same devices where its width allows it: XLA then all-gathers the small ids and moves each value once;
 split by rows it would all-reduce the whole `[B, slots, dim]`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 DATA = "data"
 
 
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """All devices, or the given ones, on the axis `data`."""
     found = jax.devices() if devices is None else devices
     return jax.make_mesh((len(found),), (DATA,), devices=found, axis_types=(jax.sharding.AxisType.Auto,))

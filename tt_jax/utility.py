@@ -35,7 +35,7 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Array], int]] = {  # name -> (function
     "min": (jnp.minimum, 2),
     "max": (jnp.maximum, 2),
 }
-_ALLOWED = f"numbers, task names, {BID}, + - * / **, {', '.join(f'{n}({a})' for n, (_, a) in _FUNCTIONS.items())}"
+_ALLOWED = f"numbers, task names, {BID}, + - * / **, log(x), exp(x), sqrt(x), min(x, y), max(x, y)"
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,10 @@ class Utility:
             raise self._error(f"not an expression ({e})") from None
 
     def _error(self, culprit: str) -> ValueError:
-        shown = self.expression if len(self.expression) <= 200 else self.expression[:200] + "..."
-        return ValueError(f"utility {shown!r}: {culprit}; allowed are {_ALLOWED}")
+        return ValueError(f"utility {_shorten(self.expression)!r}: {culprit}; allowed are {_ALLOWED}")
 
     def _source(self, node: ast.expr) -> str:
-        return ast.get_source_segment(self.expression.strip(), node) or type(node).__name__
+        return _shorten(ast.get_source_segment(self.expression.strip(), node) or type(node).__name__)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -104,6 +103,10 @@ class Utility:
           bid: float32 array, in the currency of the auction.
         """
         return _evaluate(self._body, {**probabilities, BID: bid})
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 200 else text[:200] + "..."
 
 
 def _check(node: ast.expr, utility: Utility, depth: int) -> None:

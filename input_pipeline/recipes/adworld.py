@@ -14,7 +14,8 @@ from input_pipeline.readers import Chunk, ReadError
 from input_pipeline.readers import read as read_tables
 from tt_jax.schema import Schema, SchemaError, dataclass_from_dict
 
-Source = AdWorldConfig | str | Path | None  # a world to simulate (None: the default one), or a generated one's directory
+# A world to simulate (None: the default one), or the directory of a generated one.
+Source = AdWorldConfig | str | Path | None
 SPLITS = ("train", "eval", "test")
 
 

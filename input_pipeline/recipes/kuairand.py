@@ -32,7 +32,7 @@ SCENARIOS = (*(f"tab{t}" for t in TABS), "other")
 LABELS = {"click": "is_click", "long_view": "long_view", "like": "is_like"}
 
 _USERS, _VIDEOS = ("user_features", "user_features_pure"), ("video_features_basic", "video_features_basic_pure")
-_HISTORY = ("user_history",)
+_HISTORY = "user_history"  # Parquet only: it has lists
 _SUFFIXES = (".parquet", ".csv")
 _IDS = pa.list_(pa.int32())
 _NO_HISTORY = pa.schema(
@@ -204,9 +204,8 @@ def _side_tables(source: Path) -> tuple[pa.Table, pa.Table]:
         **{name: users.column(name).cast(pa.string()) for name in _USER_TEXTS},
     })  # fmt: skip
     videos = pa.table(_video_columns(videos))
-    has_history = any((source / f"{name}{suffix}").exists() for name in _HISTORY for suffix in _SUFFIXES)
-    history = _whole_table(source, *_HISTORY) if has_history else _NO_HISTORY
-    _require(_HISTORY[0], history, _NO_HISTORY.column_names)
+    history = _whole_table(source, _HISTORY) if (source / f"{_HISTORY}.parquet").exists() else _NO_HISTORY
+    _require(_HISTORY, history, _NO_HISTORY.column_names)
     user, video = _flat(history, "watch_seq")
     video_ids = videos.column("video_id").combine_chunks()
     position = pc.fill_null(pc.index_in(pa.array(video), video_ids), -1).to_numpy()
@@ -217,9 +216,8 @@ def _side_tables(source: Path) -> tuple[pa.Table, pa.Table]:
         hit = _is_in(user, video, *_flat(history, f"{kind}_seq"))
         columns[f"user_{kind}_log_odds"] = _log_odds(user, hit, len(history), prior)
         known = position >= 0
-        videos = videos.append_column(
-            f"video_{kind}_log_odds", _log_odds(position[known], hit[known], len(videos), prior)
-        )
+        odds = _log_odds(position[known], hit[known], len(videos), prior)
+        videos = videos.append_column(f"video_{kind}_log_odds", odds)
     watches = np.bincount(position[position >= 0], minlength=len(videos))
     videos = videos.append_column("video_watches", pa.array(watches, mask=watches == 0))
     of_user = pa.table(columns).take(pc.index_in(users.column("user_id"), _ints(history.column("user_id"))))

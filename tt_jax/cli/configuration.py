@@ -1,48 +1,83 @@
-"""`--config=FILE[:ARG] --config.a.b=value` to a typed `Config`, through ml_collections."""
+"""`--config=FILE[:ARG] --config.a.b=value` to a typed `Config`. The file is Python and makes a ConfigDict."""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import importlib.util
+import typing
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict
 
 from tt_jax.config import Config, ConfigError
 from tt_jax.schema import nearest
 
 
 def load_config(file: str, overrides: Sequence[str]) -> Config:
-    """The configuration of a file, with fields set by `--config.a.b=value` arguments.
+    """The configuration of a file, with fields set by `--config.a.b=value` arguments, later ones winning.
 
-    The file is Python and is executed. Raises `ConfigError` naming the file, key or value that is wrong.
+    The file is executed, and its `get_config(ARG)` called. A tuple is written `64,32` or `(64, 32)`. Raises
+    `ConfigError` naming the file, key or value that is wrong.
     """
-    path = file.partition(":")[0]
-    if not Path(path).is_file():
-        raise ConfigError(f"--config={file}: no file {path}")
-    keys = {key for key, _ in _flat(dataclasses.asdict(Config()))}
+    config = _execute(file).to_dict()
+    hints = dict(_fields(Config))
     for override in overrides:
-        name = override.partition("=")[0]
-        if not name.startswith("--config.") or "=" not in override:
+        name, equals, text = override.partition("=")
+        if not name.startswith("--config.") or not equals:
             raise ConfigError(f"unknown argument {override!r}; expected --config.KEY=VALUE")
         key = name.removeprefix("--config.")
-        if key not in keys:
-            raise ConfigError(f"unknown configuration key {key!r}{nearest(key, keys)}")
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "run configuration", lock_config=True, flag_values=values)
+        if key not in hints:
+            raise ConfigError(f"unknown configuration key {key!r}{nearest(key, hints)}")
+        *groups, last = key.split(".")
+        group = config
+        for g in groups:
+            group = group[g]
+        group[last] = _parse(hints[key], text, key)
+    return Config.from_dict(config)
+
+
+def _execute(file: str) -> Config:
+    path, colon, argument = file.partition(":")
+    if not Path(path).is_file():
+        raise ConfigError(f"--config={file}: no file {path}")
+    spec = importlib.util.spec_from_file_location("tt_jax_run_config", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"--config={file}: expected a Python file, *.py")
+    module = importlib.util.module_from_spec(spec)
     try:
-        values(["tt-jax", f"--config={file}", *overrides])
-        loaded = values["config"].value
-    except (flags.Error, TypeError, AttributeError, KeyError) as e:
+        spec.loader.exec_module(module)
+        found = module.get_config(*([argument] if colon else []))
+    except Exception as e:  # whatever the user's file raises
+        raise ConfigError(f"--config={file}: {type(e).__name__}: {e}") from e
+    if not isinstance(found, ConfigDict):
+        raise ConfigError(f"--config={file}: get_config returned {type(found).__name__}, expected a ConfigDict")
+    try:
+        return Config.from_dict(found.to_dict())
+    except ConfigError as e:
         raise ConfigError(f"--config={file}: {e}") from None
-    return Config.from_dict(loaded.to_dict())
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+def _fields(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """`a.b.c` -> type, of every field that is not a group of fields."""
+    for name, hint in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _fields(typing.cast(type, hint), f"{prefix}{name}.")
         else:
-            yield f"{prefix}{key}", value
+            yield f"{prefix}{name}", hint
+
+
+def _parse(hint: Any, text: str, key: str) -> Any:
+    """The value of a text, as Python writes it; strings go without quotes. `Config.from_dict` checks its type."""
+    if hint is str or typing.get_origin(hint) is typing.Literal:
+        return text
+    if hint == tuple[str, ...] and not text.startswith(("(", "[")):
+        return tuple(name for name in text.split(",") if name)
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        raise ConfigError(f"config.{key}: expected {getattr(hint, '__name__', hint)}, got {text!r}") from None
+    is_tuple = typing.get_origin(hint) is tuple
+    return (value,) if is_tuple and not isinstance(value, tuple | list) else value

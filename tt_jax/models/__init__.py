@@ -1,1 +1,1 @@
-"""The models: embeddings, cross layers, experts, towers. They know the schema and the config, no mesh and no optimizer."""
+"""The models: embeddings, cross layers, experts, towers. They know schema and config, no mesh and no optimizer."""

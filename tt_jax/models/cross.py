@@ -11,8 +11,8 @@ from tt_jax.models.dense import Dense, MatmulPrecision
 class CrossLayer(nnx.Module):
     """Full rank: `x0 * (W x + b) + x` with W `[width, width]`; x0 and x are `[n, width]`."""
 
-    def __init__(self, width: int, *, precision: MatmulPrecision, rngs: nnx.Rngs) -> None:
-        self.inner = Dense(width, width, precision=precision, rngs=rngs)
+    def __init__(self, width: int, *, precision: MatmulPrecision) -> None:
+        self.inner = Dense(width, width, precision=precision)
 
     def __call__(self, x0: Array, x: Array) -> Array:
         return x0 * self.inner(x) + x
@@ -21,9 +21,9 @@ class CrossLayer(nnx.Module):
 class LowRankCrossLayer(nnx.Module):
     """Low rank: `x0 * (U (V x) + b) + x` with V `[width, rank]` and U `[rank, width]`; x0 and x are `[n, width]`."""
 
-    def __init__(self, width: int, rank: int, *, precision: MatmulPrecision, rngs: nnx.Rngs) -> None:
-        self.down = Dense(width, rank, precision=precision, rngs=rngs, bias=False)
-        self.up = Dense(rank, width, precision=precision, rngs=rngs)
+    def __init__(self, width: int, rank: int, *, precision: MatmulPrecision) -> None:
+        self.down = Dense(width, rank, precision=precision, bias=False)
+        self.up = Dense(rank, width, precision=precision)
 
     def __call__(self, x0: Array, x: Array) -> Array:
         return x0 * self.up(self.down(x)) + x

@@ -55,7 +55,10 @@ def _dot_bf16(a: Array, b: Array, contract: tuple[tuple[int, ...], tuple[int, ..
 
 
 class Dense(nnx.Module):
-    """`x W + b`, x `[n, inputs]` -> `[n, outputs]`. W is drawn from N(0, 1/inputs), He-scaled for a ReLU; b is zero."""
+    """`x W + b`, x `[n, inputs]` -> `[n, outputs]`. W is drawn from N(0, 1/inputs), He-scaled for a ReLU; b is zero.
+
+    A parameter is made of zeros and says by `std` what `TwoTower.init` draws: a module is only ever built for its structure.
+    """
 
     def __init__(
         self,
@@ -63,14 +66,13 @@ class Dense(nnx.Module):
         outputs: int,
         *,
         precision: MatmulPrecision,
-        rngs: nnx.Rngs,
         bias: bool = True,
         relu: bool = False,
     ) -> None:
-        scale = ((2.0 if relu else 1.0) / inputs) ** 0.5
-        self.kernel = nnx.Param(scale * jax.random.normal(rngs.params(), (inputs, outputs), jnp.float32))
+        std = ((2.0 if relu else 1.0) / inputs) ** 0.5
+        self.kernel = nnx.Param(jnp.zeros((inputs, outputs), jnp.float32), std=std)
         self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32)) if bias else None
-        self.precision = precision
+        self.precision: MatmulPrecision = precision
 
     def __call__(self, x: Array) -> Array:
         y = matmul(x, self.kernel[...], self.precision)

@@ -18,17 +18,13 @@ from tt_jax.models.dense import Dense, MatmulPrecision
 class Expert(nnx.Module):
     """Full-rank cross layers, then low-rank cross layers, then an MLP: x0 `[B, d]` -> `[B, O]`, O = D."""
 
-    def __init__(self, width: int, config: ModelConfig, *, precision: MatmulPrecision, rngs: nnx.Rngs) -> None:
+    def __init__(self, width: int, config: ModelConfig, *, precision: MatmulPrecision) -> None:
         c = config
-        self.full = nnx.List([CrossLayer(width, precision=precision, rngs=rngs) for _ in range(c.full_rank_layers)])
-        self.low = nnx.List(
-            [LowRankCrossLayer(width, c.rank, precision=precision, rngs=rngs) for _ in range(c.low_rank_layers)]
-        )
+        self.full = nnx.List([CrossLayer(width, precision=precision) for _ in range(c.full_rank_layers)])
+        self.low = nnx.List([LowRankCrossLayer(width, c.rank, precision=precision) for _ in range(c.low_rank_layers)])
         widths = (width, *c.mlp)
-        self.mlp = nnx.List(
-            [Dense(i, o, precision=precision, rngs=rngs, relu=True) for i, o in zip(widths, c.mlp, strict=False)]
-        )
-        self.out = Dense(widths[-1], c.output_dim, precision=precision, rngs=rngs)
+        self.mlp = nnx.List([Dense(i, o, precision=precision, relu=True) for i, o in zip(widths, c.mlp, strict=False)])
+        self.out = Dense(widths[-1], c.output_dim, precision=precision)
         self.dropout = c.dropout
 
     def __call__(self, x0_Bd: Array, dropout_key: Array | None) -> Array:
@@ -46,16 +42,12 @@ class Expert(nnx.Module):
 class MMoE(nnx.Module):
     """x0 `[B, d]` -> `[B, T, D]`: per task a softmax gate over the experts' outputs, then a linear head."""
 
-    def __init__(
-        self, width: int, tasks: int, config: ModelConfig, *, precision: MatmulPrecision, rngs: nnx.Rngs
-    ) -> None:
-        self.experts = nnx.List([Expert(width, config, precision=precision, rngs=rngs) for _ in range(config.experts)])
+    def __init__(self, width: int, tasks: int, config: ModelConfig, *, precision: MatmulPrecision) -> None:
+        self.experts = nnx.List([Expert(width, config, precision=precision) for _ in range(config.experts)])
         hidden, d = config.gate_hidden, config.output_dim
-        self.gate_hidden = nnx.List(
-            [Dense(width, hidden, precision=precision, rngs=rngs, relu=True) for _ in range(tasks)]
-        )
-        self.gate_out = nnx.List([Dense(hidden, config.experts, precision=precision, rngs=rngs) for _ in range(tasks)])
-        self.heads = nnx.List([Dense(d, d, precision=precision, rngs=rngs) for _ in range(tasks)])
+        self.gate_hidden = nnx.List([Dense(width, hidden, precision=precision, relu=True) for _ in range(tasks)])
+        self.gate_out = nnx.List([Dense(hidden, config.experts, precision=precision) for _ in range(tasks)])
+        self.heads = nnx.List([Dense(d, d, precision=precision) for _ in range(tasks)])
 
     def gates(self, x0_Bd: Array) -> Array:
         """Share of each expert in each task, `[B, T, E]`; sums to 1 over E."""

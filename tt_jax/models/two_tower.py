@@ -2,8 +2,8 @@
 
     logit[b, t] = <query[b, t], ad[b, t]> / sqrt(D) + bias[t],    p = sigmoid(logit)
 
-The division keeps fresh logits near the bias at any D; it is folded into the query tower's output, so that serving takes a
-plain dot product. Outputs are not L2-normalised: a cosine cannot express the spread of click probabilities.
+The division keeps fresh logits near the bias at any D; it is folded into the query tower's output, so that serving
+takes a plain dot product. Outputs are not L2-normalised: a cosine cannot express the spread of click probabilities.
 
 Parameters are a flat dict `{"query/mmoe/experts/0/full/0/inner/kernel": array}`: one namespace for regex rules,
 checkpoints and exports. NNX modules exist only inside a trace.
@@ -11,6 +11,7 @@ checkpoints and exports. NNX modules exist only inside a trace.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -34,11 +36,9 @@ Gathered = dict[str, Array]
 class TowerModule(nnx.Module):
     """Gathered rows, table rows and floats of one side -> `[B, T, D]`."""
 
-    def __init__(
-        self, schema: Schema, tower: Tower, config: ModelConfig, *, precision: MatmulPrecision, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, schema: Schema, tower: Tower, config: ModelConfig, *, precision: MatmulPrecision) -> None:
         self.inputs = TowerInput(schema, tower)
-        self.mmoe = MMoE(self.inputs.width, len(schema.tasks), config, precision=precision, rngs=rngs)
+        self.mmoe = MMoE(self.inputs.width, len(schema.tasks), config, precision=precision)
         self.scale = config.output_dim**-0.5 if tower == "query" else 1.0
 
     def __call__(self, gathered: Gathered, rows: Gathered, floats: Array, dropout_key: Array | None = None) -> Array:
@@ -48,13 +48,17 @@ class TowerModule(nnx.Module):
 class TwoTowerModule(nnx.Module):
     """Both towers and a bias per task."""
 
-    def __init__(self, schema: Schema, config: ModelConfig, *, precision: MatmulPrecision, rngs: nnx.Rngs) -> None:
-        self.query = TowerModule(schema, "query", config, precision=precision, rngs=rngs)
-        self.ad = TowerModule(schema, "ad", config, precision=precision, rngs=rngs)
+    def __init__(self, schema: Schema, config: ModelConfig, *, precision: MatmulPrecision) -> None:
+        self.query = TowerModule(schema, "query", config, precision=precision)
+        self.ad = TowerModule(schema, "ad", config, precision=precision)
         self.bias = nnx.Param(jnp.zeros((len(schema.tasks),), jnp.float32))
 
     def __call__(
-        self, gathered: dict[Tower, Gathered], rows: dict[Tower, Gathered], floats: dict[Tower, Array], key: Array | None
+        self,
+        gathered: dict[Tower, Gathered],
+        rows: dict[Tower, Gathered],
+        floats: dict[Tower, Array],
+        key: Array | None,
     ) -> Array:
         """Logits `[B, T]`. `key`: of dropout; None = no dropout."""
         towers: dict[Tower, TowerModule] = {"query": self.query, "ad": self.ad}
@@ -83,29 +87,29 @@ class TwoTower:
     @cached_property
     def _graph(self) -> tuple[nnx.GraphDef[TwoTowerModule], list[tuple[Any, Any]]]:
         """The module's structure, and the path and variable of every parameter."""
-        module = nnx.eval_shape(self._module)
+        module = nnx.eval_shape(lambda: TwoTowerModule(self.schema, self.config, precision=self.precision))
         graph, state = nnx.split(module)
         return graph, list(nnx.to_flat_state(state))
 
-    def _module(self, key: Array | None = None) -> TwoTowerModule:
-        rngs = nnx.Rngs(params=jax.random.key(0) if key is None else key)
-        return TwoTowerModule(self.schema, self.config, precision=self.precision, rngs=rngs)
-
     def init(self, seed: int) -> tuple[Params, Params]:
-        """Fresh `(params, tables)`, float32; the same for the same seed."""
-        key = jax.random.key(seed)
+        """Fresh `(params, tables)`, float32; the same for the same seed.
 
-        def make(key: Array) -> tuple[Params, Params]:
-            state = nnx.state(self._module(jax.random.fold_in(key, 0)))
-            params = {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(state)}
-            return params, self.tables.init(jax.random.fold_in(key, 1), self.config.embedding_init)
-
-        return jax.jit(make)(key)
+        Parameters are drawn by NumPy, each by its name: compiling a draw per shape would take XLA seconds.
+        """
+        params = {}
+        for path, leaf in self._graph[1]:
+            name = _name(path)
+            rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+            std = leaf.get_metadata().get("std", 0.0)
+            params[name] = jnp.asarray(std * rng.standard_normal(leaf.shape, np.float32))
+        return params, self.tables.init(jax.random.key(seed), self.config.embedding_init)
 
     def bind(self, params: Params) -> TwoTowerModule:
         """The NNX module with these parameters. For use inside a trace."""
         graph, leaves = self._graph
-        return nnx.merge(graph, nnx.from_flat_state([(path, leaf.replace(params[_name(path)])) for path, leaf in leaves]))
+        return nnx.merge(
+            graph, nnx.from_flat_state([(path, leaf.replace(params[_name(path)])) for path, leaf in leaves])
+        )
 
     def rows(self, arrays: Mapping[str, Array], dropout_key: Array | None = None) -> dict[Tower, Gathered]:
         """Table rows of both towers' ids; with a key, hashed ids are hidden at the rate of `id_dropout`."""

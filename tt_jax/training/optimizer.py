@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -11,12 +13,13 @@ from tt_jax.models.two_tower import Params
 
 
 def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
-    """Multiplier of both peak learning rates at a step: linear to 1 over the warm-up, then a cosine to `final_fraction`."""
+    """Multiplier of both peak learning rates at a step: linear to 1 over the warm-up, a cosine to `final_fraction`."""
+    steps = max(1, total_steps)
     found = optax.warmup_cosine_decay_schedule(
         init_value=0.0 if config.warmup else 1.0,
         peak_value=1.0,
-        warmup_steps=int(config.warmup * total_steps),
-        decay_steps=max(1, total_steps),
+        warmup_steps=min(int(config.warmup * steps), steps - 1),  # optax wants a step of the cosine
+        decay_steps=steps,
         end_value=config.final_fraction,
     )
     return lambda step: found(jnp.asarray(step, jnp.float32))  # optax mixes an int32 step with floats
@@ -39,4 +42,5 @@ def update_dense(
     """New parameters and optimizer state."""
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 step count
         updates, state = optimizer.update(gradients, state, params)
-    return {name: params[name] + update for name, update in updates.items()}, state  # pyright: ignore[reportAttributeAccessIssue]
+    changes: Any = updates  # a dict as `gradients` is, which optax's type does not say
+    return {name: params[name] + change for name, change in changes.items()}, state

@@ -86,7 +86,7 @@ class Setup:
 
     def fresh_state(self) -> TrainState:
         """The state before the first step."""
-        return jax.jit(self._make_state, out_shardings=self.shardings)()
+        return jax.device_put(self._make_state(), self.shardings)
 
     def compile_step(self) -> Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, jax.Array]]:
         """The step, compiled for this state and batch: it cannot retrace. It donates the state."""

@@ -23,7 +23,7 @@ class Table(NamedTuple):
 
 
 class RowGradients(NamedTuple):
-    """Summed gradients of distinct rows, ascending; entries past the last distinct row name rows past the table's end."""
+    """Summed gradients of distinct rows, ascending; entries past the last of them name rows past the table's end."""
 
     rows: Array  # int32 [M]
     gradients: Array  # float32 [M, dim]

@@ -80,7 +80,7 @@ def make_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Array]]:
     """The step `(state, batch) -> (state, steps done)`, to be jitted with the state donated.
 
-    `batch` holds `MODEL_ARRAYS`. The second output is a copy outside of the state, to wait for when that has been donated.
+    `batch` holds `MODEL_ARRAYS`. The second output is a copy outside of the state, to wait for when that is donated.
     """
     optimizer = dense_optimizer(config.optimizer, total_steps)
     multiplier = schedule(config.optimizer, total_steps)
@@ -138,7 +138,7 @@ def _scan_chunks(
     key: Array | None,
     chunk_rows: int,
 ) -> tuple[Params, Any, streaming.TaskSums]:
-    """`gradients` over chunks of the batch: dense gradients and sums added up, row gradients put back in batch order."""
+    """`gradients` over chunks of the batch: dense ones and sums added up, those of rows put back in batch order."""
     count = batch["labels"].shape[0] // chunk_rows
     split = jax.tree.map(lambda x: x.reshape(count, chunk_rows, *x.shape[1:]), (rows, dict(batch)))
 

@@ -1,0 +1,230 @@
+"""Exact top-k and scoring against a stable NumPy sort: ties, masks, sizes around block and part, bf16, lists."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from serving import top_k as module
+from serving.top_k import BLOCK, Corpus, score_and_top_k, score_candidates, top_k
+from tt_jax.utility import Utility
+
+TASKS = ("click", "long_view")
+
+
+def reference_top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first k of every row sorted by descending score, equal ones by position."""
+    scores = np.where(np.isnan(scores), -np.inf, scores)
+    position = np.arange(scores.shape[1])
+    order = np.stack([np.lexsort((position, -row)) for row in scores])[:, :k]
+    return np.take_along_axis(scores, order, axis=1), order
+
+
+def assert_top_k(scores: np.ndarray, k: int, block: int = BLOCK) -> None:
+    values, positions = jax.jit(top_k, static_argnums=(1, 2))(jnp.asarray(scores, jnp.float32), k, block)
+    want_values, want_positions = reference_top_k(scores, k)
+    assert (values.dtype, positions.dtype) == (jnp.float32, jnp.int32)
+    np.testing.assert_array_equal(positions, want_positions)
+    np.testing.assert_array_equal(values, want_values.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "block"),
+    [
+        (1, 1, 64),  # one ad
+        (5, 9, 64),  # fewer ads than asked for
+        (300, 300, 64),  # all of them, in order
+        (300, 7, 64),  # blocks do not pay
+        (1000, 1, 64),
+        (1000, 5, 16),  # not a whole number of blocks
+        (1024, 5, 16),
+        (4096, 100, 8),
+        (4096, 5, 1),  # a block of one
+    ],
+)
+@pytest.mark.parametrize("distinct", [3, 10**6])
+def test_equals_a_stable_sort(n: int, k: int, block: int, distinct: int) -> None:
+    rng = np.random.default_rng(n + k)
+    scores = rng.integers(-distinct, distinct, (4, n)).astype(np.float64)
+    scores[1][rng.random(n) < 0.9] = -np.inf
+    scores[2] = -np.inf
+    scores[3][rng.random(n) < 0.3] = np.nan
+    assert_top_k(scores, k, block)
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending", "equal"])
+def test_sorted_input(order: str) -> None:
+    row = {"ascending": np.arange(4096), "descending": -np.arange(4096), "equal": np.zeros(4096)}[order]
+    assert_top_k(row[None].astype(np.float64), 50, 16)
+
+
+def test_best_all_in_one_block_or_one_in_each() -> None:
+    scores = np.random.default_rng(0).random((2, 4096))
+    scores[0, 160:176] += 1
+    scores[1, ::16] += 1
+    assert_top_k(scores, 64, 16)
+
+
+def test_special_values_are_ordered_as_numbers() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.choice([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 3e38, -3e38], (3, 1024))
+    scores[2] = rng.choice([0.0, -0.0], 1024)
+    scores[np.abs(scores) == 1e-45] = 0.0  # subnormals may be flushed to zero
+    assert_top_k(scores, 10, 16)
+    assert_top_k(scores, 1024, 16)
+
+
+def test_blocks_are_used_for_large_inputs_and_not_for_small() -> None:
+    """The compiled program of a large input never selects from all N."""
+    assert module._blocks_pay(1_000_000, 1000, BLOCK)
+    assert not module._blocks_pay(1000, 1000, BLOCK)
+    lengths = [
+        e.invars[0].aval.shape[1]  # pyright: ignore
+        for e in jax.make_jaxpr(lambda s: top_k(s, 20))(jnp.zeros((1, 65_536), jnp.float32)).eqns
+        if e.primitive.name == "top_k"
+    ]
+    assert lengths == [65_536 // BLOCK, 20 * BLOCK]
+
+
+def random_ads(rng: np.random.Generator, n: int, dim: int = 8) -> dict[str, np.ndarray]:
+    """Small whole numbers, exact in bfloat16 and in any order of summation: logits tie often, and exactly."""
+    return {
+        "queries": rng.integers(-1, 2, (len(TASKS), 3, dim)).astype(np.float32),
+        "ads": rng.integers(-1, 2, (n, len(TASKS), dim)).astype(np.float32),
+        "bids": rng.integers(1, 4, n).astype(np.float32),
+        "valid": rng.random(n) < 0.7,
+        "biases": np.array([-1.0, 0.5], np.float32),
+    }
+
+
+def reference_probabilities(d: dict[str, np.ndarray]) -> np.ndarray:
+    """[T, B, N] in float64."""
+    logits = np.einsum("tbd,ntd->tbn", d["queries"].astype(np.float64), d["ads"].astype(np.float64))
+    return 1 / (1 + np.exp(-(logits + d["biases"][:, None, None])))
+
+
+def corpus_of(d: dict[str, np.ndarray], utility: Utility, dtype: jnp.dtype) -> Corpus:
+    scanned = tuple(TASKS.index(t) for t in utility.names)
+    return Corpus.pack(jnp.asarray(d["ads"], dtype), jnp.asarray(d["bids"]), jnp.asarray(d["valid"]), scanned)
+
+
+def scan(d: dict[str, np.ndarray], expression: str, k: int, dtype: jnp.dtype = jnp.float32) -> module.TopK:
+    utility = Utility.parse(expression, TASKS)
+    corpus = corpus_of(d, utility, dtype)
+    call = jax.jit(score_and_top_k, static_argnames=("utility", "k"), donate_argnames="scratch_BN")
+    dirty = jnp.full_like(corpus.scratch(d["queries"].shape[1]), jnp.nan)
+    args = jnp.asarray(d["queries"]), corpus, jnp.asarray(d["biases"]), utility, k
+    _, scratch = call(*args, dirty)
+    result, _ = call(*args, scratch)
+    return result
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("n", "k"), [(1000, 3), (130, 100)])
+def test_scan_ranks_every_ad(monkeypatch: pytest.MonkeyPatch, n: int, k: int, dtype: jnp.dtype) -> None:
+    monkeypatch.setattr(module, "PART", 2 * BLOCK)  # so that there are several parts, the last one smaller
+    d = random_ads(np.random.default_rng(n), n)
+    p = reference_probabilities(d)
+    got = scan(d, "bid * click + 0.25 * long_view", k, dtype)
+    utility = np.where(d["valid"], d["bids"] * p[0] + 0.25 * p[1], -np.inf)
+    want, _ = reference_top_k(utility, k)
+    np.testing.assert_allclose(got.utility_Bk, want, rtol=1e-5)
+    eligible = np.isfinite(want)
+    positions = np.where(eligible, np.asarray(got.positions_Bk), 0)
+    np.testing.assert_allclose(
+        np.take_along_axis(utility, positions, axis=1)[eligible], np.asarray(got.utility_Bk)[eligible], rtol=1e-5
+    )
+    for t in range(len(TASKS)):
+        chosen = np.take_along_axis(p[t], positions, axis=1)
+        np.testing.assert_allclose(np.asarray(got.probabilities_TBk)[t][eligible], chosen[eligible], rtol=1e-5)
+    assert all(len(set(row)) == k for row in np.asarray(got.positions_Bk).tolist())
+
+
+def test_scan_breaks_ties_by_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PART", 2 * BLOCK)
+    d = random_ads(np.random.default_rng(7), 1000)
+    logits = np.einsum("bd,nd->bn", d["queries"][0], d["ads"][:, 0])
+    for expression, ranked in (("click", logits), ("bid", np.broadcast_to(d["bids"], logits.shape))):
+        _, want = reference_top_k(np.where(d["valid"], ranked, -np.inf), 3)
+        np.testing.assert_array_equal(scan(d, expression, 3).positions_Bk, want)
+
+
+def test_one_query_in_bfloat16() -> None:
+    d = random_ads(np.random.default_rng(3), 500)
+    d["queries"] = d["queries"][:, :1]
+    _, want = reference_top_k(np.where(d["valid"], d["queries"][0] @ d["ads"][:, 0].T, -np.inf), 3)
+    np.testing.assert_array_equal(scan(d, "click", 3, jnp.bfloat16).positions_Bk, want)
+
+
+def test_float32_products_are_float32() -> None:
+    rng = np.random.default_rng(11)
+    d = random_ads(rng, 500, 64)
+    d["queries"] = rng.standard_normal((2, 3, 64)).astype(np.float32)
+    d["ads"] = rng.standard_normal((500, 2, 64)).astype(np.float32) / 8
+    d["valid"][:] = True
+    want, positions = reference_top_k(reference_probabilities(d)[0], 5)
+    got = scan(d, "click", 5)
+    np.testing.assert_array_equal(got.positions_Bk, positions)
+    np.testing.assert_allclose(got.utility_Bk, want, rtol=2e-6)
+    np.testing.assert_allclose(got.probabilities_TBk[0], got.utility_Bk, rtol=2e-6)
+
+
+def test_ineligible_ads_rank_last_as_minus_infinity() -> None:
+    d = random_ads(np.random.default_rng(5), 200)
+    d["valid"][:] = False
+    d["valid"][[17, 150]] = True
+    got = scan(d, "bid * click", 10)
+    assert np.isneginf(np.asarray(got.utility_Bk)[:, 2:]).all()
+    assert all(set(row[:2]) == {17, 150} for row in np.asarray(got.positions_Bk).tolist())
+    d["valid"][:] = False
+    assert np.isneginf(np.asarray(scan(d, "bid * click", 10).utility_Bk)).all()
+
+
+def test_undefined_utility_is_never_chosen_before_a_defined_one() -> None:
+    d = random_ads(np.random.default_rng(6), 200)
+    d["valid"][:] = True
+    d["bids"][:] = np.where(np.arange(200) % 50 == 0, 1.0, -1.0)
+    got = scan(d, "log(bid) + click", 6)
+    assert all(set(row[:4]) == {0, 50, 100, 150} for row in np.asarray(got.positions_Bk).tolist())
+    assert np.isneginf(np.asarray(got.utility_Bk)[:, 4:]).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("k", [4, 50])
+def test_candidates(k: int, dtype: jnp.dtype) -> None:
+    rng = np.random.default_rng(9)
+    d = random_ads(rng, 300)
+    candidates = np.stack([rng.permutation(300)[:40] for _ in range(3)])
+    candidates[0, 5:] = -1  # a short list, filled up
+    candidates[1] = -1  # an empty one
+    candidates[2, 3] = 10_000  # beyond the corpus, padding included
+    utility = Utility.parse("bid * click", TASKS)
+    got = jax.jit(score_candidates, static_argnames=("utility", "k"))(
+        jnp.asarray(d["queries"]), corpus_of(d, utility, dtype), jnp.asarray(d["biases"]), utility, k,
+        jnp.asarray(candidates, jnp.int32),
+    )  # fmt: skip
+    p = reference_probabilities(d)
+    known = (candidates >= 0) & (candidates < 300)
+    at = np.where(known, candidates, 0)
+    u = np.where(known & d["valid"][at], d["bids"][at] * np.take_along_axis(p[0], at, axis=1), -np.inf)
+    want, places = reference_top_k(np.round(u, 9), k)  # rounded: the same logit and bid must tie in the reference too
+    np.testing.assert_allclose(got.utility_Bk, want, rtol=1e-5)
+    positions, eligible = np.take_along_axis(candidates, places, axis=1), np.isfinite(want)
+    np.testing.assert_array_equal(np.asarray(got.positions_Bk)[eligible], positions[eligible])
+    for t in range(len(TASKS)):
+        chosen = np.take_along_axis(p[t], np.where(eligible, positions, 0), axis=1)
+        np.testing.assert_allclose(np.asarray(got.probabilities_TBk)[t][eligible], chosen[eligible], rtol=1e-5)
+
+
+def test_candidates_and_scan_agree() -> None:
+    d = random_ads(np.random.default_rng(12), 200)
+    utility = Utility.parse("bid * click + long_view", TASKS)
+    everything = jnp.broadcast_to(jnp.arange(200, dtype=jnp.int32), (3, 200))
+    listed = score_candidates(
+        jnp.asarray(d["queries"]), corpus_of(d, utility, jnp.float32), jnp.asarray(d["biases"]), utility, 20, everything
+    )
+    scanned = scan(d, "bid * click + long_view", 20)
+    np.testing.assert_allclose(listed.utility_Bk, scanned.utility_Bk, rtol=1e-6)
+    np.testing.assert_array_equal(listed.positions_Bk, scanned.positions_Bk)
