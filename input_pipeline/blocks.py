@@ -10,13 +10,14 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from input_pipeline.manifest import ADS, MANIFEST, SCHEMA, DataFile, Manifest, sha256_of, total_fingerprint
+from input_pipeline.samples import read_samples
 from tt_jax.schema import Schema, array_specs, nearest
 
 Block = dict[str, np.ndarray]
@@ -79,6 +80,9 @@ class Blocks:
 
     def __init__(self, root: Path, schema: Schema, files: Sequence[DataFile], arrays: Sequence[str] = ()) -> None:
         """`arrays`: names of the matrices to read; empty for all."""
+        for name in arrays:
+            if name not in array_specs(schema):
+                raise ValueError(f"unknown array {name!r}{nearest(name, array_specs(schema))}")
         self._specs = {n: spec for n, spec in array_specs(schema).items() if not arrays or n in arrays}
         self._stored = [n for n in stored_specs(schema) if n in self._specs]
         self._index = [(root / f.path, i) for f in files for i in range(f.blocks)]
@@ -175,6 +179,10 @@ class PreparedSet:
     def blocks(self, split: str, scenarios: Sequence[str] = (), arrays: Sequence[str] = ()) -> Blocks:
         """The blocks of some scenarios of a split; files of other scenarios, and other matrices, are not touched."""
         return Blocks(self.root, self.schema, self.files(split, scenarios), arrays)
+
+    def samples(self, scenarios: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """A few raw rows; see `input_pipeline.samples.read_samples`."""
+        return read_samples(self.root, scenarios)
 
 
 def _parse(path: Path, parse: Callable[[str], T]) -> T:

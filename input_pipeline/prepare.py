@@ -33,6 +33,7 @@ from input_pipeline.manifest import (
     total_fingerprint,
 )
 from input_pipeline.readers import Chunk
+from input_pipeline.samples import Samples
 from tt_jax.features import EncodeError, Encoder
 from tt_jax.schema import Schema, SchemaError
 
@@ -63,21 +64,22 @@ def prepare(
     """
     with _published(Path(out)) as folder:
         writer = PreparedWriter(folder, schema, block_rows)
-        encoder, progress = Encoder(schema), _Progress()
+        encoder, samples, progress = Encoder(schema), Samples(schema), _Progress()
         try:
             for chunk in chunks:
-                _add_chunk(writer, encoder, chunk)
+                _add_chunk(writer, encoder, samples, chunk)
                 progress.update(chunk.split, chunk.table.num_rows)
         finally:
             writer.close()
             progress.close()
         progress.report()
+        samples.write(folder)
         if ads is not None:
             pq.write_table(ads, folder / ADS, compression="lz4")
         return writer.finish()
 
 
-def _add_chunk(writer: PreparedWriter, encoder: Encoder, chunk: Chunk) -> None:
+def _add_chunk(writer: PreparedWriter, encoder: Encoder, samples: Samples, chunk: Chunk) -> None:
     """Encodes scenario by scenario, since what is missing is counted for each."""
     writer.declare(chunk.split)
     for rows in _rows_by_scenario(chunk.table, encoder.schema.scenario):
@@ -90,6 +92,7 @@ def _add_chunk(writer: PreparedWriter, encoder: Encoder, chunk: Chunk) -> None:
         if table.num_rows:
             scenario = encoder.schema.scenarios[int(encoded.arrays["scenario"][0, 0])]
             writer.add(chunk.split, scenario, encoded.arrays, encoded.missing)
+            samples.add(scenario, table)
 
 
 def _rows_by_scenario(table: pa.Table, column: str) -> list[np.ndarray | None]:

@@ -38,11 +38,12 @@ class Setup:
     prepared: PreparedSet
 
     def __post_init__(self) -> None:
+        data = self.config.data
         check_config(self.config, self.prepared.schema)
-        if self.config.data.batch_size % self.mesh.size:
-            raise ConfigError(
-                f"config.data.batch_size {self.config.data.batch_size} is not a multiple of the {self.mesh.size} devices"
-            )
+        for split in (data.train_split, data.eval_split):
+            self.prepared.files(split, data.scenarios)  # raises if there is nothing to read
+        if data.batch_size % self.mesh.size:
+            raise ConfigError(f"config.data.batch_size {data.batch_size} is not a multiple of the {self.mesh.size} devices")
 
     @cached_property
     def mesh(self) -> Mesh:
