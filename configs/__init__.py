@@ -1,4 +1,7 @@
-"""Runs as Python: `get_config(arg)` in each file returns a locked ConfigDict. ml_collections is used here and in the CLI only."""
+"""Runs as Python: `get_config(arg)` in each file returns a locked ConfigDict.
+
+ml_collections is used here and in the CLI only.
+"""
 
 from __future__ import annotations
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -128,8 +126,13 @@ def simulate(config: AdWorldConfig, logs: tuple[Log, ...] = LOGS) -> Iterator[Ba
 
 
 def _run_funnel(
-    world: World, inventory: Inventory, memory: Memory, requests: Requests,
-    arrive: np.random.Generator, rank: np.random.Generator, act: np.random.Generator,
+    world: World,
+    inventory: Inventory,
+    memory: Memory,
+    requests: Requests,
+    arrive: np.random.Generator,
+    rank: np.random.Generator,
+    act: np.random.Generator,
 ) -> _Funnel:
     """One chunk of requests through the funnel; what users saw and clicked goes to `memory`."""
     config, s = world.config, requests.scenario
@@ -216,22 +219,12 @@ def generate(config: AdWorldConfig, out_dir: str | Path, logs: tuple[Log, ...] =
     """Writes a world to `out_dir`, which appears complete or not at all.
 
     `<log>/scenario=<s>/day=<d>/part-0.parquet` for each log, the same under `oracle/`, `ads.parquet` (see `corpus`) and
-    `world.json`, the config. Raises ValueError if `out_dir` exists.
+    `world.json`, the config. Raises `PublishError` if `out_dir` exists or another run is writing it.
     """
-    out = Path(out_dir)
-    if out.exists():
-        raise ValueError(f"AdWorld output {out}: already exists; expected a path to create")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    partial.mkdir(parents=True)
-    try:
-        _write_logs(partial, config, logs)
-        pq.write_table(corpus(config), partial / "ads.parquet", compression="lz4")
-        (partial / "world.json").write_text(json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True) + "\n")
-        os.replace(partial, out)
-    except BaseException:
-        shutil.rmtree(partial)
-        raise
+    with published_directory(out_dir) as folder:
+        _write_logs(folder, config, logs)
+        pq.write_table(corpus(config), folder / "ads.parquet", compression="lz4")
+        (folder / "world.json").write_text(json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True) + "\n")
 
 
 def _open_writer(path: Path, columns: pa.Schema) -> pq.ParquetWriter:

@@ -41,9 +41,16 @@ def schema(config: AdWorldConfig, labels: str = "engagement") -> Schema:
         conversion = Task("conversion", "conversion", mask="click")
         tasks = (Task("click", "click"), Task("long_click", "long_click"), conversion)
     return Schema(
-        name="adworld", features=(*_query_features(config), *_ad_features(config)), tasks=tasks,
-        scenario="scenario", scenarios=SCENARIOS,
-        request_id="request_id", user_id="user_id", ad_id="ad_id", time="time", slices=("surface",),
+        name="adworld",
+        features=(*_query_features(config), *_ad_features(config)),
+        tasks=tasks,
+        scenario="scenario",
+        scenarios=SCENARIOS,
+        request_id="request_id",
+        user_id="user_id",
+        ad_id="ad_id",
+        time="time",
+        slices=("surface",),
     )
 
 
@@ -97,16 +104,20 @@ def _observe_users(world: World, rng: np.random.Generator) -> pa.RecordBatch:
     shown = np.concatenate([users.latent, users.propensity[:, None], users.purchase[:, None]], axis=1)
     age = 0.5 * users.purchase + 0.85 * rng.standard_normal(n)
     engagement = 0.8 * users.propensity + 0.6 * rng.standard_normal(n)
-    return pa.record_batch({
-        "user_id": pa.array(np.arange(1, n + 1)),
-        "country": strings(_noisy_choice(users.latent, len(COUNTRIES), rng), COUNTRIES),
-        "device": strings(_noisy_choice(users.latent, len(DEVICES), rng), DEVICES),
-        "user_segment": pa.array(users.segment),
-        "interests": _bag(users.top_categories, rng.random(users.top_categories.shape) < 0.8, _category_names(config)),
-        "account_age_days": _with_nulls(np.floor(np.exp(5 + 0.8 * age)), rng.random(n) < 0.1),
-        "engagement_index": _with_nulls(engagement, rng.random(n) < 0.15),
-        "user_embedding": _dense(shown, config.embedding_dims, rng),
-    })
+    return pa.record_batch(
+        {
+            "user_id": pa.array(np.arange(1, n + 1)),
+            "country": strings(_noisy_choice(users.latent, len(COUNTRIES), rng), COUNTRIES),
+            "device": strings(_noisy_choice(users.latent, len(DEVICES), rng), DEVICES),
+            "user_segment": pa.array(users.segment),
+            "interests": _bag(
+                users.top_categories, rng.random(users.top_categories.shape) < 0.8, _category_names(config)
+            ),
+            "account_age_days": _with_nulls(np.floor(np.exp(5 + 0.8 * age)), rng.random(n) < 0.1),
+            "engagement_index": _with_nulls(engagement, rng.random(n) < 0.15),
+            "user_embedding": _dense(shown, config.embedding_dims, rng),
+        }
+    )
 
 
 def _observe_ads(world: World, rng: np.random.Generator) -> pa.RecordBatch:
@@ -118,15 +129,17 @@ def _observe_ads(world: World, rng: np.random.Generator) -> pa.RecordBatch:
     keyword = bucket + _BUCKETS * np.arange(config.latent_dims, dtype=np.int32)
     names = tuple(f"keyword_{i}" for i in range(_BUCKETS * config.latent_dims))
     price = np.round(np.exp(3 + 0.8 * (0.6 * ads.offer + 0.8 * rng.standard_normal(n))), 2)
-    return pa.record_batch({
-        "ad_id": pa.array(ad_ids(np.arange(n))),
-        "advertiser_id": pa.array(ads.advertiser.astype(np.int64) + 1),
-        "category": strings(ads.category, _category_names(config)),
-        "ad_segment": pa.array(ads.segment),
-        "keywords": _bag(keyword, rng.random(keyword.shape) < 0.7, names),
-        "product_price": _with_nulls(price, ads.scenario != SCENARIOS.index("shopping")),
-        "creative_embedding": _dense(shown, config.embedding_dims, rng),
-    })
+    return pa.record_batch(
+        {
+            "ad_id": pa.array(ad_ids(np.arange(n))),
+            "advertiser_id": pa.array(ads.advertiser.astype(np.int64) + 1),
+            "category": strings(ads.category, _category_names(config)),
+            "ad_segment": pa.array(ads.segment),
+            "keywords": _bag(keyword, rng.random(keyword.shape) < 0.7, names),
+            "product_price": _with_nulls(price, ads.scenario != SCENARIOS.index("shopping")),
+            "creative_embedding": _dense(shown, config.embedding_dims, rng),
+        }
+    )
 
 
 def users_on(seen: Observables, memory: Memory) -> pa.RecordBatch:
@@ -140,10 +153,13 @@ def ads_on(world: World, seen: Observables, day: int) -> pa.RecordBatch:
     """All columns of all ads on a day. The quality index shows the day before: an ad has none on its first day."""
     age = day - world.ads.birth
     index = 0.8 * ad_quality(world, max(day - 1, 0)) + 0.6 * seen.quality_error
-    return _append(seen.ads, {
-        "ad_age_days": pa.array(np.maximum(age, 0).astype(np.float32)),  # ads yet unborn are in no log
-        "quality_index": _with_nulls(index, age <= 0 if day else np.zeros(len(age), bool)),
-    })
+    return _append(
+        seen.ads,
+        {
+            "ad_age_days": pa.array(np.maximum(age, 0).astype(np.float32)),  # ads yet unborn are in no log
+            "quality_index": _with_nulls(index, age <= 0 if day else np.zeros(len(age), bool)),
+        },
+    )
 
 
 def ad_ids(ad: np.ndarray) -> np.ndarray:

@@ -214,11 +214,14 @@ def retrieve(
     size = inventory.size[category]
     offset = np.minimum((u[:, :matched] * size).astype(np.int64), size - 1)  # float32 rounding may reach size
     at_random = (u[:, matched + popular :] * len(inventory.alive)).astype(np.int64)
-    ad = np.concatenate([
-        inventory.alive[inventory.start[category] + offset],
-        inventory.popular[(u[:, matched : matched + popular] * _POOL).astype(np.int64) % _POOL],
-        inventory.alive[np.minimum(at_random, len(inventory.alive) - 1)],
-    ], axis=1)
+    ad = np.concatenate(
+        [
+            inventory.alive[inventory.start[category] + offset],
+            inventory.popular[(u[:, matched : matched + popular] * _POOL).astype(np.int64) % _POOL],
+            inventory.alive[np.minimum(at_random, len(inventory.alive) - 1)],
+        ],
+        axis=1,
+    )
     ad.sort(axis=1)
     valid = np.ones(ad.shape, bool)
     np.not_equal(ad[:, 1:], ad[:, :-1], out=valid[:, 1:])

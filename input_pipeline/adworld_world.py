@@ -162,14 +162,17 @@ def build_world(config: AdWorldConfig) -> World:
     walk = rng.standard_normal((config.days, config.categories + config.advertisers)) * config.drift
     walk = np.cumsum(walk, axis=0).astype(np.float32)
     return World(
-        config, users, ads,
+        config,
+        users,
+        ads,
         click_weights=_affinity_scale(both, users, ads),
         long_weights=_affinity_scale(both + 0.3, users, ads),
         conversion_weights=_affinity_scale(both[::-1] + 0.3, users, ads),
         surface_effect=np.stack([standardise(e, p) for e, p in zip(_SURFACE_EFFECT, SURFACE_SHARE, strict=True)]),
         hour_effect=np.stack([standardise(np.roll(_HOURS, k), HOUR_SHARE) for k in (4, 10)]),
         interaction=_interaction(config, rng),
-        category_walk=walk[:, : config.categories], advertiser_walk=walk[:, config.categories :],
+        category_walk=walk[:, : config.categories],
+        advertiser_walk=walk[:, config.categories :],
     )
 
 

@@ -5,13 +5,9 @@ It streams: at any time one chunk of the logs and one unfinished block per split
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -35,15 +31,12 @@ from input_pipeline.manifest import (
 from input_pipeline.readers import Chunk
 from input_pipeline.samples import Samples
 from tt_jax.features import EncodeError, Encoder
+from tt_jax.publish import published_directory
 from tt_jax.schema import Schema, SchemaError
 
 BLOCK_ROWS = 16_384
 _PART_BLOCKS = 256  # blocks of a file: a footer stays small, a file below a few GB
 _PLAIN_PROGRESS_S = 10.0
-
-
-class PrepareError(ValueError):
-    """A prepared set that cannot be written where it should be."""
 
 
 def prepare(
@@ -60,9 +53,9 @@ def prepare(
 
     Raises:
       SchemaError: a row does not fit the schema; the message names file, column and row.
-      PrepareError: `out` exists, or another run is writing it.
+      PublishError: `out` exists, or another run is writing it.
     """
-    with _published(Path(out)) as folder:
+    with published_directory(out) as folder:
         writer = PreparedWriter(folder, schema, block_rows)
         encoder, samples, progress = Encoder(schema), Samples(schema), _Progress()
         try:
@@ -137,7 +130,7 @@ class PreparedWriter:
             part.close()
 
     def finish(self) -> Manifest:
-        """Writes schema and manifest, everything flushed to the disk, the manifest last."""
+        """Writes schema and manifest."""
         (self._folder / SCHEMA).write_text(self._schema.to_json())
         files = tuple(
             _data_file(self._folder, path, split, scenario, rows, blocks)
@@ -151,14 +144,8 @@ class PreparedWriter:
         ads = self._folder / ADS
         ads_sha256 = sha256_of(ads) if ads.exists() else ""
         fingerprint = total_fingerprint(self._schema.fingerprint, files, ads_sha256)
-        manifest = Manifest(
-            VERSION, self._schema.fingerprint, self._block_rows, splits, files, ads_sha256, fingerprint
-        )
-        for path in sorted(p for p in self._folder.rglob("*") if p.is_file() or p.is_dir()):
-            _sync(path)
+        manifest = Manifest(VERSION, self._schema.fingerprint, self._block_rows, splits, files, ads_sha256, fingerprint)
         (self._folder / MANIFEST).write_text(manifest.to_json())
-        _sync(self._folder / MANIFEST)
-        _sync(self._folder)
         return manifest
 
 
@@ -233,44 +220,6 @@ def _counts(schema: Schema, part: _Part | None) -> Counts:
         rate=dict(zip(schema.task_names, rate, strict=True)),
         coverage={name: 1 - missing / part.rows for name, missing in part.missing.items()},
     )
-
-
-@contextmanager
-def _published(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` if the block ends well, and is removed if not."""
-    if out.exists() or out.is_symlink():
-        raise PrepareError(f"{out}: already exists; remove it, or choose another name")
-    folder = out.with_name(f".{out.name}.partial")
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder, os.O_RDONLY)  # the system drops it with the process, so a killed run leaves nothing locked
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PrepareError(f"{out}: another run is writing it, in {folder}") from None
-        try:
-            _empty(folder)
-            yield folder
-            os.rename(folder, out)
-            _sync(out.parent)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-    finally:
-        os.close(lock)
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class _Progress:

@@ -2,6 +2,12 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
 
 # Set before jax is imported, and inherited by the processes that tests start. The cache lives as long as the tests:
 # many of them compile the same training step.
@@ -11,12 +17,6 @@ os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import numpy as np
-import pyarrow as pa
-import pytest
 
 TRAIN_ROWS, EVAL_ROWS = 3000, 500
 

@@ -33,7 +33,7 @@ def complete(workdir: Path) -> list[int]:
     return [int(p.name) for p in (workdir / "checkpoints").glob("*") if re.fullmatch(r"\d+", p.name)]
 
 
-def wait_until(condition, process: subprocess.Popen[str], seconds: float = 120.0) -> None:  # noqa: ANN001
+def wait_until(condition, process: subprocess.Popen[str], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[1]

@@ -19,7 +19,7 @@ import pytest
 from input_pipeline import prepare as prepare_module
 from input_pipeline.blocks import BlockWriter, PreparedError, PreparedSet
 from input_pipeline.manifest import Manifest
-from input_pipeline.prepare import PrepareError, prepare
+from input_pipeline.prepare import prepare
 from input_pipeline.readers import Chunk
 from tests import tiny
 from tt_jax.features import Encoder
@@ -149,13 +149,13 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
 
 def test_out_is_refused_if_it_exists_or_is_being_written(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
-    with pytest.raises(PrepareError, match="already exists"):
+    with pytest.raises(PublishError, match="already exists"):
         prepare(tiny.SCHEMA, _chunks(_logs()), tmp_path / "there")
     partial = tmp_path / ".set.partial"
     partial.mkdir()
     handle = os.open(partial, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    with pytest.raises(PrepareError, match="another run is writing it"):
+    with pytest.raises(PublishError, match="another run is writing it"):
         prepare(tiny.SCHEMA, _chunks(_logs()), tmp_path / "set")
     os.close(handle)
 

@@ -33,7 +33,7 @@ def lines(workdir: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if not k.startswith("speed/")} for line in found]
 
 
-def last_state(config: Config, workdir: Path):  # noqa: ANN201
+def last_state(config: Config, workdir: Path):
     abstract = Setup(config, PreparedSet.open(config.data.path)).abstract_state
     with closing(Checkpoints(workdir)) as checkpoints:
         restored = checkpoints.restore_last(abstract)
@@ -41,14 +41,14 @@ def last_state(config: Config, workdir: Path):  # noqa: ANN201
     return restored
 
 
-def assert_same_bits(a, b) -> None:  # noqa: ANN001
+def assert_same_bits(a, b) -> None:
     paths, leaves = zip(*jax.tree.leaves_with_path(a), strict=True)
     for path, x, y in zip(paths, leaves, jax.tree.leaves(b), strict=True):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), path
 
 
 @pytest.fixture(scope="module")
-def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, prepared_path: Path):  # noqa: ANN201
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, prepared_path: Path):
     """A finished run: (config, workdir, result)."""
     config = request.getfixturevalue("module_config")
     workdir = tmp_path_factory.mktemp("run") / "w"
@@ -66,8 +66,8 @@ def module_config(prepared_path: Path) -> Config:
     )
 
 
-def test_a_run_ends_after_its_steps_and_keeps_the_best_and_the_last_checkpoints(finished) -> None:  # noqa: ANN001
-    config, workdir, result = finished
+def test_a_run_ends_after_its_steps_and_keeps_the_best_and_the_last_checkpoints(finished) -> None:
+    _, workdir, result = finished
     assert result.step == result.total_steps == 2 * TRAIN_ROWS // 100
     assert not result.stopped_by
     with closing(Checkpoints(workdir)) as checkpoints:
@@ -76,7 +76,7 @@ def test_a_run_ends_after_its_steps_and_keeps_the_best_and_the_last_checkpoints(
     assert result.examples_per_s > 0
 
 
-def test_the_log_holds_every_figure_at_its_step(finished) -> None:  # noqa: ANN001
+def test_the_log_holds_every_figure_at_its_step(finished) -> None:
     _, workdir, _ = finished
     found = lines(workdir)
     assert [f["step"] for f in found if "train/click/loss" in f] == list(range(7, 61, 7))
@@ -85,7 +85,7 @@ def test_the_log_holds_every_figure_at_its_step(finished) -> None:  # noqa: ANN0
     assert list((workdir / "tensorboard").glob("events*"))
 
 
-def test_the_record_holds_everything_the_run_used(finished) -> None:  # noqa: ANN001
+def test_the_record_holds_everything_the_run_used(finished) -> None:
     config, workdir, _ = finished
     record = read_record(workdir)
     assert record.config == config
@@ -94,7 +94,7 @@ def test_the_record_holds_everything_the_run_used(finished) -> None:  # noqa: AN
     assert "jax" in record.environment
 
 
-def test_evaluation_of_the_best_checkpoint_repeats_the_report_of_the_run(finished) -> None:  # noqa: ANN001
+def test_evaluation_of_the_best_checkpoint_repeats_the_report_of_the_run(finished) -> None:
     config, workdir, result = finished
     trained = load_trained(workdir)
     assert trained.step == result.facts.best_step
@@ -107,7 +107,7 @@ def test_evaluation_of_the_best_checkpoint_repeats_the_report_of_the_run(finishe
     assert report["overall"]["click"]["logloss"] == min(scores)
 
 
-def test_a_finished_run_does_nothing_more(finished) -> None:  # noqa: ANN001
+def test_a_finished_run_does_nothing_more(finished) -> None:
     config, workdir, result = finished
     before = lines(workdir)
     again = train(config, workdir)
@@ -116,7 +116,7 @@ def test_a_finished_run_does_nothing_more(finished) -> None:  # noqa: ANN001
     assert lines(workdir) == before
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(finished, tmp_path: Path) -> None:  # noqa: ANN001
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(finished, tmp_path: Path) -> None:
     config, workdir, _ = finished
     train(config, tmp_path / "same")
     assert_same_bits(last_state(config, workdir).state, last_state(config, tmp_path / "same").state)
@@ -126,7 +126,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(finished, t
     assert not np.array_equal(a.params["bias"], b.params["bias"])
 
 
-def test_a_run_stopped_by_sigterm_goes_on_to_the_same_bits(finished, tmp_path: Path) -> None:  # noqa: ANN001
+def test_a_run_stopped_by_sigterm_goes_on_to_the_same_bits(finished, tmp_path: Path) -> None:
     config, workdir, _ = finished
     stopped = None
     for delay in (0.0, 0.3, 0.6, 1.0, 1.5, 2.5):  # some of these meet compilation, some steps, some evaluations
@@ -149,7 +149,7 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_same_bits(finished, tmp_path: P
 # TensorStore's other reads are abandoned when the first one fails, each with a complaint that nobody can catch.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_resumed(
-    finished, tmp_path: Path, caplog: pytest.LogCaptureFixture  # noqa: ANN001
+    finished, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config, workdir, _ = finished
     copy = tmp_path / "w"
@@ -166,7 +166,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_resumed(
     assert_same_bits(last_state(config, workdir).state, last_state(config, copy).state)
 
 
-def test_a_half_written_checkpoint_is_not_taken_for_one(finished, tmp_path: Path) -> None:  # noqa: ANN001
+def test_a_half_written_checkpoint_is_not_taken_for_one(finished, tmp_path: Path) -> None:
     config, workdir, _ = finished
     copy = tmp_path / "w"
     shutil.copytree(workdir, copy)
@@ -179,7 +179,7 @@ def test_a_half_written_checkpoint_is_not_taken_for_one(finished, tmp_path: Path
     assert train(config, copy).step == 60
 
 
-def test_another_configuration_is_refused_by_name(finished) -> None:  # noqa: ANN001
+def test_another_configuration_is_refused_by_name(finished) -> None:
     config, workdir, _ = finished
     other = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=0.5))
     with pytest.raises(ConfigError, match=r"config\.optimizer\.learning_rate was 0\.001 and is 0\.5"):
@@ -231,7 +231,7 @@ def test_a_directory_without_a_run_is_named(tmp_path: Path) -> None:
         load_trained(tmp_path)
 
 
-def test_a_run_without_a_checkpoint_is_named(finished, tmp_path: Path) -> None:  # noqa: ANN001
+def test_a_run_without_a_checkpoint_is_named(finished, tmp_path: Path) -> None:
     _, workdir, _ = finished
     shutil.copy(workdir / "config.json", tmp_path)
     with pytest.raises(CheckpointError, match="no checkpoint"):

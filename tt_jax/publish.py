@@ -1,17 +1,17 @@
 """Directories that exist completely or not at all, and whose every byte is checked before use.
 
-A published directory is written under a temporary name beside its place, synced to disk and renamed. `manifest.json`
-lists size and SHA-256 of every other file and ends with a digest of itself, so one changed, missing or added byte is
-found. A manifest is a flat frozen dataclass with a field `files: tuple[FileEntry, ...]`, stored as canonical JSON.
+A published directory is written under a hidden name beside its place, synced to disk and renamed. Bundles and indexes
+have a `manifest.json` with size and SHA-256 of every other file and a digest of itself, so one changed, missing or added
+byte is found. It is a flat frozen dataclass with a field `files: tuple[FileEntry, ...]`, stored as canonical JSON.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,39 +42,54 @@ class FileEntry:
 
 @contextmanager
 def published_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a fresh directory that becomes `out` when the block ends, or is removed if it raises.
+    """Yields an empty directory that becomes `out` when the block ends, and is removed if the block raises.
 
-    A process killed inside the block leaves `.<name>.<random>.partial` beside `out`, which no reader looks at.
-    Raises `PublishError` if `out` exists.
+    It is `.<name>.partial` beside `out`, which no reader looks at. What a killed run left there goes when the next one
+    starts. Raises `PublishError` if `out` exists or another run is writing it.
     """
     out = Path(out)
+    partial = out.with_name(f".{out.name}.partial")
     _require_absent(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
-    partial.mkdir()
+    partial.mkdir(parents=True, exist_ok=True)
+    lock = os.open(partial, os.O_RDONLY)  # the system drops a lock with its process: a killed run leaves nothing locked
     try:
-        yield partial
-        for path in [*partial.rglob("*"), partial]:
-            _fsync(path)
-        _require_absent(out)
-        os.rename(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    _fsync(out.parent)
+        _lock(lock, partial, out)
+        try:
+            for path in partial.iterdir():
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            yield partial
+            for path in [*partial.rglob("*"), partial]:
+                _fsync(path)
+            _require_absent(out)
+            os.rename(partial, out)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        _fsync(out.parent)
+    finally:
+        os.close(lock)
+
+
+def _lock(lock: int, partial: Path, out: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(lock), partial.stat()):
+            raise FileNotFoundError  # what was opened has been published or removed since, and made anew
+    except (BlockingIOError, FileNotFoundError):
+        raise PublishError(f"{out}: another run is writing it, in {partial}") from None
 
 
 def _require_absent(out: Path) -> None:
     if out.exists() or out.is_symlink():
-        raise PublishError(f"{out} exists already; expected a path that does not")
+        raise PublishError(f"{out}: already exists; remove it, or choose another name")
 
 
 def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(fd)
+        os.fsync(handle)
     finally:
-        os.close(fd)
+        os.close(handle)
 
 
 def describe_files(directory: Path) -> tuple[FileEntry, ...]:

@@ -26,8 +26,8 @@ def build(bundle: Path, ads: Path, out: Path, dtype: str = "f32") -> int:
     """Embeds the ads of a Parquet file and saves the index; returns the number of ads."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-
     from serving.index import build_index
+
     from tt_jax.bundle import Bundle
 
     try:

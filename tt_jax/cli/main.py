@@ -66,6 +66,7 @@ def _fail(message: str) -> int:
 def _help() -> str:
     verbs = "\n".join(f"  {verb:<12}{text}" for verb, text in VERBS.items())
     return (
-        "usage: tt-jax VERB [arguments]\n\nLightweight ads ranking: ad logs in, a trained two-tower out, top-k ads served."
+        "usage: tt-jax VERB [arguments]\n\n"
+        "Lightweight ads ranking: ad logs in, a trained two-tower out, top-k ads served."
         f"\n\n{verbs}\n\n`tt-jax VERB --help` shows the arguments of a verb and an example."
     )

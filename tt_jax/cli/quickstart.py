@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import time
 from pathlib import Path
@@ -16,7 +15,9 @@ SPLIT = "test"  # the last day of the world, which training never saw
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/quickstart"), help="default runs/quickstart")
-    parser.add_argument("--requests", type=int, default=10_000, help="per scenario and day of the world (default 10000)")
+    parser.add_argument(
+        "--requests", type=int, default=10_000, help="per scenario and day of the world (default 10000)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the world and of the models (default 0)")
 
 
@@ -110,7 +111,7 @@ def _table(scenarios: dict[str, Any]) -> str:
     lines = [
         "",
         f"log loss on the {SPLIT} day; gained = share of the way from a constant prediction to the Bayes optimum",
-        f"{'scenario':<12}{'task':<12}{'constant':>10}{'model':>10}{'Bayes':>10}{'gained':>9}{'AUC':>8}{'Bayes AUC':>11}",
+        "scenario    task          constant     model     Bayes   gained     AUC  Bayes AUC",
     ]
     for scenario, found in scenarios.items():
         for task, f in found["tasks"].items():

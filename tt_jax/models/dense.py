@@ -57,7 +57,7 @@ def _dot_bf16(a: Array, b: Array, contract: tuple[tuple[int, ...], tuple[int, ..
 class Dense(nnx.Module):
     """`x W + b`, x `[n, inputs]` -> `[n, outputs]`. W is drawn from N(0, 1/inputs), He-scaled for a ReLU; b is zero.
 
-    A parameter is made of zeros and says by `std` what `TwoTower.init` draws: modules are only built for their structure.
+    A parameter is made of zeros and says by `std` what `TwoTower.init` draws: modules only ever give the structure.
     """
 
     def __init__(

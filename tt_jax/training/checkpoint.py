@@ -1,7 +1,7 @@
 """Checkpoints by Orbax: state, input position and run facts, written atomically, resumed from the last complete one.
 
-`WORKDIR/checkpoints/STEP/` holds the `TrainState` and a JSON of what else a run needs to go on. Orbax writes into a temporary
-name and commits by rename, so a run killed while saving leaves nothing that is taken for a checkpoint.
+`WORKDIR/checkpoints/STEP/` holds the `TrainState` and a JSON of what else a run needs to go on. Orbax writes into a
+temporary name and commits by rename, so a run killed while saving leaves nothing that is taken for a checkpoint.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, run: dict[str, Any], best_step: int | None) -> None:
-        """Saves a copy of the state, so that the caller may donate its own at once. A step saved already is left alone."""
+        """Saves a copy of the state, so that the caller may donate its own at once; a step saved before is left alone."""
         step = int(state.step)
         self._policy.best = best_step
         if step in self._manager.all_steps():
@@ -75,10 +75,8 @@ class Checkpoints:
 
     def restore(self, abstract: TrainState, step: int) -> Restored:
         """The checkpoint of a step. `abstract`: shapes, dtypes and shardings of the state wanted."""
-        args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(_as_dict(abstract)), run=ocp.args.JsonRestore()
-        )
-        found = self._manager.restore(step, args=args)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(_as_dict(abstract)), run=ocp.args.JsonRestore())
+        found: Any = self._manager.restore(step, args=args)
         return Restored(TrainState(**_from_dict(abstract, found.state)), found.run)
 
     def restore_last(self, abstract: TrainState) -> Restored | None:

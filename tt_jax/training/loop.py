@@ -41,7 +41,7 @@ class RunFacts:
     """What a run knows besides its state; saved with every checkpoint.
 
     Attributes:
-      best_step, best_score: by the `early_stop` metric, higher is better; None before the first evaluation or without it.
+      best_step, best_score: by the `early_stop` metric, higher is better; None before the first evaluation.
       bad_evaluations: evaluations since the best one.
       last_evaluation: step of the last one.
       report: of the best step, or of the last evaluation where there is no `early_stop` metric.

@@ -43,7 +43,9 @@ class Setup:
         for split in (data.train_split, data.eval_split):
             self.prepared.files(split, data.scenarios)  # raises if there is nothing to read
         if data.batch_size % self.mesh.size:
-            raise ConfigError(f"config.data.batch_size {data.batch_size} is not a multiple of the {self.mesh.size} devices")
+            raise ConfigError(
+                f"config.data.batch_size {data.batch_size} is not a multiple of the {self.mesh.size} devices"
+            )
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -113,7 +115,9 @@ def check_config(config: Config, schema: Schema) -> None:
     Utility.parse(config.utility or schema.task_names[0], schema.task_names)
     if not config.train.early_stop:
         if config.train.patience:
-            raise ConfigError("config.train.patience: expected a metric in train.early_stop to be patient about, got none")
+            raise ConfigError(
+                "config.train.patience: expected a metric in train.early_stop to be patient about, got none"
+            )
         return
     task, _, metric = config.train.early_stop.partition(".")
     valid = [f"{t}.{m}" for t in schema.task_names for m in (*LOWER_IS_BETTER, *HIGHER_IS_BETTER)]

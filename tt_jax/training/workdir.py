@@ -1,4 +1,4 @@
-"""The record of a run: everything it used, in `WORKDIR/config.json`, so that it can be resumed, evaluated and exported."""
+"""The record of a run: everything it used, in `WORKDIR/config.json`, to resume, evaluate and export it by."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def open_workdir(workdir: Path, record: Record) -> None:
         return
     old = read_record(workdir)
     before, now = _flat(old.config), _flat(record.config)
-    differs = [f"config.{k} was {before[k]!r} and is {now[k]!r}" for k in now if k not in MAY_CHANGE and before[k] != now[k]]
+    differs = [
+        f"config.{k} was {before[k]!r} and is {now[k]!r}" for k in now if k not in MAY_CHANGE and before[k] != now[k]
+    ]
     if old.data != record.data:
         differs.append("the prepared data are others")
     if old.schema != record.schema:
