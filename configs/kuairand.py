@@ -3,7 +3,8 @@
     tt-jax prepare kuairand --source=data/kuairand_pure --out=prepared/kuairand
     tt-jax train --config=configs/kuairand.py --config.data.path=prepared/kuairand --workdir=runs/kuairand
 
-The argument is a scenario (`tab1`, `tab0`, ...), or nothing for all in one model.
+The argument is a scenario (`tab1`, `tab0`, ...), or nothing for all in one model. Half a minute on two cores; AUC on the
+eval part .752 click, .758 long view, .886 like; log loss .585, .525, .057.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ def config(scenario: str = "") -> Config:
     return Config(
         model=ModelConfig(experts=4, full_rank_layers=1, low_rank_layers=1, rank=32, mlp=(128, 64), output_dim=32),
         data=DataConfig(scenarios=(scenario,) if scenario else (), batch_size=1024),
-        optimizer=OptimizerConfig(learning_rate=1e-3),
-        train=TrainConfig(epochs=2, eval_every=50),
+        optimizer=OptimizerConfig(learning_rate=1e-3, embedding_learning_rate=0.1),
+        train=TrainConfig(epochs=1),  # a second epoch overfits the ids: click AUC falls by .01
         utility="click",
     )
 

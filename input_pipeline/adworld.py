@@ -38,6 +38,7 @@ from input_pipeline.adworld_funnel import (
     take_inventory,
 )
 from input_pipeline.adworld_world import SCENARIOS, SURFACES, AdWorldConfig, World, build_world
+from tt_jax.publish import published_directory
 
 __all__ = ["AdWorldConfig", "Batch", "candidates", "generate", "impressions", "schema", "simulate", "split_of_day"]
 

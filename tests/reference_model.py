@@ -9,9 +9,30 @@ import ml_dtypes
 import numpy as np
 
 from tt_jax.config import ModelConfig
-from tt_jax.schema import Feature, Schema, Tower
+from tt_jax.schema import Feature, Schema, Task, Tower
 
 Arrays = Mapping[str, Any]
+
+
+# Widths that take turns, a table of one tower only, runs of features that are broken by others.
+MIXED = Schema(
+    "mixed",
+    (
+        Feature("a", "categorical", "query", dim=3, hash_size=7),
+        Feature("b", "categorical", "query", dim=2, hash_size=5),
+        Feature("c", "categorical", "query", dim=3, vocabulary=("x", "y")),
+        Feature("d", "categorical", "query", dim=3, hash_size=9),
+        Feature("e", "sequence", "query", dim=3, max_length=3, shares="h"),
+        Feature("f", "categorical", "query", dim=3, shares="d"),
+        Feature("g", "bag", "ad", dim=3, max_length=2, shares="a"),
+        Feature("h", "categorical", "ad", dim=3, hash_size=6),
+        Feature("i", "categorical", "ad", dim=6, hash_size=4),
+    ),
+    (Task("click", "l"),),
+    "s",
+    ("a",),
+    "h",
+)
 
 
 def table_offsets(schema: Schema) -> dict[str, tuple[str, int]]:

@@ -14,13 +14,13 @@ import pytest
 from jax import Array
 
 from tests import tiny
-from tests.reference_model import Reference, table_offsets
+from tests.reference_model import MIXED, Reference
 from tt_jax.config import ModelConfig
 from tt_jax.features import Encoder
 from tt_jax.models.dense import matmul, resolve_precision
-from tt_jax.models.embedding import Tables, gather
+from tt_jax.models.embedding import gather
 from tt_jax.models.two_tower import TwoTower
-from tt_jax.schema import TOWERS, Feature, Schema, SchemaError, Task
+from tt_jax.schema import TOWERS, Feature, Schema
 
 PLAIN = dataclasses.replace(
     tiny.CONFIG.model, experts=1, full_rank_layers=0, low_rank_layers=0, mlp=(), output_dim=5, gate_hidden=3
@@ -30,25 +30,6 @@ DEEP = dataclasses.replace(
 )
 SHAPES = {"tiny": tiny.CONFIG.model, "plain": PLAIN, "deep": DEEP}
 
-# Widths that take turns, a table of one tower only, runs of features that are broken by others.
-MIXED = Schema(
-    "mixed",
-    (
-        Feature("a", "categorical", "query", dim=3, hash_size=7),
-        Feature("b", "categorical", "query", dim=2, hash_size=5),
-        Feature("c", "categorical", "query", dim=3, vocabulary=("x", "y")),
-        Feature("d", "categorical", "query", dim=3, hash_size=9),
-        Feature("e", "sequence", "query", dim=3, max_length=3, shares="h"),
-        Feature("f", "categorical", "query", dim=3, shares="d"),
-        Feature("g", "bag", "ad", dim=3, max_length=2, shares="a"),
-        Feature("h", "categorical", "ad", dim=3, hash_size=6),
-        Feature("i", "categorical", "ad", dim=6, hash_size=4),
-    ),
-    (Task("click", "l"),),
-    "s",
-    ("a",),
-    "h",
-)
 FLOATS_ONLY = dataclasses.replace(
     MIXED, features=(Feature("n", "numeric", "query"), Feature("h", "dense", "ad", dim=4))
 )
@@ -212,52 +193,6 @@ def test_init_follows_the_seed_and_the_stated_deviations():
         assert params[name].std() == pytest.approx((gain / inputs) ** 0.5, rel=0.1)
     assert tables["dim8"].std() == pytest.approx(0.02, rel=0.1)
     assert {a.dtype for a in jax.tree.leaves((params, tables))} == {jnp.dtype("float32")}
-
-
-# Tables.
-
-
-@pytest.mark.parametrize("schema", [tiny.SCHEMA, MIXED], ids=["tiny", "mixed"])
-def test_every_owner_has_rows_of_its_own_in_the_table_of_its_width(schema):
-    tables = Tables(schema)
-    taken: dict[str, list[tuple[int, int]]] = {name: [] for name in tables.shapes}
-    for name, (table, offset) in table_offsets(schema).items():
-        taken[table].append((offset, offset + schema.feature(name).rows))
-    for name, (rows, dim) in tables.shapes.items():
-        assert name == f"dim{dim}"
-        spans = sorted(taken[name])
-        assert [0, *(last for _, last in spans)] == [*(first for first, _ in spans), rows]
-    for tower in TOWERS:
-        columns = [c for group in tables.groups[tower] for c in group.columns]
-        assert sorted(columns) == list(range(schema.layout[tower].id_slots))
-        for group in tables.groups[tower]:
-            assert list(group.columns) == sorted(group.columns)
-            for column, offset in zip(group.columns, group.offsets, strict=True):
-                name = next(n for n, first, last in schema.layout[tower].ids if first <= column < last)
-                owner = schema.table_owner(schema.feature(name)).name
-                assert (group.table, offset) == table_offsets(schema)[owner]
-
-
-def test_a_shared_feature_reads_its_owners_rows():
-    tables = Tables(tiny.SCHEMA)
-    history = tables.rows("query", jnp.array([[-1] * 5 + [7, 8, -1, -1]], jnp.int32))["dim8"]
-    ad = tables.rows("ad", jnp.array([[7, -1, -1, -1], [8, -1, -1, -1]], jnp.int32))["dim8"]
-    assert history[0, 1:3].tolist() == ad[:, 0].tolist() == [57, 58]
-
-
-def test_an_empty_slot_gathers_zeros_from_one_past_the_end():
-    model, _, tables = model_of(tiny.CONFIG.model)
-    rows = model.tables.rows("query", jnp.full((2, 9), -1, jnp.int32))
-    for name, table in tables.items():
-        assert (np.asarray(rows[name]) == len(table)).all()
-        assert (np.asarray(gather(tables, rows)[name]) == 0).all()
-
-
-def test_tables_beyond_int32_are_refused():
-    wide = [Feature(f"f{i}", "categorical", "query", dim=8, hash_size=2**30) for i in range(2)]
-    schema = dataclasses.replace(MIXED, features=(*wide, *MIXED.tower_features("ad"), MIXED.feature("a")))
-    with pytest.raises(SchemaError, match="table 'dim8' has 2147483648 rows"):
-        _ = Tables(schema).shapes
 
 
 # Dropout.

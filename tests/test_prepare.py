@@ -23,6 +23,7 @@ from input_pipeline.prepare import prepare
 from input_pipeline.readers import Chunk
 from tests import tiny
 from tt_jax.features import Encoder
+from tt_jax.publish import PublishError
 from tt_jax.schema import SchemaError, array_specs
 
 SPLITS = {"train": 700, "eval": 90}

@@ -160,7 +160,7 @@ def golden_probabilities(
 
 def check_arrays(model: TwoTower, params: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
     """Raises `BundleError` naming the first array that is not as the model wants it."""
-    for group, expected, found in zip(("params", "tables"), jax.eval_shape(model.init, 0), (params, tables), strict=True):
+    for group, expected, found in zip(("params", "tables"), model.shapes(), (params, tables), strict=True):
         for name in sorted(expected.keys() ^ found.keys()):
             raise BundleError(f"{group} {name!r}: {'missing' if name in expected else 'unknown to the model'}")
         for name, array in expected.items():
@@ -172,7 +172,7 @@ def check_arrays(model: TwoTower, params: Mapping[str, Any], tables: Mapping[str
 def _read_weights(path: Path, model: TwoTower) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     import orbax.checkpoint as ocp  # slow to import, and not needed by who imports a name from here
 
-    params, tables = jax.eval_shape(model.init, 0)
+    params, tables = model.shapes()
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), {"params": params, "tables": tables})
     with ocp.PyTreeCheckpointer() as checkpointer:
         try:

@@ -62,7 +62,7 @@ def write_bundle(
     tables = {name: np.asarray(a) for name, a in tables.items()}
     model = TwoTower(schema, config.model, "f32")
     check_arrays(model, params, tables)
-    utility = Utility.parse(config.utility, schema.task_names)
+    utility = Utility.parse(config.utility or schema.task_names[0], schema.task_names)
     mark = fingerprint(schema, config, params, tables)
     golden = _golden(model, params, tables, golden_rows)
     with published_directory(out) as directory:
@@ -138,10 +138,9 @@ def _export_tower(model: TwoTower, tower: Tower) -> jax.export.Exported:
     (b,) = jax.export.symbolic_shape("b")
 
     def embed(params: Any, tables: Any, ids: Array, floats: Array) -> Array:
-        # One row at a time under vmap: the model takes len() of a batch, which a symbolic size does not have.
-        return jax.vmap(lambda i, f: model.embed(params, tables, tower, i[None], f[None])[0])(ids, floats)
+        return model.embed(params, tables, tower, ids, floats)
 
-    params, tables = jax.eval_shape(model.init, 0)
+    params, tables = model.shapes()
     ids = jax.ShapeDtypeStruct((b, layout.id_slots), jnp.int32)
     floats = jax.ShapeDtypeStruct((b, layout.float_width), jnp.float32)
     return jax.export.export(jax.jit(embed), platforms=PLATFORMS)(params, tables, ids, floats)
@@ -154,7 +153,8 @@ def _export_scorer(model: TwoTower, utility: Utility) -> jax.export.Exported:
     def score(queries: Array, ads: Array, bias: Array, bids: Array, valid: Array) -> tuple[Array, Array, Array]:
         logits = jnp.einsum("btd,ntd->bnt", queries, ads, precision="highest") + bias
         probabilities = jax.nn.sigmoid(logits)
-        ranked = jnp.where(valid, utility(probabilities, bids), -jnp.inf)
+        named = {task: probabilities[:, :, t] for t, task in enumerate(utility.tasks)}
+        ranked = jnp.broadcast_to(jnp.where(valid, utility(named, bids), -jnp.inf), probabilities.shape[:2])
         top, positions = jax.lax.top_k(ranked, SCORER_K)
         return positions, top, jnp.take_along_axis(probabilities, positions[:, :, None], axis=1)
 

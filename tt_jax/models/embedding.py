@@ -143,7 +143,7 @@ class TowerInput(nnx.Module):
         for part in self.parts:
             rows_BLd = gathered[part.table][:, part.first : part.last]
             if part.kind == "categorical":
-                inputs.append(rows_BLd.reshape(len(rows_BLd), -1))
+                inputs.append(rows_BLd.reshape(rows_BLd.shape[0], rows_BLd.shape[1] * rows_BLd.shape[2]))
             else:
                 present_BL = rows[part.table][:, part.first : part.last] < self.past_end[part.table]
                 inputs.append(self._pool(part, rows_BLd, present_BL))

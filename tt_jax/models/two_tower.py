@@ -104,6 +104,11 @@ class TwoTower:
             params[name] = jnp.asarray(std * rng.standard_normal(leaf.shape, np.float32))
         return params, self.tables.init(jax.random.key(seed), self.config.embedding_init)
 
+    def shapes(self) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, jax.ShapeDtypeStruct]]:
+        """Shapes and dtypes of `(params, tables)`."""
+        params = {_name(path): jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for path, leaf in self._graph[1]}
+        return params, {n: jax.ShapeDtypeStruct(shape, jnp.float32) for n, shape in self.tables.shapes.items()}
+
     def bind(self, params: Params) -> TwoTowerModule:
         """The NNX module with these parameters. For use inside a trace."""
         graph, leaves = self._graph

@@ -64,7 +64,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, run: dict[str, Any], best_step: int | None) -> None:
-        """Saves a copy of the state, so that the caller may donate its own at once; a step saved before is left alone."""
+        """Saves a copy of the state, so that the caller may donate its own; a step saved before is left alone."""
         step = int(state.step)
         self._policy.best = best_step
         if step in self._manager.all_steps():

@@ -1,0 +1,3 @@
+"""stub"""
+AdId = int | str
+class AdIndex: pass
