@@ -139,16 +139,27 @@ def score_candidates(
       queries_TBD, corpus, biases_T, utility, k: as for `score_and_top_k`, but `corpus.columns` is not read.
       candidates_BC: int32 positions of the ads; one outside 0..N-1, such as -1, is padding.
     """
-    probabilities_TBC = _probabilities_at(queries_TBD, corpus, biases_T, candidates_BC)
+    utility_BC, probabilities_TBC = score_positions(queries_TBD, corpus, biases_T, utility, candidates_BC)
     inside_BC = (candidates_BC >= 0) & (candidates_BC < corpus.valid_N.shape[0])
-    bids_BC, valid_BC = corpus.bids_N[candidates_BC], corpus.valid_N[candidates_BC] & inside_BC
-    named = dict(zip(utility.tasks, probabilities_TBC, strict=True))
-    utility_Bk, chosen_Bk = top_k(_eligible(utility(named, bids_BC), valid_BC, candidates_BC.shape[0]), k)
+    valid_BC = corpus.valid_N[candidates_BC] & inside_BC
+    utility_Bk, chosen_Bk = top_k(_eligible(utility_BC, valid_BC, candidates_BC.shape[0]), k)
     return TopK(
         positions_Bk=jnp.take_along_axis(candidates_BC, chosen_Bk, axis=1),
         utility_Bk=utility_Bk,
         probabilities_TBk=jnp.take_along_axis(probabilities_TBC, chosen_Bk[None], axis=2),
     )
+
+
+def score_positions(
+    queries_TBD: Array, corpus: Corpus, biases_T: Array, utility: Utility, positions_BC: Array
+) -> tuple[Array, Array]:
+    """Utilities [B, C] and probabilities [T, B, C] of the ads at these positions, valid or not.
+
+    Of no meaning for a position outside 0..N-1. `corpus.columns` is not read.
+    """
+    probabilities_TBC = _probabilities_at(queries_TBD, corpus, biases_T, positions_BC)
+    utility_BC = utility(dict(zip(utility.tasks, probabilities_TBC, strict=True)), corpus.bids_N[positions_BC])
+    return utility_BC, probabilities_TBC
 
 
 def _product(queries_BD: Array, columns_DC: Array) -> Array:

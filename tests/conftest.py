@@ -37,3 +37,35 @@ def prepared_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("prepared") / "set"
     prepare(tiny.SCHEMA, chunks(), out, block_rows=256, ads=tiny.ads_table(rng, 40))
     return out
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the tiny model with random weights."""
+    from tests import tiny
+    from tt_jax.export import write_bundle
+
+    params, tables = tiny.weights()
+    out = tmp_path_factory.mktemp("bundle") / "tiny"
+    write_bundle(
+        out,
+        schema=tiny.SCHEMA,
+        config=tiny.CONFIG,
+        params=params,
+        tables=tables,
+        metrics={},
+        golden_rows=tiny.golden_rows(np.random.default_rng(1), 8),
+    )
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_index(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of 200 ads, four in five eligible, made by the tiny bundle."""
+    from serving.index import build_index
+    from tests import tiny
+    from tt_jax.bundle import Bundle
+
+    out = tmp_path_factory.mktemp("index") / "tiny"
+    build_index(Bundle.load(tiny_bundle), tiny.ads_table(np.random.default_rng(2), 200)).save(out)
+    return out

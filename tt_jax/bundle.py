@@ -172,19 +172,18 @@ def check_arrays(model: TwoTower, params: Mapping[str, Any], tables: Mapping[str
 def _read_weights(path: Path, model: TwoTower) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     import orbax.checkpoint as ocp  # slow to import, and not needed by who imports a name from here
 
-    params, tables = model.shapes()
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), {"params": params, "tables": tables})
+    as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
     with ocp.PyTreeCheckpointer() as checkpointer:
         try:
-            restored = checkpointer.restore(path.resolve(), restore_args=as_numpy)
-        except (ValueError, KeyError, TypeError, OSError) as e:
+            stored = checkpointer.metadata(path.resolve()).item_metadata.tree
+            if not isinstance(stored, dict) or stored.keys() != {"params", "tables"}:
+                raise BundleError("expected the arrays of 'params' and 'tables'")
+            check_arrays(model, stored["params"], stored["tables"])
+            restored = checkpointer.restore(path.resolve(), restore_args=jax.tree.map(lambda _: as_numpy, stored))
+        except BundleError as e:
+            raise BundleError(f"{path}: {e}") from None
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
             raise BundleError(f"{path}: Orbax cannot read it: {e}") from e
-    if not isinstance(restored, dict) or restored.keys() != {"params", "tables"}:
-        raise BundleError(f"{path}: expected the arrays of 'params' and 'tables'")
-    try:
-        check_arrays(model, restored["params"], restored["tables"])
-    except BundleError as e:
-        raise BundleError(f"{path}: {e}") from None
     return restored["params"], restored["tables"]
 
 

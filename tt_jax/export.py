@@ -6,7 +6,7 @@ CUDA and TPU, for as long as JAX promises to run them. Parameters are their argu
     query_tower, ad_tower   (params, tables, ids int32 [b, S], floats f32 [b, F]) -> f32 [b, T, D]
     scorer                  (queries f32 [b, T, D], ads f32 [n, T, D], bias f32 [T], bids f32 [n], valid bool [n])
                             -> positions int32 [b, 100], utility f32 [b, 100] (-inf past the valid ads),
-                               probabilities f32 [b, 100, T]; n >= 100, pad with ads that are not valid
+                               probabilities f32 [b, 100, T]; n >= 100: pad with ads that are not valid
 """
 
 from __future__ import annotations
@@ -154,7 +154,8 @@ def _export_scorer(model: TwoTower, utility: Utility) -> jax.export.Exported:
         logits = jnp.einsum("btd,ntd->bnt", queries, ads, precision="highest") + bias
         probabilities = jax.nn.sigmoid(logits)
         named = {task: probabilities[:, :, t] for t, task in enumerate(utility.tasks)}
-        ranked = jnp.broadcast_to(jnp.where(valid, utility(named, bids), -jnp.inf), probabilities.shape[:2])
+        value = jnp.broadcast_to(utility(named, bids), probabilities.shape[:2])
+        ranked = jnp.where(valid & ~jnp.isnan(value), value, -jnp.inf)
         top, positions = jax.lax.top_k(ranked, SCORER_K)
         return positions, top, jnp.take_along_axis(probabilities, positions[:, :, None], axis=1)
 

@@ -49,7 +49,7 @@ def published_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
     """
     out = Path(out)
     partial = out.with_name(f".{out.name}.partial")
-    _require_absent(out)
+    require_absent(out)
     partial.mkdir(parents=True, exist_ok=True)
     lock = os.open(partial, os.O_RDONLY)  # the system drops a lock with its process: a killed run leaves nothing locked
     try:
@@ -60,7 +60,7 @@ def published_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
             yield partial
             for path in [*partial.rglob("*"), partial]:
                 _fsync(path)
-            _require_absent(out)
+            require_absent(out)
             os.rename(partial, out)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -79,7 +79,8 @@ def _lock(lock: int, partial: Path, out: Path) -> None:
         raise PublishError(f"{out}: another run is writing it, in {partial}") from None
 
 
-def _require_absent(out: Path) -> None:
+def require_absent(out: Path) -> None:
+    """Raises `PublishError` if there is something at `out`."""
     if out.exists() or out.is_symlink():
         raise PublishError(f"{out}: already exists; remove it, or choose another name")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib.util
+import sys
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ def _execute(file: str) -> Config:
     spec = importlib.util.spec_from_file_location("tt_jax_run_config", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"--config={file}: expected a Python file, *.py")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
         found = module.get_config(*([argument] if colon else []))
@@ -75,9 +76,10 @@ def _parse(hint: Any, text: str, key: str) -> Any:
         return text
     if hint == tuple[str, ...] and not text.startswith(("(", "[")):
         return tuple(name for name in text.split(",") if name)
+    is_tuple = typing.get_origin(hint) is tuple
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        raise ConfigError(f"config.{key}: expected {getattr(hint, '__name__', hint)}, got {text!r}") from None
-    is_tuple = typing.get_origin(hint) is tuple
+        expected = hint if is_tuple else hint.__name__
+        raise ConfigError(f"config.{key}: expected {expected}, got {text!r}") from None
     return (value,) if is_tuple and not isinstance(value, tuple | list) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Literal
 
 EXAMPLE = "  tt-jax index --bundle=bundles/kuairand --ads=prepared/kuairand/ads.parquet --out=indexes/kuairand"
 
@@ -22,18 +23,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def build(bundle: Path, ads: Path, out: Path, dtype: str = "f32") -> int:
+def build(bundle: Path, ads: Path, out: Path, dtype: Literal["f32", "bf16"] = "f32") -> int:
     """Embeds the ads of a Parquet file and saves the index; returns the number of ads."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from serving.index import build_index
 
     from tt_jax.bundle import Bundle
+    from tt_jax.publish import require_absent
+    from tt_jax.schema import SchemaError
 
+    require_absent(out)  # before the work, not after it
     try:
-        table = pq.read_table(ads)
+        table = pq.ParquetFile(ads).read()
     except pa.ArrowInvalid as e:
         raise ValueError(f"{ads}: not a readable Parquet file: {e}") from None
-    index = build_index(Bundle.load(bundle), table, dtype)
+    read = Bundle.load(bundle)
+    try:
+        index = build_index(read, table, dtype)
+    except SchemaError as e:
+        raise SchemaError(f"{ads}: {e}") from None
     index.save(out)
     return len(table)

@@ -21,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the ranked ads."""
-    from serving import Scorer
+    from serving import RequestError, Scorer
 
     try:
-        request = json.loads(args.request.read_text())
+        request = json.loads(args.request.read_text(encoding="utf-8"), parse_constant=_refuse)
     except ValueError as e:
         raise ValueError(f"{args.request}: not valid JSON: {e}") from None
     if not isinstance(request, dict) or not isinstance(request.get("query"), dict):
@@ -32,7 +32,14 @@ def run(args: argparse.Namespace) -> int:
     if unknown := request.keys() - {"query", "candidates"}:
         raise ValueError(f"{args.request}: unknown key {sorted(unknown)[0]!r}; expected query, candidates")
     candidates = request.get("candidates")
-    scorer = Scorer.load(args.bundle, args.index, max_k=max(1, args.k))
-    ranked = scorer.top_k([request["query"]], args.k, None if candidates is None else [candidates])[0]
+    scorer = Scorer.load(args.bundle, args.index, max_k=max(1000, args.k), warm=False)
+    try:
+        ranked = scorer.top_k([request["query"]], args.k, None if candidates is None else [candidates])[0]
+    except RequestError as e:
+        raise RequestError(f"{args.request}: {e}") from None
     print(json.dumps({"ads": [asdict(ad) for ad in ranked]}, indent=1))
     return 0
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

@@ -1,0 +1,203 @@
+"""Compiled programs: one call takes encoded queries through the query tower to scored ads, in one of a few fixed shapes.
+
+A request is padded to the smallest shape that holds it. Programs are compiled ahead of time, so that nothing is traced
+or compiled while requests are answered; weights, tables and ads are arguments, not constants of the programs.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from serving.index import AdIndex
+from serving.top_k import Corpus, TopK, score_and_top_k, score_candidates, score_positions
+from tt_jax.models.two_tower import TwoTower
+from tt_jax.schema import PAD_ID
+from tt_jax.utility import Utility
+
+QUERIES = (1, 8, 32)
+RESULTS = (16, 128, 1024)  # and max_k
+CANDIDATES = (1024, 16_384)  # and max_candidates
+NO_AD = -1
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a program takes and gives.
+
+    Attributes:
+      kind: `all` ranks all ads, `candidates` the ads of a list, `score` scores the ads of a list.
+      queries: number of queries.
+      size: results of `all`, else length of the lists.
+    """
+
+    kind: Literal["all", "candidates", "score"]
+    queries: int
+    size: int
+
+
+class Programs:
+    """The programs of one bundle and one index, and the buffers that they use. Safe in threads."""
+
+    def __init__(
+        self,
+        model: TwoTower,
+        params: Mapping[str, np.ndarray],
+        tables: Mapping[str, np.ndarray],
+        index: AdIndex,
+        utility: Utility,
+        max_k: int,
+        max_candidates: int,
+    ) -> None:
+        self._model, self._utility = model, utility
+        used = tuple(t for t, name in enumerate(utility.tasks) if name in utility.names)
+        corpus = Corpus.pack(jnp.asarray(index.vectors), jnp.asarray(index.bids), jnp.asarray(index.valid), used)
+        self._state = (*jax.device_put((dict(params), dict(tables))), corpus)
+        self._results = _sizes(RESULTS, min(max_k, len(corpus.valid_N)))
+        self._candidates = _sizes(CANDIDATES, max_candidates)
+        self._compiled: dict[Shape, Any] = {}
+        self._compiling = threading.Lock()
+        self._scratch: dict[int, Array] = {}  # by number of queries; a run consumes it and gives it back
+        self._scratch_locks = {b: threading.Lock() for b in QUERIES}
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Of every program. Long lists go one query at a time: on a CPU, 8 of 16,384 ads at once took 1.6x as long."""
+        short, *long = self._candidates
+        return (
+            *(Shape("all", b, k) for b in QUERIES for k in self._results),
+            *(Shape("candidates", b, short) for b in QUERIES),
+            *(Shape("candidates", 1, size) for size in long),
+            *(Shape("score", 1, size) for size in self._candidates),
+        )
+
+    def warm_up(self) -> None:
+        """Compiles every program that is not compiled yet, and makes the buffers."""
+        with self._compiling, ThreadPoolExecutor(os.cpu_count()) as pool:
+            # XLA compiles in parallel; tracing, which is Python, would not gain from it.
+            missing = [shape for shape in self.shapes if shape not in self._compiled]
+            compiled = [(shape, pool.submit(self._lower(shape).compile)) for shape in missing]
+            self._compiled.update({shape: found.result() for shape, found in compiled})
+        for b, lock in self._scratch_locks.items():
+            with lock:
+                if b not in self._scratch:
+                    self._scratch[b] = self._fresh_scratch(b)
+
+    def best(self, ids: np.ndarray, floats: np.ndarray, k: int) -> TopK:
+        """The best of all ads, at least min(k, N) of them, for at most `QUERIES[-1]` queries; NumPy arrays."""
+        n, shape = len(ids), Shape("all", _at_least(QUERIES, len(ids)), _at_least(self._results, k))
+        return _first_rows(self._run_on_scratch(shape, *_pad(ids, floats, shape.queries)), n)
+
+    def best_candidates(self, ids: np.ndarray, floats: np.ndarray, positions: list[np.ndarray]) -> TopK:
+        """The best min(max_k, C) of a list of positions for each query; at most `queries_at_once(C)` queries."""
+        size = _at_least(self._candidates, max(map(len, positions)))
+        shape = Shape("candidates", _at_least(self._batches(size), len(ids)), size)
+        lists = _pad_lists(positions, shape)
+        return _first_rows(self._get(shape)(*self._state, *_pad(ids, floats, shape.queries), lists), len(ids))
+
+    def scores(self, ids: np.ndarray, floats: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Utility `[C]` and probabilities `[T, C]` of the ads at these positions, for one query."""
+        shape = Shape("score", 1, _at_least(self._candidates, len(positions)))
+        found = self._get(shape)(*self._state, ids, floats, _pad_lists([positions], shape))
+        utility, probabilities = jax.device_get(found)
+        return utility[0, : len(positions)], probabilities[:, 0, : len(positions)]
+
+    def queries_at_once(self, candidates: int) -> int:
+        """How many queries with lists of that length `best_candidates` takes."""
+        return self._batches(_at_least(self._candidates, candidates))[-1]
+
+    def _batches(self, size: int) -> tuple[int, ...]:
+        return QUERIES if size == self._candidates[0] else (1,)
+
+    def _get(self, shape: Shape) -> Any:
+        if shape not in self._compiled:
+            with self._compiling:
+                if shape not in self._compiled:
+                    self._compiled[shape] = self._lower(shape).compile()
+        return self._compiled[shape]
+
+    def _lower(self, shape: Shape) -> Any:
+        layout, b = self._model.schema.layout["query"], shape.queries
+        ids = jax.ShapeDtypeStruct((b, layout.id_slots), jnp.int32)
+        floats = jax.ShapeDtypeStruct((b, layout.float_width), jnp.float32)
+        lists = jax.ShapeDtypeStruct((b, shape.size), jnp.int32)
+        if shape.kind == "all":
+            scratch = jax.ShapeDtypeStruct((b, len(self._state[2].valid_N)), jnp.float32)
+            run = jax.jit(partial(_best, self._model, self._utility, shape.size), donate_argnums=5)
+            return run.lower(*self._state, ids, floats, scratch)
+        if shape.kind == "candidates":
+            k = min(self._results[-1], shape.size)
+            return jax.jit(partial(_best_candidates, self._model, self._utility, k)).lower(*self._state, ids, floats, lists)
+        return jax.jit(partial(_scores, self._model, self._utility)).lower(*self._state, ids, floats, lists)
+
+    def _run_on_scratch(self, shape: Shape, ids: np.ndarray, floats: np.ndarray) -> TopK:
+        program = self._get(shape)
+        with self._scratch_locks[shape.queries]:
+            # Taken out while in use: a run that fails has consumed it.
+            scratch = self._scratch.pop(shape.queries, None)
+            scratch = self._fresh_scratch(shape.queries) if scratch is None else scratch
+            found, self._scratch[shape.queries] = program(*self._state, ids, floats, scratch)
+        return found
+
+    def _fresh_scratch(self, queries: int) -> Array:
+        return jax.device_put(np.zeros((queries, len(self._state[2].valid_N)), np.float32))
+
+
+def _queries(model: TwoTower, params: Any, tables: Any, ids: Array, floats: Array) -> Array:
+    return jnp.moveaxis(model.embed(params, tables, "query", ids, floats), 1, 0)
+
+
+def _best(
+    model: TwoTower, utility: Utility, k: int, params: Any, tables: Any, corpus: Corpus, ids: Array, floats: Array,
+    scratch: Array,
+) -> tuple[TopK, Array]:  # fmt: skip
+    return score_and_top_k(_queries(model, params, tables, ids, floats), corpus, params["bias"], utility, k, scratch)
+
+
+def _best_candidates(
+    model: TwoTower, utility: Utility, k: int, params: Any, tables: Any, corpus: Corpus, ids: Array, floats: Array,
+    lists: Array,
+) -> TopK:  # fmt: skip
+    return score_candidates(_queries(model, params, tables, ids, floats), corpus, params["bias"], utility, k, lists)
+
+
+def _scores(
+    model: TwoTower, utility: Utility, params: Any, tables: Any, corpus: Corpus, ids: Array, floats: Array, lists: Array
+) -> tuple[Array, Array]:
+    return score_positions(_queries(model, params, tables, ids, floats), corpus, params["bias"], utility, lists)
+
+
+def _sizes(usual: tuple[int, ...], largest: int) -> tuple[int, ...]:
+    return (*(size for size in usual if size < largest), largest)
+
+
+def _at_least(sizes: tuple[int, ...], wanted: int) -> int:
+    """The smallest size that holds it; the largest where none does."""
+    return next((size for size in sizes if size >= wanted), sizes[-1])
+
+
+def _pad(ids: np.ndarray, floats: np.ndarray, queries: int) -> tuple[np.ndarray, np.ndarray]:
+    spare = ((0, queries - len(ids)), (0, 0))
+    return np.pad(ids, spare, constant_values=PAD_ID), np.pad(floats, spare)
+
+
+def _pad_lists(positions: list[np.ndarray], shape: Shape) -> np.ndarray:
+    lists = np.full((shape.queries, shape.size), NO_AD, np.int32)
+    for row, found in zip(lists, positions, strict=False):
+        row[: len(found)] = found
+    return lists
+
+
+def _first_rows(found: TopK, n: int) -> TopK:
+    found = jax.device_get(found)
+    return TopK(found.positions_Bk[:n], found.utility_Bk[:n], found.probabilities_TBk[:, :n])

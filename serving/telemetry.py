@@ -1,0 +1,70 @@
+"""Prometheus metrics of one service."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+
+from serving.scorer import ScoredAd, Scorer
+
+_STARTED = "tt_jax_started"
+_UNMATCHED = "unmatched"  # one label for all unknown paths: clients choose those
+_SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+
+
+class Telemetry:
+    """Counters in a registry of their own. Updated from any thread."""
+
+    content_type = "text/plain; version=0.0.4; charset=utf-8"
+
+    def __init__(self, scorer: Scorer, versions: dict[str, str]) -> None:
+        self.registry = r = CollectorRegistry()
+        self.requests = Counter("tt_jax_requests", "Answers.", ("route", "status"), registry=r)
+        what = "From the request's head to the answer's head."
+        self.seconds = Histogram("tt_jax_request_seconds", what, ("route",), registry=r, buckets=_SECONDS)
+        self.queries = Counter("tt_jax_queries", "Queries ranked.", registry=r)
+        self.ads = Counter("tt_jax_ads_ranked", "Ads in the answers.", registry=r)
+        missing = Counter("tt_jax_feature_missing", "Queries without a value of the feature.", ("feature",), registry=r)
+        self.missing = {f.name: missing.labels(f.name) for f in scorer.schema.tower_features("query")}
+        Gauge("tt_jax_index_ads", "Ads in the index.", registry=r).set(scorer.index_size)
+        Gauge("tt_jax_index_eligible_ads", "Ads in the index that may be returned.", registry=r).set(scorer.eligible)
+        service = {"model": scorer.schema.name, "bundle": scorer.fingerprint, "index": scorer.index_id}
+        Info("tt_jax_service", "What is served, and by what.", registry=r).info({**service, **versions})
+
+    def ranked(self, queries: Sequence[Mapping[str, Any]], answers: Sequence[Sequence[ScoredAd]]) -> None:
+        """Counts queries that were ranked, what was missing in them, and the ads of their answers."""
+        self.queries.inc(len(queries))
+        self.ads.inc(sum(map(len, answers)))
+        for name, counter in self.missing.items():
+            counter.inc(sum(_is_missing(query.get(name)) for query in queries))
+
+    def start(self, app: ASGIApp) -> ASGIApp:
+        """Middleware that notes when a request of a known route began."""
+
+        async def started(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["state"][_STARTED] = time.perf_counter()
+            await app(scope, receive, send)
+
+        return started
+
+    async def before_send(self, message: Message, scope: Scope) -> None:
+        """Counts an answer of any route, errors included, as its head is sent."""
+        if message["type"] != "http.response.start":
+            return
+        route = scope.get("path_template", _UNMATCHED)
+        self.requests.labels(route, str(message["status"])).inc()
+        if started := scope["state"].get(_STARTED):
+            self.seconds.labels(route).observe(time.perf_counter() - started)
+
+    def text(self) -> bytes:
+        """The metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+def _is_missing(value: Any) -> bool:
+    """What the encoder takes for missing, of JSON values that it has accepted."""
+    return value is None or (type(value) is list and all(v is None for v in value))

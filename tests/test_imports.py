@@ -1,0 +1,232 @@
+"""Who may import whom: the floors of the house, and the rooms that third-party packages stay in."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("tt_jax", "input_pipeline", "serving", "configs")
+
+# From the ground up. A file imports only from floors below its own, and from its own room if that is a folder.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("tt_jax/__init__.py", "tt_jax/schema.py"),
+    ("tt_jax/losses.py", "tt_jax/columns.py", "tt_jax/utility.py", "tt_jax/publish.py"),
+    ("tt_jax/metrics/", "tt_jax/features.py", "tt_jax/config.py"),
+    ("tt_jax/fingerprint.py", "tt_jax/models/", "tt_jax/sharding.py", "input_pipeline/", "configs/"),
+    ("tt_jax/training/", "tt_jax/bundle.py"),
+    ("tt_jax/export.py", "serving/"),
+    ("tt_jax/cli/",),
+    ("tt_jax/__main__.py",),
+)
+
+# Third-party package -> the rooms that may import it.
+ROOMS_OF = {
+    "grain": ("input_pipeline/",),
+    "tensorflow_datasets": ("input_pipeline/",),
+    "orbax": ("tt_jax/training/checkpoint.py", "tt_jax/export.py", "tt_jax/bundle.py"),
+    "optax": ("tt_jax/training/",),
+    "flax": ("tt_jax/models/",),
+    "ml_collections": ("configs/", "tt_jax/cli/"),
+    "pyarrow": ("tt_jax/columns.py", "input_pipeline/", "serving/index.py", "tt_jax/cli/"),
+    "litestar": ("serving/",),
+    "uvicorn": ("serving/", "tt_jax/cli/"),
+    "msgspec": ("serving/",),
+    "prometheus_client": ("serving/",),
+    "tensorboardX": ("tt_jax/training/writers.py",),
+    "tqdm": ("tt_jax/training/writers.py", "input_pipeline/prepare.py"),
+    "sklearn": (),
+    "scipy": (),
+    "pandas": (),
+    "torch": (),
+    "tensorflow": (),
+}
+
+# Room -> all that it may import from outside the standard library and the floors below.
+ONLY = {
+    "tt_jax/schema.py": {"numpy"},
+    "tt_jax/columns.py": {"numpy", "pyarrow"},
+    "tt_jax/features.py": {"numpy"},
+    "tt_jax/config.py": set(),
+    "tt_jax/losses.py": {"jax", "numpy"},
+    "tt_jax/metrics/": {"jax", "numpy"},
+    "tt_jax/models/": {"jax", "numpy", "flax"},
+    "tt_jax/cli/main.py": set(),
+}
+
+# What no file of serving/ may reach, not even through others of our files.
+NOT_IN_A_SERVICE = ("tt_jax.training", "tt_jax.cli", "tt_jax.export", "input_pipeline", "configs", "optax", "grain")
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement: of a module, by a file, at its top level or inside a function."""
+
+    file: str
+    line: int
+    module: str
+    top_level: bool
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} imports {self.module}"
+
+
+@functools.cache
+def files() -> dict[str, str]:
+    """Module -> file, of everything we ship."""
+    paths = (path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    return {".".join(p.with_suffix("").parts).removesuffix(".__init__"): p.as_posix() for p in paths}
+
+
+@functools.cache
+def imports() -> tuple[Import, ...]:
+    """Every import statement of everything we ship, also those inside functions."""
+    found = []
+    for file in files().values():
+        tree = ast.parse((ROOT / file).read_text())
+        inside = {
+            id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{file}:{node.lineno}: a relative import"
+                parts = [f"{node.module}.{alias.name}" for alias in node.names]
+                names = [part if part in files() else str(node.module) for part in parts]
+            else:
+                continue
+            found += [Import(file, node.lineno, name, id(node) not in inside) for name in dict.fromkeys(names)]
+    return tuple(found)
+
+
+def is_ours(module: str) -> bool:
+    return module.split(".")[0] in PACKAGES
+
+
+def within(file: str, rooms: Iterable[str]) -> bool:
+    return any(file.startswith(room) if room.endswith("/") else file == room for room in rooms)
+
+
+def place(file: str) -> tuple[int, str]:
+    """Floor and room of a file."""
+    for floor, rooms in enumerate(FLOORS):
+        for room in rooms:
+            if within(file, (room,)):
+                return floor, room
+    pytest.fail(f"{file} stands on no floor: give it one in tests/test_imports.py and docs/architecture.md")
+
+
+def test_the_walk_sees_lazy_imports_and_submodules():
+    lines = [str(i) for i in imports() if not i.top_level]
+    assert any("tt_jax/columns.py" in line and line.endswith("imports pyarrow") for line in lines)
+    assert any("tt_jax/cli/train.py" in line and line.endswith("imports tt_jax.training.loop") for line in lines)
+    assert any(i.file == "tt_jax/training/step.py" and i.module == "tt_jax.metrics.streaming" for i in imports())
+    assert len(files()) > 40
+
+
+def test_every_file_stands_on_one_floor():
+    for file in files().values():
+        place(file)
+        assert sum(within(file, (room,)) for rooms in FLOORS for room in rooms) == 1, file
+
+
+def test_every_room_exists():
+    for room in (room for rooms in FLOORS for room in rooms):
+        assert (ROOT / room).exists(), room
+
+
+def test_imports_go_down():
+    wrong = []
+    for i in imports():
+        if is_ours(i.module):
+            assert i.module in files(), f"{i}, which does not exist"
+            (floor, room), (target, its_room) = place(i.file), place(files()[i.module])
+            if not (target < floor or (room == its_room and room.endswith("/"))):
+                wrong.append(f"{i}: floor {floor} from floor {target}")
+    assert not wrong
+
+
+def test_no_circle():
+    graph: dict[str, set[str]] = {file: set() for file in files().values()}
+    for i in imports():
+        if is_ours(i.module):
+            graph[i.file].add(files()[i.module])
+    done: set[str] = set()
+
+    def visit(file: str, path: tuple[str, ...]) -> None:
+        assert file not in path, " -> ".join((*path[path.index(file) :], file))
+        if file not in done:
+            for target in sorted(graph[file]):
+                visit(target, (*path, file))
+            done.add(file)
+
+    for file in graph:
+        visit(file, ())
+
+
+@pytest.mark.parametrize("package", ROOMS_OF)
+def test_a_third_party_package_stays_in_its_rooms(package):
+    wrong = [str(i) for i in imports() if i.module.split(".")[0] == package and not within(i.file, ROOMS_OF[package])]
+    assert not wrong
+
+
+@pytest.mark.parametrize("room", ONLY)
+def test_a_plain_room_imports_nothing_else(room):
+    for i in imports():
+        if within(i.file, (room,)) and not is_ours(i.module):
+            package = i.module.split(".")[0]
+            assert package in ONLY[room] or package in sys.stdlib_module_names, str(i)
+
+
+def test_a_service_reaches_neither_training_nor_its_packages():
+    reached = {file: "" for file in files().values() if file.startswith("serving/")}
+    queue = list(reached)
+    while queue:
+        file = queue.pop()
+        for i in (i for i in imports() if i.file == file):
+            for banned in NOT_IN_A_SERVICE:
+                assert not f"{i.module}.".startswith(f"{banned}."), f"{i}, reached{reached[file]}"
+            if is_ours(i.module) and files()[i.module] not in reached:
+                reached[files()[i.module]] = f"{reached[file]} through {file}"
+                queue.append(files()[i.module])
+
+
+def test_pyarrow_is_imported_lazily_where_a_service_runs():
+    wrong = [str(i) for i in imports() if i.module.startswith("pyarrow") and i.top_level]
+    assert all(line.startswith("input_pipeline/") for line in wrong), wrong
+
+
+HELP = """
+import json, pkgutil, sys
+import tt_jax.cli
+from tt_jax.cli.main import VERBS, main
+try:
+    main(["--help"])
+except SystemExit as e:
+    code = e.code
+help_modules = sorted(sys.modules)
+import importlib
+for verb in VERBS:
+    importlib.import_module(f"tt_jax.cli.{verb}")
+print()
+print(json.dumps([code, help_modules, sorted(sys.modules)]))
+"""
+HEAVY = {"jax", "flax", "pyarrow", "orbax", "optax", "grain", "ml_collections", "absl", "litestar", "tensorboardX"}
+
+
+def test_help_imports_nothing_heavy_nor_does_the_module_of_a_verb():
+    out = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    code, help_modules, verb_modules = json.loads(out.splitlines()[-1])
+    assert code == 0
+    assert "usage: tt-jax VERB" in out
+    assert not HEAVY & set(help_modules)
+    assert not HEAVY & set(verb_modules)

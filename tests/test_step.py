@@ -1,0 +1,301 @@
+"""The training step against a dense one: gradients of whole tables, Adagrad and AdamW in NumPy float64."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import tiny
+from tests.test_sparse import dense as dense_adagrad
+from tt_jax.config import Config
+from tt_jax.features import Encoder
+from tt_jax.metrics import streaming
+from tt_jax.models.two_tower import TwoTower
+from tt_jax.schema import TOWERS, Schema
+from tt_jax.training.optimizer import schedule
+from tt_jax.training.step import MODEL_ARRAYS, TrainState, init_state, make_step, resolve_chunk_rows
+
+STEPS, ROWS = 6, 64
+BASE = dataclasses.replace(
+    tiny.CONFIG, optimizer=dataclasses.replace(tiny.CONFIG.optimizer, learning_rate=3e-3, warmup=0.4, clip_norm=0.3)
+)
+DECAY = dataclasses.replace(BASE, optimizer=dataclasses.replace(BASE.optimizer, embedding_decay=0.01))
+DROPOUT = dataclasses.replace(BASE, model=dataclasses.replace(BASE.model, dropout=0.4))
+ID_DROPOUT = dataclasses.replace(BASE, model=dataclasses.replace(BASE.model, id_dropout=0.4))
+CLICK, CONVERSION, TEACHER = tiny.SCHEMA.tasks
+NO_CONVERSION = dataclasses.replace(tiny.SCHEMA, tasks=(CLICK, dataclasses.replace(CONVERSION, weight=0.0), TEACHER))
+
+
+def batches(n: int, rows: int = ROWS, seed: int = 0) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    encoded = [Encoder(tiny.SCHEMA).encode(tiny.columns(rng, rows)).arrays for _ in range(n)]
+    return [{name: arrays[name] for name in MODEL_ARRAYS} for arrays in encoded]
+
+
+@functools.cache  # one compilation of a kind
+def compiled(run: Config = BASE, chunk_rows: int = 0, schema: Schema = tiny.SCHEMA) -> Any:
+    """The step, which donates its state: a buffer that cannot be reused warns, which is an error here."""
+    return jax.jit(make_step(TwoTower(schema, run.model, "f32"), run, STEPS, chunk_rows), donate_argnums=0)
+
+
+def fresh(run: Config = BASE, schema: Schema = tiny.SCHEMA) -> TrainState:
+    """The first state, with random biases."""
+    state = init_state(TwoTower(schema, run.model, "f32"), run, STEPS)
+    params, tables = tiny.weights(1, schema, run)
+    return state.replace(params=params, tables=tables)
+
+
+def trained(step: Any, state: TrainState, data: list[dict[str, np.ndarray]]) -> TrainState:
+    for batch in data:
+        state, _ = step(state, batch)
+    return state
+
+
+def assert_equal(a: Any, b: Any) -> None:
+    """Bit for bit."""
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
+
+
+# The dense reference.
+
+
+@functools.cache
+def dense_gradient(model: TwoTower) -> Any:
+    """Gradient, by parameters and whole tables, of the tasks' weighted sum of mean cross-entropies of labelled rows."""
+
+    def loss(params: Any, tables: Any, batch: Any) -> jax.Array:
+        logits, total = model.predict(params, tables, batch), jnp.float32(0)
+        for t, task in enumerate(model.schema.tasks):
+            labelled = ~jnp.isnan(batch["labels"][:, t])
+            y, w = (jnp.where(labelled, batch[name][:, t], jnp.float32(0)) for name in ("labels", "weights"))
+            losses = -y * jax.nn.log_sigmoid(logits[:, t]) - (1 - y) * jax.nn.log_sigmoid(-logits[:, t])
+            total += jnp.float32(task.weight) * (w * losses).sum() / w.sum()
+        return total
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1)))
+
+
+def rate_at(step: int, run: Config) -> float:
+    """Linear to 1 over the warm-up, then a cosine to the final fraction."""
+    warm = int(run.optimizer.warmup * STEPS)
+    if step < warm:
+        return step / warm
+    cosine = 0.5 * (1 + np.cos(np.pi * (step - warm) / (STEPS - warm)))
+    return run.optimizer.final_fraction + (1 - run.optimizer.final_fraction) * cosine
+
+
+def touched_rows(model: TwoTower, batch: Any, name: str) -> np.ndarray:
+    rows = model.rows(batch)
+    return np.concatenate([np.asarray(rows[t][name]).ravel() for t in TOWERS])
+
+
+def dense_training(run: Config, schema: Schema, data: list[dict[str, np.ndarray]]) -> tuple[Any, Any, Any]:
+    """Parameters, tables and accumulators after the batches."""
+    model, state, o = TwoTower(schema, run.model, "f32"), fresh(run, schema), run.optimizer
+    params, tables = jax.tree.map(lambda v: np.asarray(v, np.float64), (state.params, state.tables))
+    accumulators = {name: np.zeros(len(table)) for name, table in tables.items()}
+    first, second = ({name: np.zeros_like(p) for name, p in params.items()} for _ in range(2))
+    for step, batch in enumerate(data):
+        f32 = jax.tree.map(lambda x: jnp.asarray(x.astype(np.float32)), (params, tables))
+        by_params, by_tables = jax.tree.map(lambda g: np.asarray(g, np.float64), dense_gradient(model)(*f32, batch))
+        norm, rate = np.sqrt(sum((g**2).sum() for g in by_params.values())), rate_at(step, run)
+        for name, p in params.items():
+            g = by_params[name] * min(1.0, o.clip_norm / norm)
+            first[name] = 0.9 * first[name] + 0.1 * g
+            second[name] = 0.999 * second[name] + 0.001 * g**2
+            adam = first[name] / (1 - 0.9 ** (step + 1)) / (np.sqrt(second[name] / (1 - 0.999 ** (step + 1))) + 1e-8)
+            params[name] = p - o.learning_rate * rate * (adam + (o.weight_decay * p if p.ndim > 1 else 0.0))
+        for name, table in tables.items():
+            rows = touched_rows(model, batch, name)
+            inside = np.unique(rows[rows < len(table)]).astype(np.int32)
+            tables[name], accumulators[name] = dense_adagrad(
+                table, accumulators[name], inside, by_tables[name][inside],
+                o.embedding_learning_rate * rate, o.embedding_decay,
+            )  # fmt: skip
+    return params, tables, accumulators
+
+
+@pytest.mark.parametrize(("run", "schema"), [(BASE, tiny.SCHEMA), (DECAY, NO_CONVERSION)], ids=["plain", "decay"])
+def test_steps_are_those_of_the_dense_reference(run, schema):
+    data, start = batches(STEPS), fresh(run, schema)
+    state = trained(compiled(run, schema=schema), fresh(run, schema), data)
+    params, tables, accumulators = dense_training(run, schema, data)
+    for name, expected in params.items():
+        np.testing.assert_allclose(state.params[name], expected, rtol=1e-4, atol=2e-5, err_msg=name)
+    for name, expected in tables.items():
+        np.testing.assert_allclose(state.tables[name], expected, rtol=1e-4, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(state.accumulators[name], accumulators[name], rtol=1e-3, atol=1e-9, err_msg=name)
+        assert np.abs(state.tables[name] - start.tables[name]).max() > 0.01
+    assert int(state.step) == STEPS
+
+
+def test_chunks_add_up_to_the_whole_batch():
+    data = batches(STEPS)
+    whole, parts = trained(compiled(), fresh(), data), trained(compiled(BASE, 16), fresh(), data)
+    for a, b in zip(*(jax.tree.leaves((s.params, s.tables, s.metrics)) for s in (whole, parts)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
+
+
+def test_schedule_is_a_warm_up_and_a_cosine():
+    run = BASE
+    found = [float(schedule(run.optimizer, STEPS)(step)) for step in range(STEPS + 1)]
+    np.testing.assert_allclose(found, [rate_at(step, run) for step in range(STEPS + 1)], atol=1e-6)
+    no_warmup = dataclasses.replace(run.optimizer, warmup=0.0)
+    assert [float(schedule(no_warmup, n)(0)) for n in (0, 1, 10)] == [1.0, 1.0, 1.0]
+    only_warmup = dataclasses.replace(run.optimizer, warmup=1.0)
+    assert [float(schedule(only_warmup, 5)(step)) for step in range(5)] == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+# Labels, masks and weights.
+
+
+@pytest.mark.parametrize("chunk_rows", [0, 16])
+def test_rows_without_any_label_leave_no_trace(chunk_rows):
+    data, others = batches(2), batches(2, seed=7)
+    silent = np.random.default_rng(0).random(ROWS) < 0.5
+    changed = []
+    for batch, other in zip(data, others, strict=True):
+        batch["labels"][silent] = np.nan
+        mixed = {name: np.where(silent[:, None], other[name], batch[name]) for name in MODEL_ARRAYS}
+        changed.append({**mixed, "labels": batch["labels"]})
+    assert not np.array_equal(data[0]["query_floats"], changed[0]["query_floats"])
+    step = compiled(BASE, chunk_rows)
+    assert_equal(trained(step, fresh(), data), trained(step, fresh(), changed))
+
+
+def test_a_masked_label_adds_nothing_to_its_task_whatever_its_weight():
+    (batch,) = batches(1)
+    masked = np.isnan(batch["labels"])
+    assert masked[:, 1:].any(axis=0).all()
+    weights = np.where(masked, np.float32(1000), batch["weights"])
+    assert_equal(trained(compiled(), fresh(), [batch]), trained(compiled(), fresh(), [{**batch, "weights": weights}]))
+
+
+def test_a_task_of_weight_0_does_not_train_but_is_measured():
+    (batch,) = batches(1)
+    flipped = batch["labels"].copy()
+    flipped[:, 1] = 1 - flipped[:, 1]
+    step = compiled(DECAY, schema=NO_CONVERSION)
+    a, b = (trained(step, fresh(), [{**batch, "labels": y}]) for y in (batch["labels"], flipped))
+    assert_equal((a.params, a.tables), (b.params, b.tables))
+    assert a.metrics.loss_T[1] != b.metrics.loss_T[1]
+
+
+def test_a_batch_without_labels_is_finite_and_moves_no_row():
+    (batch,) = batches(1)
+    start = fresh()
+    state = trained(compiled(), fresh(), [{**batch, "labels": np.full_like(batch["labels"], np.nan)}])
+    assert_equal((state.tables, state.accumulators, state.metrics), (start.tables, start.accumulators, start.metrics))
+    assert all(np.isfinite(value).all() for value in state.params.values())
+
+
+def test_a_soft_label_trains_like_its_two_hard_halves():
+    (batch,) = batches(1)
+    half, y = ROWS // 2, np.random.default_rng(0).beta(1, 3, ROWS // 2).astype(np.float32)
+    rows = {name: np.concatenate([array[:half], array[:half]]) for name, array in batch.items()}
+    weights = np.random.default_rng(1).exponential(size=half).astype(np.float32)
+
+    def step(labels: list[Any], weights: list[Any]) -> TrainState:
+        """One step on the same rows twice, labelled for the teacher alone."""
+        one_task = np.full((ROWS, 3), np.nan, np.float32)
+        one_task[:, 2] = np.concatenate(labels)
+        by_row = np.repeat(np.concatenate(weights)[:, None], 3, axis=1)
+        data = {**rows, "labels": one_task, "weights": by_row}
+        return trained(compiled(), fresh().replace(step=jnp.int32(3)), [data])
+
+    soft = step([y, np.full(half, np.nan)], [weights, weights])
+    hard = step([np.ones(half), np.zeros(half)], [weights * y, weights * (1 - y)])
+    np.testing.assert_allclose(soft.metrics.loss_T, hard.metrics.loss_T, rtol=1e-5)
+    for name in soft.tables:
+        np.testing.assert_allclose(soft.tables[name], hard.tables[name], atol=2e-5)
+        np.testing.assert_allclose(soft.accumulators[name], hard.accumulators[name], rtol=1e-3, atol=1e-10)
+        assert np.abs(soft.tables[name] - fresh().tables[name]).max() > 0.01
+
+
+# Metrics, dropout, determinism, donation.
+
+
+def test_metrics_are_the_weighted_sums_of_all_batches():
+    data = batches(2)
+    model, state = TwoTower(tiny.SCHEMA, BASE.model, "f32"), fresh()
+    expected = np.zeros((4, 3))
+    for batch in data:
+        z = np.asarray(jax.jit(model.predict)(state.params, state.tables, batch), np.float64)
+        y, w = batch["labels"].astype(np.float64), batch["weights"].astype(np.float64)
+        losses = y * np.log1p(np.exp(-z)) + (1 - y) * np.log1p(np.exp(z))
+        w, y, losses = (np.where(np.isnan(y), 0, v) for v in (w, y, losses))
+        expected += [(w * losses).sum(0), w.sum(0), (w * y).sum(0), (w / (1 + np.exp(-z))).sum(0)]
+        state, done = compiled()(state, batch)
+    assert int(done) == 2
+    np.testing.assert_allclose(np.stack(state.metrics), expected, rtol=1e-5)
+    found = streaming.compute(state.metrics, tiny.SCHEMA.task_names)
+    assert found["click"]["loss"] == pytest.approx(expected[0, 0] / expected[1, 0], rel=1e-5)
+    assert found["teacher"]["calibration"] == pytest.approx(expected[3, 2] / expected[2, 2], rel=1e-5)
+
+
+@pytest.mark.parametrize("run", [DROPOUT, ID_DROPOUT], ids=["dropout", "id_dropout"])
+def test_dropout_is_drawn_anew_in_every_step_and_not_at_all_without(run):
+    (batch,) = batches(1)
+
+    def losses(run: Config, step: int) -> np.ndarray:
+        state, _ = compiled(run, 16)(fresh(run).replace(step=jnp.int32(step)), batch)
+        return np.asarray(state.metrics.loss_T)
+
+    np.testing.assert_array_equal(losses(run, 0), losses(run, 0))
+    assert (losses(run, 0) != losses(run, 1)).all()
+    np.testing.assert_array_equal(losses(BASE, 0), losses(BASE, 1))
+
+
+def test_chunks_draw_dropout_of_their_own():
+    (batch,) = batches(1)
+    first = {name: np.tile(array[:16], (4, 1)) for name, array in batch.items()}
+
+    def losses(chunk: int) -> np.ndarray:
+        """Of the same 16 rows, labelled in one chunk only."""
+        labels = np.where(np.arange(ROWS)[:, None] // 16 == chunk, first["labels"], np.float32(np.nan))
+        return np.asarray(compiled(DROPOUT, 16)(fresh(DROPOUT), {**first, "labels": labels})[0].metrics.loss_T)
+
+    np.testing.assert_array_equal(losses(0), losses(0))
+    assert (np.abs(losses(0) - losses(1)) > 1e-3).all()
+
+
+@pytest.mark.parametrize("run", [BASE, DROPOUT, ID_DROPOUT], ids=["plain", "dropout", "id_dropout"])
+def test_the_same_run_gives_the_same_bits(run):
+    data = batches(3)
+    assert_equal(trained(compiled(run, 16), fresh(run), data), trained(compiled(run, 16), fresh(run), data))
+
+
+def test_every_buffer_of_a_donated_state_is_reused():
+    state = fresh()
+    new, done = compiled()(state, batches(1)[0])
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((new, done)))
+
+
+def test_the_loss_falls_on_data_that_can_be_learnt():
+    (batch,) = batches(1)
+    taste = np.random.default_rng(0).normal(size=(50, 80))
+    labels = np.full_like(batch["labels"], np.nan)
+    labels[:, 0] = taste[batch["query_ids"][:, 0], batch["ad_ids"][:, 0]] > 0
+    state, losses = fresh(), []
+    for _ in range(80):
+        state = state.replace(metrics=streaming.zeros(3), step=jnp.int32(2))  # the peak of the learning rate
+        state = trained(compiled(), state, [{**batch, "labels": labels}])
+        losses.append(streaming.compute(state.metrics, tiny.SCHEMA.task_names)["click"]["loss"])
+    assert losses[0] > 0.6
+    assert losses[-1] < 0.1
+
+
+def test_chunk_rows_are_resolved_by_platform():
+    auto = dataclasses.replace(BASE, chunk_rows=-1, data=dataclasses.replace(BASE.data, batch_size=2048))
+    assert resolve_chunk_rows(auto, "cpu", 1) == 512
+    assert [resolve_chunk_rows(auto, p, n) for p, n in (("gpu", 1), ("cpu", 2))] == [0, 0]
+    odd = dataclasses.replace(auto, data=dataclasses.replace(BASE.data, batch_size=1000))
+    assert resolve_chunk_rows(odd, "cpu", 1) == 0
+    assert resolve_chunk_rows(dataclasses.replace(auto, chunk_rows=64), "gpu", 4) == 64
