@@ -4,6 +4,8 @@
     vectors.npy                 [N, T, D] float32, or bfloat16 as its uint16 bits, which NumPy can store
     ids.npy | ids.json          int64 [N] | a list of strings
     bids.npy valid.npy          float32 [N], bool [N]
+
+`build_index` makes it, `AdIndex.save` publishes it, `AdIndex.load` checks every byte.
 """
 
 from __future__ import annotations
@@ -261,7 +263,7 @@ def _content_id(
     fingerprint: str, vectors: np.ndarray, ids: np.ndarray | list[str], bids: np.ndarray, valid: np.ndarray
 ) -> str:
     digest = hashlib.sha256(f"{fingerprint} {vectors.dtype} {vectors.shape}\n".encode())
-    digest.update(json.dumps(ids).encode() if isinstance(ids, list) else ids.astype("<i8"))
-    for array in (vectors.view(np.uint16 if vectors.dtype.itemsize == 2 else np.uint32), bids, valid):
-        digest.update(np.ascontiguousarray(array))
+    names = np.frombuffer(json.dumps(ids).encode(), np.uint8) if isinstance(ids, list) else ids
+    for array in (vectors, names, bids, valid):
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

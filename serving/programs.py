@@ -1,4 +1,4 @@
-"""Compiled programs: one call takes encoded queries through the query tower to scored ads, in one of a few fixed shapes.
+"""Compiled programs: one call takes encoded queries through the query tower to ranked ads, in a few fixed shapes.
 
 A request is padded to the smallest shape that holds it. Programs are compiled ahead of time, so that nothing is traced
 or compiled while requests are answered; weights, tables and ads are arguments, not constants of the programs.
@@ -136,9 +136,10 @@ class Programs:
             run = jax.jit(partial(_best, self._model, self._utility, shape.size), donate_argnums=5)
             return run.lower(*self._state, ids, floats, scratch)
         if shape.kind == "candidates":
-            k = min(self._results[-1], shape.size)
-            return jax.jit(partial(_best_candidates, self._model, self._utility, k)).lower(*self._state, ids, floats, lists)
-        return jax.jit(partial(_scores, self._model, self._utility)).lower(*self._state, ids, floats, lists)
+            run = partial(_best_candidates, self._model, self._utility, min(self._results[-1], shape.size))
+        else:
+            run = partial(_scores, self._model, self._utility)
+        return jax.jit(run).lower(*self._state, ids, floats, lists)
 
     def _run_on_scratch(self, shape: Shape, ids: np.ndarray, floats: np.ndarray) -> TopK:
         program = self._get(shape)

@@ -200,7 +200,7 @@ class Scorer:
 
     def _ads(self, positions: np.ndarray, utility: np.ndarray, probabilities_Tn: np.ndarray) -> list[ScoredAd]:
         names = self.schema.task_names
-        columns = zip(self._ids.at(positions), utility.tolist(), zip(*probabilities_Tn.tolist(), strict=True), strict=True)
+        columns = zip(self._ids.at(positions), utility.tolist(), probabilities_Tn.T.tolist(), strict=True)
         return [ScoredAd(ad, score, dict(zip(names, p, strict=True))) for ad, score, p in columns]
 
 
@@ -210,7 +210,7 @@ class _AdIds:
     def __init__(self, ids: np.ndarray | list[str]) -> None:
         self._ids = ids
         if isinstance(ids, list):
-            self._index = {name: i for i, name in enumerate(ids)}
+            self._index: dict[Any, int] = {name: i for i, name in enumerate(ids)}
         else:
             self._order = np.argsort(ids)
             self._sorted = ids[self._order]
@@ -237,7 +237,7 @@ class _AdIds:
             raise _error(f"{where}: {len(unknown)} unknown ad ids: {some}{', ...' if len(unknown) > 3 else ''}")
         return found
 
-    def _search(self, ids: Sequence[AdId]) -> np.ndarray:
+    def _search(self, ids: Sequence[Any]) -> np.ndarray:
         """Positions of integers, -1 for an unknown one."""
         try:
             values = np.array(ids, np.int64)

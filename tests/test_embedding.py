@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -55,3 +56,14 @@ def test_tables_beyond_int32_are_refused():
     schema = dataclasses.replace(MIXED, features=(*wide, *MIXED.tower_features("ad"), MIXED.feature("a")))
     with pytest.raises(SchemaError, match="table 'dim8' has 2147483648 rows"):
         _ = Tables(schema).shapes
+
+
+def test_id_dropout_spares_the_vocabularies_of_a_table_that_hashed_ids_share():
+    tables = Tables(MIXED)
+    ids = jnp.ones((4, tables.schema.layout["query"].id_slots), jnp.int32)
+    shown, hidden = tables.rows("query", ids), tables.rows("query", ids, 1.0, jax.random.key(0))
+    vocabulary = 1  # the columns of the table of width 3 are a, c, d, e (three slots) and f; c has a vocabulary
+    for column in range(7):
+        past_end = np.asarray(hidden["dim3"][:, column]) == tables.shapes["dim3"][0]
+        assert past_end.tolist() == [column != vocabulary] * 4
+    np.testing.assert_array_equal(hidden["dim3"][:, vocabulary], shown["dim3"][:, vocabulary])

@@ -42,14 +42,15 @@ def test_a_null_label_or_mask_is_no_label():
 
 
 BAD_LABELS = {
-    "NaN": ("clicked", [1, float("nan"), 0, 0], 1, "0 or 1, got nan"),
+    "NaN": ("clicked", [1, float("nan"), 0, 0], 1, "label of 0 or 1, got nan"),
     "NaN of a teacher": ("teacher_score", [0.1, 0.1, 0.1, float("nan")], 3, "within 0..1, got nan"),
     "above 1": ("teacher_score", [0.1, 1.5, 0.1, 2.0], 1, "within 0..1, got 1.5"),
     "below 0": ("teacher_score", [-0.1, 0.1, 0.1, 0.1], 0, "within 0..1, got -0.1"),
     "infinite": ("teacher_score", [0.1, 0.1, float("inf"), 0.1], 2, "within 0..1, got inf"),
-    "half a click": ("clicked", [1, 0, 0.5, 0], 2, "0 or 1, got 0.5"),
-    "two clicks": ("clicked", [1, 0, 0, 2], 3, "0 or 1, got 2"),
-    "masked": ("converted", [0, 7, 0, 0], 1, "0 or 1, got 7"),
+    "half a click": ("clicked", [1, 0, 0.5, 0], 2, "label of 0 or 1, got 0.5"),
+    "two clicks": ("clicked", [1, 0, 0, 2], 3, "label of 0 or 1, got 2"),
+    "half a conversion": ("converted", [0, 0, 0, 0.5], 3, "label of 0 or 1, got 0.5"),
+    "masked": ("converted", [0, 7, 0, 0], 1, "label of 0 or 1, got 7"),
     "weight": ("importance", [1, -1, 1, 1], 1, "weight >= 0, got -1"),
     "weight NaN": ("importance", [1, 1, float("nan"), 1], 2, "weight >= 0, got nan"),
     "weight missing": ("importance", [1, 1, None, 1], 2, "weight >= 0, got nan"),
@@ -65,7 +66,7 @@ def test_a_bad_outcome_names_column_row_and_value(case, form):
     with pytest.raises(EncodeError) as error:
         outcomes(**{column: form(values)})
     assert (error.value.column, error.value.row) == (column, row)
-    assert f"column '{column}', row {row}: expected a" in str(error.value)
+    assert f"column '{column}', row {row}: expected" in str(error.value)
     assert reason in str(error.value)
 
 

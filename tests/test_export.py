@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,8 @@ def test_a_bundle_reads_back(tmp_path: Path) -> None:
     for found, written in ((bundle.params, params), (bundle.tables, tables)):
         assert found.keys() == written.keys()
         for name, array in found.items():
-            assert type(array) is np.ndarray and array.dtype == np.float32
+            assert type(array) is np.ndarray
+            assert array.dtype == np.float32
             np.testing.assert_array_equal(array, np.asarray(written[name]))
     assert [{"query": g.query, "ad": g.ad} for g in bundle.golden] == golden
     assert bundle.replay_golden() < 1e-6
@@ -117,13 +117,13 @@ def test_a_bundle_made_by_hand_must_make_sense(tmp_path: Path) -> None:
     files = ("schema.json", "config.json", "golden.json", "metrics.json")
     sound = {name: (tmp_path / "b" / name).read_text() for name in files}
     config, golden = json.loads(sound["config.json"]), json.loads(sound["golden.json"])
-    probabilities = {"click": 1.5}
+    model, probabilities = config["model"], {"click": 1.5}
     for name, text, message in (
         ("config.json", json.dumps({**config, "sed": 0}), r"config\.json: config: unknown key 'sed'"),
         ("schema.json", sound["schema.json"].replace("small", "smaller"), "fingerprint .* of its content"),
         ("schema.json", (tmp_path / "other" / "schema.json").read_text(), "tasks"),
-        ("config.json", json.dumps({**config, "model": {**config["model"], "experts": 2}}), "weights: params .*missing"),
-        ("config.json", json.dumps({**config, "model": {**config["model"], "output_dim": 3}}), "weights: params .*float32"),
+        ("config.json", json.dumps({**config, "model": {**model, "experts": 2}}), "weights: params .*missing"),
+        ("config.json", json.dumps({**config, "model": {**model, "output_dim": 3}}), "weights: params .*float32"),
         ("golden.json", "[]", r"golden\.json: expected a list of at least one row"),
         ("golden.json", json.dumps([{**golden[0], "probabilities": probabilities}]), "row 0: .*within 0..1"),
         ("golden.json", json.dumps([{**golden[0], "probabilities": {}}]), "row 0: expected probabilities of click"),
@@ -136,7 +136,7 @@ def test_a_bundle_made_by_hand_must_make_sense(tmp_path: Path) -> None:
             Bundle.load(tmp_path / "b")
     _rewrite(tmp_path / "b", sound)
     assert Bundle.load(tmp_path / "b").schema == SMALL
-    for changes, message in (({"format": "x"}, "expected 'tt-jax bundle' version 1"), ({"format_version": 2}, "version 2")):
+    for changes, message in (({"format": "x"}, "expected 'tt-jax bundle'"), ({"format_version": 2}, "version 2")):
         _rewrite(tmp_path / "b", sound, **changes)
         with pytest.raises(BundleError, match=message):
             Bundle.load(tmp_path / "b")
@@ -156,7 +156,7 @@ def _rewrite(root: Path, texts: dict[str, str], **changes: Any) -> None:
 
 def test_weights_that_orbax_cannot_read_are_refused(tmp_path: Path) -> None:
     _write_small(tmp_path / "b")
-    shutil.rmtree(tmp_path / "b" / "weights" / "d")
+    (tmp_path / "b" / "weights" / "_METADATA").write_text("{}")
     _rewrite(tmp_path / "b", {})
     with pytest.raises(BundleError, match="weights: "):
         Bundle.load(tmp_path / "b")
@@ -237,7 +237,8 @@ def test_the_stablehlo_scorer_ranks_as_numpy_does(tiny_bundle: Path) -> None:
         assert shown.sum() == b * min(valid.sum(), SCORER_K)
         for row in range(b):
             at = positions[row, shown[row]]
-            assert valid[at].all() and len(set(at)) == len(at)
+            assert valid[at].all()
+            assert len(set(at)) == len(at)
             np.testing.assert_allclose(probabilities[row, shown[row]], expected[row, at], atol=1e-5)
 
 

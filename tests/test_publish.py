@@ -56,9 +56,12 @@ def test_what_is_published_reads_back_and_nothing_else_remains(tmp_path: Path) -
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_failure_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), published_directory(tmp_path / "out") as folder:
+    def fail(folder: Path) -> None:
         (folder / "half").write_text("x")
         raise error
+
+    with pytest.raises(error), published_directory(tmp_path / "out") as folder:
+        fail(folder)
     assert list(tmp_path.iterdir()) == []
 
 

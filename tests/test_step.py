@@ -143,12 +143,11 @@ def test_chunks_add_up_to_the_whole_batch():
 
 
 def test_schedule_is_a_warm_up_and_a_cosine():
-    run = BASE
-    found = [float(schedule(run.optimizer, STEPS)(step)) for step in range(STEPS + 1)]
-    np.testing.assert_allclose(found, [rate_at(step, run) for step in range(STEPS + 1)], atol=1e-6)
-    no_warmup = dataclasses.replace(run.optimizer, warmup=0.0)
+    found = [float(schedule(BASE.optimizer, STEPS)(step)) for step in range(STEPS + 1)]
+    np.testing.assert_allclose(found, [rate_at(step, BASE) for step in range(STEPS + 1)], atol=1e-6)
+    no_warmup = dataclasses.replace(BASE.optimizer, warmup=0.0)
     assert [float(schedule(no_warmup, n)(0)) for n in (0, 1, 10)] == [1.0, 1.0, 1.0]
-    only_warmup = dataclasses.replace(run.optimizer, warmup=1.0)
+    only_warmup = dataclasses.replace(BASE.optimizer, warmup=1.0)
     assert [float(schedule(only_warmup, 5)(step)) for step in range(5)] == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 

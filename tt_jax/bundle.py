@@ -32,7 +32,7 @@ from tt_jax.schema import TOWERS, Schema
 
 FORMAT = "tt-jax bundle"
 FORMAT_VERSION = 1
-# Largest difference of a probability: float32 sums in another order, and bfloat16 inputs (8 bits) through a dozen layers.
+# Largest difference of a probability: float32 sums in another order; bfloat16 inputs (8 bits) through a dozen layers.
 GOLDEN_TOLERANCE: dict[MatmulPrecision, float] = {"f32": 1e-4, "bf16": 5e-2}
 
 
@@ -141,8 +141,9 @@ class Bundle:
         worst, allowed = float(difference[row, task]), GOLDEN_TOLERANCE[self.model.precision]
         if not worst <= allowed:
             raise BundleError(
-                f"{self.path / 'golden.json'}: row {row}, task {self.schema.task_names[task]!r}: expected the probability "
-                f"{expected[row, task]:.6f} within {allowed} in {self.model.precision}, got {found[row, task]:.6f}"
+                f"{self.path / 'golden.json'}: row {row}, task {self.schema.task_names[task]!r}: expected the "
+                f"probability {expected[row, task]:.6f} within {allowed} in {self.model.precision}, "
+                f"got {found[row, task]:.6f}"
             )
         return worst
 

@@ -187,3 +187,26 @@ def _arrow_lists(name: str, array: Any) -> Lists:
         lengths = np.bincount(row_of[_valid_of(values)], minlength=len(array)).astype(np.int64)
         values = values.drop_null()
     return Lists(lengths, _valid_of(array), values)
+
+
+def looks_int(column: Any) -> bool:
+    """Whether a key or scenario column, whose type the schema leaves open, holds integers rather than strings."""
+    if is_arrow(column):
+        return "int" in str(column.type) and "string" not in str(column.type)
+    if isinstance(column, np.ndarray) and column.dtype.kind != "O":
+        return column.dtype.kind in "iu"
+    return next((type(v) is int for v in column if v is not None), False)
+
+
+def nulls(column: Any) -> np.ndarray:
+    """bool [n]: no value at all, which a NaN is not."""
+    if is_arrow(column):
+        return np.asarray(column.is_null())
+    if isinstance(column, np.ndarray) and column.dtype.kind != "O":
+        return np.zeros(len(column), bool)
+    return np.fromiter((v is None for v in column), bool, len(column))
+
+
+def row_of_element(lengths: np.ndarray, element: int | None) -> int | None:
+    """The row whose list holds an element of `Lists.values`."""
+    return None if element is None else int(np.searchsorted(np.cumsum(lengths), element, side="right"))

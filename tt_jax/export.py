@@ -107,7 +107,10 @@ def _golden(
                 raise ValueError(f"golden_rows[{i}]: {min(unknown)!r} is no feature of the {tower} tower")
     probabilities = golden_probabilities(model, params, tables, rows).tolist()
     return [
-        {**{tower: dict(row[tower]) for tower in TOWERS}, "probabilities": dict(zip(model.schema.task_names, p, strict=True))}
+        {
+            **{tower: dict(row[tower]) for tower in TOWERS},
+            "probabilities": dict(zip(model.schema.task_names, p, strict=True)),
+        }
         for row, p in zip(rows, probabilities, strict=True)
     ]
 

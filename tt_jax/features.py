@@ -11,13 +11,23 @@ SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) and reduced to the table's rows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tt_jax.columns import EncodeError, Scalars, is_arrow, read_ids, read_lists, read_numbers
+from tt_jax.columns import (
+    EncodeError,
+    Scalars,
+    is_arrow,
+    looks_int,
+    nulls,
+    read_ids,
+    read_lists,
+    read_numbers,
+    row_of_element,
+)
 from tt_jax.schema import MISSING_ID, PAD_ID, TOWERS, UNKNOWN_ID, Feature, Schema, Task, Tower, nearest
 
 _FIRST_HASHED = 2  # rows before it: MISSING_ID and UNKNOWN_ID
@@ -119,7 +129,7 @@ class Encoder:
         try:
             rows = table.rows(read_ids(feature.name, lists.values, feature.dtype))
         except EncodeError as e:  # its row counts elements: name the row of the log instead
-            raise EncodeError(e.column, _row_of_element(lists.lengths, e.row), f"in a list: {e.reason}") from None
+            raise EncodeError(e.column, row_of_element(lists.lengths, e.row), f"in a list: {e.reason}") from None
         row = np.repeat(np.arange(len(lists.lengths)), lists.lengths)
         position = np.arange(len(rows)) - np.repeat(np.cumsum(lists.lengths) - lists.lengths, lists.lengths)
         # A sequence is stored newest first, so that a slot always means the same recency.
@@ -147,7 +157,7 @@ class Encoder:
 
     def _scenarios(self, column: Any) -> np.ndarray:
         name = self.schema.scenario
-        is_int = _looks_int(column)
+        is_int = looks_int(column)
         scalars = read_ids(name, column, "int" if is_int else "string")
         if not scalars.valid.all():
             raise EncodeError(name, int(np.argmin(scalars.valid)), "the scenario is missing")
@@ -218,7 +228,7 @@ def _fill_floats(feature: Feature, column: Any, out: np.ndarray) -> int:
     try:
         values = read_numbers(feature.name, lists.values)
     except EncodeError as e:
-        raise EncodeError(e.column, _row_of_element(lists.lengths, e.row), f"in a list: {e.reason}") from None
+        raise EncodeError(e.column, row_of_element(lists.lengths, e.row), f"in a list: {e.reason}") from None
     out[lists.valid] = _normalise(feature, values).reshape(-1, feature.dim)
     return int(len(lists.valid) - lists.valid.sum())
 
@@ -235,7 +245,7 @@ def _normalise(feature: Feature, values: np.ndarray) -> np.ndarray:
 def _labels(task: Task, columns: Mapping[str, Any]) -> np.ndarray:
     """float64 [n]; NaN where the row has no label (a null) or its mask is not 1."""
     column = _column(columns, task.label)
-    null = _nulls(column)
+    null = nulls(column)
     values = read_numbers(task.label, column)
     bad = ~null & ~((values >= 0) & (values <= 1))  # catches NaN too
     expected = "a label within 0..1"
@@ -268,7 +278,7 @@ def _keys(name: str, column: Any) -> np.ndarray:
     """int64 [n]: integers and times as they are, strings as their hash, -1 where missing."""
     if is_arrow(column) and str(column.type).startswith(("timestamp", "date64")):
         column = column.cast("int64")
-    scalars = read_ids(name, column, "int" if _looks_int(column) else "string")
+    scalars = read_ids(name, column, "int" if looks_int(column) else "string")
     if scalars.ints is not None:
         values = scalars.ints
     else:
@@ -277,36 +287,10 @@ def _keys(name: str, column: Any) -> np.ndarray:
     return np.where(scalars.valid, values, -1)
 
 
-def _looks_int(column: Any) -> bool:
-    """Whether a key or scenario column, whose type the schema leaves open, holds integers rather than strings."""
-    if is_arrow(column):
-        return "int" in str(column.type) and "string" not in str(column.type)
-    if isinstance(column, np.ndarray) and column.dtype.kind != "O":
-        return column.dtype.kind in "iu"
-    return next((type(v) is int for v in column if v is not None), False)
-
-
-def _nulls(column: Any) -> np.ndarray:
-    """bool [n]: no value at all, which a NaN is not."""
-    if is_arrow(column):
-        return np.asarray(column.is_null())
-    if isinstance(column, np.ndarray) and column.dtype.kind != "O":
-        return np.zeros(len(column), bool)
-    return np.fromiter((v is None for v in column), bool, len(column))
-
-
-def _row_of_element(lengths: np.ndarray, element: int | None) -> int | None:
-    return None if element is None else int(np.searchsorted(np.cumsum(lengths), element, side="right"))
-
-
 def _column(columns: Mapping[str, Any], name: str) -> Any:
     if name in columns:
         return columns[name]
-    raise EncodeError(name, None, f"the column is missing{nearest(name, _names(columns))}")
-
-
-def _names(columns: Collection[str]) -> list[str]:
-    return [str(c) for c in columns]
+    raise EncodeError(name, None, f"the column is missing{nearest(name, map(str, columns))}")
 
 
 def _rows_of(columns: Mapping[str, Any]) -> int:

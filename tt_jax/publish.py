@@ -1,8 +1,8 @@
 """Directories that exist completely or not at all, and whose every byte is checked before use.
 
 A published directory is written under a hidden name beside its place, synced to disk and renamed. Bundles and indexes
-have a `manifest.json` with size and SHA-256 of every other file and a digest of itself, so one changed, missing or added
-byte is found. It is a flat frozen dataclass with a field `files: tuple[FileEntry, ...]`, stored as canonical JSON.
+have a `manifest.json` with size and SHA-256 of every other file and a digest of itself, so one changed, missing or
+added byte is found. It is a flat frozen dataclass with a field `files: tuple[FileEntry, ...]`, as canonical JSON.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ def build(bundle: Path, ads: Path, out: Path, dtype: Literal["f32", "bf16"] = "f
     """Embeds the ads of a Parquet file and saves the index; returns the number of ads."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from serving.index import build_index
 
+    from serving.index import build_index
     from tt_jax.bundle import Bundle
     from tt_jax.publish import require_absent
     from tt_jax.schema import SchemaError
