@@ -34,12 +34,21 @@ def main() -> None:
         written_s = time.perf_counter() - start
         size = sum(p.stat().st_size for p in Path(folder).rglob("*.parquet"))
 
-    print(json.dumps({
-        "benchmark": "adworld", **vars(args), "cores": len(os.sched_getaffinity(0)), "rows": rows,
-        "simulated_s": round(simulated_s, 3), "rows_per_s": round(rows / simulated_s),
-        "written_s": round(written_s, 3), "written_rows_per_s": round(rows / written_s),
-        "bytes_per_row": round(size / rows, 1),
-    }))
+    print(
+        json.dumps(
+            {
+                "benchmark": "adworld",
+                **vars(args),
+                "cores": len(os.sched_getaffinity(0)),
+                "rows": rows,
+                "simulated_s": round(simulated_s, 3),
+                "rows_per_s": round(rows / simulated_s),
+                "written_s": round(written_s, 3),
+                "written_rows_per_s": round(rows / written_s),
+                "bytes_per_row": round(size / rows, 1),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

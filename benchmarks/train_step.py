@@ -18,7 +18,7 @@ import numpy as np
 from tt_jax.config import Config, DataConfig, ModelConfig
 from tt_jax.models.dense import resolve_precision
 from tt_jax.models.two_tower import TwoTower
-from tt_jax.schema import Feature, Schema, Task
+from tt_jax.schema import TOWERS, Feature, Kind, Schema, Task
 from tt_jax.training.step import MODEL_ARRAYS, init_state, make_step, resolve_chunk_rows
 
 WARM_UP_STEPS = 4
@@ -48,10 +48,11 @@ def parse_args() -> argparse.Namespace:
 def synthetic_schema(a: argparse.Namespace) -> Schema:
     """`cat` categorical and `num` numeric features per tower, sharing a table of `rows` rows evenly."""
     each = int(a.rows) // (2 * a.cat)
+    kinds: tuple[tuple[Kind, int], ...] = (("categorical", a.cat), ("numeric", a.num))
     features = [
         Feature(f"{tower}_{kind}{i}", kind, tower, "int", a.dim, each if kind == "categorical" else 0)
-        for tower in ("query", "ad")
-        for kind, count in (("categorical", a.cat), ("numeric", a.num))
+        for tower in TOWERS
+        for kind, count in kinds
         for i in range(count)
     ]
     tasks = tuple(Task(f"t{i}", f"label{i}") for i in range(a.tasks))
@@ -83,7 +84,7 @@ def main() -> None:
     model_config = ModelConfig(a.experts, a.full, a.low, a.rank, tuple(a.mlp), 64, a.out)
     config = Config(model=model_config, data=DataConfig(batch_size=a.batch), precision=a.dtype, chunk_rows=a.chunk)
     platform = jax.default_backend()
-    model = TwoTower(synthetic_schema(a), config.model, resolve_precision(config.precision, platform))
+    model = TwoTower(synthetic_schema(a), config.model, resolve_precision(config.precision, platform, training=True))
     chunk_rows = resolve_chunk_rows(config, platform, 1)
     step = jax.jit(make_step(model, config, 1000, chunk_rows), donate_argnums=0)
     state = init_state(model, config, 1000)

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from input_pipeline.manifest import ADS, MANIFEST, SCHEMA, DataFile, Manifest, sha256_of, total_fingerprint
 from input_pipeline.samples import read_samples
-from tt_jax.schema import Schema, array_specs, nearest
+from tt_jax.schema import Schema, array_specs
+from tt_jax.strict_json import nearest
 
 Block = dict[str, np.ndarray]
 T = TypeVar("T")

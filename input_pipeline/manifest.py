@@ -8,9 +8,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tt_jax.schema import SchemaError, dataclass_from_dict
+from tt_jax.schema import SchemaError
+from tt_jax.strict_json import dataclass_from_dict, parse_json
 
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -77,33 +77,10 @@ class Manifest:
     @staticmethod
     def from_json(text: str) -> Manifest:
         """Raises `SchemaError` naming what is wrong with the text."""
-        try:
-            data = json.loads(text)
-        except ValueError as e:
-            raise SchemaError(f"not valid JSON: {e}") from None
+        data = parse_json(text, "manifest", SchemaError)
         if not isinstance(data, Mapping) or data.get("version") != VERSION:
             raise SchemaError(f"expected a manifest of version {VERSION}")
-        flat = {k: v for k, v in data.items() if k != "splits"}
-        flat = dataclass_from_dict(_Flat, flat, "manifest", nested={"files": DataFile})
-        splits = _splits(data.get("splits"))
-        return Manifest(splits=splits, **{f.name: getattr(flat, f.name) for f in dataclasses.fields(_Flat)})
-
-
-@dataclass(frozen=True)
-class _Flat:
-    version: int
-    schema: str
-    block_rows: int
-    files: tuple[DataFile, ...]
-    ads_sha256: str
-    fingerprint: str
-
-
-def _splits(data: Any) -> dict[str, dict[str, Counts]]:
-    try:
-        return {split: {name: Counts(**c) for name, c in scenarios.items()} for split, scenarios in data.items()}
-    except (AttributeError, TypeError) as e:
-        raise SchemaError(f"manifest.splits: {e}") from None
+        return dataclass_from_dict(Manifest, data, "manifest", SchemaError)
 
 
 def total_fingerprint(schema: str, files: tuple[DataFile, ...], ads_sha256: str) -> str:

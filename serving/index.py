@@ -27,7 +27,8 @@ from tt_jax.bundle import Bundle
 from tt_jax.columns import EncodeError, is_arrow, read_ids, read_numbers
 from tt_jax.features import Encoder
 from tt_jax.publish import FileEntry, describe_files, published_directory, read_published, write_manifest
-from tt_jax.schema import PAD_ID, DType, nearest
+from tt_jax.schema import PAD_ID, DType
+from tt_jax.strict_json import nearest
 
 FORMAT = "tt-jax ad index"
 FORMAT_VERSION = 1

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from serving.scorer import RequestError, ScoredAd
-from tt_jax.schema import nearest
+from tt_jax.strict_json import nearest
 
 Id = int | str
 EXAMPLE = '{"query": {"<feature>": <value>, ...}, "k": 10}'

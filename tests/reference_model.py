@@ -94,7 +94,7 @@ class Reference:
     def product(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
         if self.bf16:
             x, w = (v.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float64) for v in (x, w))
-        return x @ w
+        return x @ w.T
 
     def inputs(self, tower: Tower, ids: np.ndarray, floats: np.ndarray) -> np.ndarray:
         """x0: the id features in schema order, then the floats."""

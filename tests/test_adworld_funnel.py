@@ -39,7 +39,8 @@ def test_winners_are_the_best_by_bid_times_heavy_ranker() -> None:
     won = shown.table.column("ad_id").to_numpy().reshape(-1, config.slots)
     price, bid = (shown.table.column(c).to_numpy().reshape(-1, config.slots) for c in ("price", "bid"))
     p = shown.table.column("teacher_click").to_numpy().reshape(-1, config.slots)
-    assert (price <= bid).all() and (price >= np.float32(config.reserve)).all()
+    assert (price <= bid).all()
+    assert (price >= np.float32(config.reserve)).all()
     for i, r in enumerate(np.unique(request)):
         rows = np.flatnonzero(request == r)
         assert len(set(ad[rows])) == len(rows) > config.slots
@@ -48,7 +49,8 @@ def test_winners_are_the_best_by_bid_times_heavy_ranker() -> None:
         second = np.clip(score[rows[1 : config.slots + 1]] / p[i], config.reserve, bid[i])
         np.testing.assert_allclose(price[i], second, rtol=1e-5)
     position = offered.table.column("position").drop_null().to_numpy()
-    assert len(position) == won.size and offered.table.column("click").null_count == len(ad) - won.size
+    assert len(position) == won.size
+    assert offered.table.column("click").null_count == len(ad) - won.size
 
 
 def test_memory_counts_recent_impressions_of_an_advertiser() -> None:
@@ -61,7 +63,8 @@ def test_memory_counts_recent_impressions_of_an_advertiser() -> None:
     assert memory.exposures(np.array([3]), same[:1]).tolist() == [0.0]
     memory.midnight()
     assert memory.exposures(np.array([3, 3, 3, 4]), np.array([*same, other, same[0]])).tolist() == [3.0, 3.0, 1.0, 0.0]
-    assert memory.shown[3] == 4 and memory.clicked[3, -2:].tolist() == same.tolist()
+    assert memory.shown[3] == 4
+    assert memory.clicked[3, -2:].tolist() == same.tolist()
     memory.midnight()
     assert memory.exposures(np.array([3]), same[:1]) == pytest.approx([2.1])
 

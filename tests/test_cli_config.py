@@ -106,7 +106,7 @@ def test_only_the_named_fields_change_and_the_last_override_wins(write):
         ("--config.seed=1.5", "config.seed: expected int, got 1.5"),
         ("--config.seed=", "config.seed: expected int, got ''"),
         ("--config.train.epochs=__import__('os')", "config.train.epochs: expected float, got \"__import__('os')\""),
-        ("--config.model.mlp=(64,'a')", "config.model.mlp: expected int, got 'a'"),
+        ("--config.model.mlp=(64,'a')", "config.model.mlp[1]: expected int, got 'a'"),
         ("--config.model.mlp=64;32", "config.model.mlp: expected tuple[int, ...], got '64;32'"),
         ("--config.model.experts=0", "config.model.experts: expected a number > 0, got 0"),
         ("--config.precision=fp8", "config.precision: 'fp8' is none of auto, f32, bf16"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from tests.damage import damages
 from tt_jax.bundle import Bundle, BundleError, Manifest
 from tt_jax.config import Config, ModelConfig
 from tt_jax.export import PLATFORMS, SCORER_K, write_bundle
@@ -88,19 +90,9 @@ def test_every_changed_missing_or_added_file_is_refused_by_name(tmp_path: Path) 
     assert {"manifest.json", "schema.json", "golden.json", "scorer.bin"} <= {p.name for p in files}
     rng = np.random.default_rng(0)
     for path in files:
-        content = path.read_bytes()
-        changed = bytearray(content)
-        changed[int(rng.integers(len(changed)))] ^= 1 << int(rng.integers(8))
-        for damaged in (bytes(changed), content[:-1]):
-            path.write_bytes(damaged)
-            with pytest.raises(BundleError) as refused:
+        for _ in damages(path, rng):
+            with pytest.raises(BundleError, match=re.escape(path.name)):
                 Bundle.load(root)
-            assert str(path) in str(refused.value)
-        path.unlink()
-        with pytest.raises(BundleError) as refused:
-            Bundle.load(root)
-        assert path.name in str(refused.value)
-        path.write_bytes(content)
     (root / "weights" / "extra").write_text("")
     with pytest.raises(BundleError, match=r"extra: not in the manifest"):
         Bundle.load(root)

@@ -36,14 +36,18 @@ def mean_loss(logits, labels, weights, task_weights):
 def test_cross_entropy_is_its_definition_per_example(soft):
     logits, labels, _ = batch(0, soft=soft)
     got = cross_entropy(jnp.asarray(logits), jnp.asarray(labels))
-    assert got.shape == logits.shape and got.dtype == jnp.float32
+    assert got.shape == logits.shape
+    assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, reference_cross_entropy(logits, labels), rtol=2e-6, atol=1e-7)
 
 
 def test_cross_entropy_keeps_small_and_large_losses():
     logits = jnp.array([[40.0, -40.0, 1e4, -1e4]], jnp.float32)
-    np.testing.assert_allclose(cross_entropy(logits, jnp.array([[1.0, 0.0, 0.0, 1.0]], jnp.float32))[0],
-                               [np.exp(-40.0), np.exp(-40.0), 1e4, 1e4], rtol=1e-5)
+    np.testing.assert_allclose(
+        cross_entropy(logits, jnp.array([[1.0, 0.0, 0.0, 1.0]], jnp.float32))[0],
+        [np.exp(-40.0), np.exp(-40.0), 1e4, 1e4],
+        rtol=1e-5,
+    )
 
 
 def test_gradient_is_probability_minus_label_and_zero_without_a_label():
@@ -61,7 +65,8 @@ def test_an_unlabelled_row_hides_even_a_non_finite_logit(bad):
     logits[np.isnan(labels)] = bad
     weights[np.isnan(labels)] = np.nan
     loss, gradient = jax.value_and_grad(mean_loss)(logits, labels, weights, np.ones(3, np.float32))
-    assert np.isfinite(loss) and np.isfinite(gradient).all()
+    assert np.isfinite(loss)
+    assert np.isfinite(gradient).all()
 
 
 def test_bfloat16_logits_give_a_float32_loss():
@@ -91,8 +96,10 @@ def test_chunks_add_up_to_the_batch_in_loss_and_gradient():
         return training_loss(masked_sum(cross_entropy(z, y), y, w)[0], denominators, task_weights)
 
     whole, whole_gradient = jax.value_and_grad(mean_loss)(logits, labels, weights, task_weights)
-    parts = [jax.value_and_grad(chunk_loss)(logits[i : i + 16], labels[i : i + 16], weights[i : i + 16])
-             for i in range(0, 64, 16)]
+    parts = [
+        jax.value_and_grad(chunk_loss)(logits[i : i + 16], labels[i : i + 16], weights[i : i + 16])
+        for i in range(0, 64, 16)
+    ]
     assert sum(float(loss) for loss, _ in parts) == pytest.approx(float(whole), rel=1e-5)
     np.testing.assert_allclose(np.concatenate([g for _, g in parts]), whole_gradient, rtol=1e-5, atol=1e-8)
 

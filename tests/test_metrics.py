@@ -14,7 +14,7 @@ from tt_jax.metrics.probability import expected_calibration_error
 
 
 def rows(seed: int, n: int = 2000, levels: int = 0, users: int = 60, weighted: bool = True):
-    """Random probabilities, 0/1 labels, weights and users; with `levels`, predictions take so few values that many tie."""
+    """Random probabilities, 0/1 labels, weights and users; with `levels`, so few distinct predictions that many tie."""
     rng = np.random.default_rng(seed)
     p = rng.beta(1, 4, n)
     y = (rng.random(n) < p).astype(np.float32)
@@ -97,11 +97,14 @@ def test_log_loss_entropy_and_calibration(weighted):
     assert got["calibration"] == pytest.approx((w64 * p64).sum() / (w64 * y).sum(), rel=1e-9)
     assert (got["rows"], got["positives"]) == (2000, int(y.sum()))
     assert type(got["positives"]) is int
-    assert got["kl"] is None and got["logmae"] is None
+    assert got["kl"] is None
+    assert got["logmae"] is None
 
 
 def test_log_loss_of_a_certain_and_wrong_prediction_is_finite():
-    got = task_metrics(np.array([0, 1], np.float32), np.array([1, 0], np.float32), np.ones(2, np.float32), None, soft=False)
+    got = task_metrics(
+        np.array([0, 1], np.float32), np.array([1, 0], np.float32), np.ones(2, np.float32), None, soft=False
+    )
     assert got["logloss"] == pytest.approx(-np.log(1e-7), rel=1e-6)
 
 
@@ -141,7 +144,8 @@ def test_soft_labels_have_kl_and_logmae_and_no_auc():
     kl = rel_entr(t64, p64) + rel_entr(1 - t64, 1 - p64)
     assert got["kl"] == pytest.approx(np.average(kl, weights=w), rel=1e-6)
     assert got["logmae"] == pytest.approx(np.average(np.abs(np.log(p64 / t64)), weights=w), rel=1e-6)
-    assert got["auc"] is None and got["gauc"] is None
+    assert got["auc"] is None
+    assert got["gauc"] is None
     assert got["positives"] == pytest.approx(t64.sum(), rel=1e-6)
 
 
@@ -149,13 +153,15 @@ def test_a_model_equal_to_its_teacher_has_no_kl():
     teacher = np.random.default_rng(8).random(300).astype(np.float32)
     got = task_metrics(teacher, teacher, np.ones(300, np.float32), None, soft=True)
     assert got["kl"] == pytest.approx(0, abs=1e-12)
-    assert got["logmae"] == 0 and got["calibration"] == 1
+    assert got["logmae"] == 0
+    assert got["calibration"] == 1
 
 
 def test_soft_labels_that_are_all_0_or_1_have_an_auc():
     p, y, w, users = rows(9)
     hard, soft = (task_metrics(p, y, w, users, soft=s) for s in (False, True))
-    assert soft["auc"] == hard["auc"] and soft["gauc"] == hard["gauc"] is not None
+    assert soft["auc"] == hard["auc"]
+    assert soft["gauc"] == hard["gauc"] is not None
     assert soft["kl"] == pytest.approx(hard["logloss"])
 
 
@@ -163,12 +169,14 @@ def test_soft_labels_that_are_all_0_or_1_have_an_auc():
 def test_one_class_leaves_undefined_metrics_none(label):
     p, _, w, users = rows(10, n=50)
     got = task_metrics(p, np.full(50, label, np.float32), w, users, soft=False)
-    assert got["auc"] is None and got["gauc"] is None and got["ne"] is None
+    assert got["auc"] is None
+    assert got["gauc"] is None
+    assert got["ne"] is None
     assert (got["calibration"] is None) == (label == 0.0)
     assert got["ece"] == pytest.approx(abs(np.average(p, weights=w) - label), abs=1e-6)
 
 
-@pytest.mark.parametrize("label, weight, count", [(np.nan, 1.0, 0), (1.0, 0.0, 5)])
+@pytest.mark.parametrize(("label", "weight", "count"), [(np.nan, 1.0, 0), (1.0, 0.0, 5)])
 def test_rows_without_label_or_without_weight_define_nothing_but_counts(label, weight, count):
     p, y, w = np.full(5, 0.5, np.float32), np.full(5, label, np.float32), np.full(5, weight, np.float32)
     expected = dict.fromkeys(METRICS) | {"rows": count, "positives": count}
@@ -193,7 +201,7 @@ def test_unlabelled_rows_change_nothing():
 
 
 @pytest.mark.parametrize(
-    "column, value, soft, message",
+    ("column", "value", "soft", "message"),
     [
         ("p", np.nan, False, "probability of row 2 is nan; expected 0..1"),
         ("p", 1.5, False, "probability of row 2 is 1.5"),

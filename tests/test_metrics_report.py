@@ -41,7 +41,8 @@ def test_report_of_streamed_batches_is_that_of_the_whole():
     p, y, w, scenario, users = data = logged(0)
     report = collect(data, [1000, 0, 1, 499]).report()
     assert report["rows"] == 1500
-    assert list(report["overall"]) == list(TASKS) and list(report["scenarios"]) == list(SCENARIOS)
+    assert list(report["overall"]) == list(TASKS)
+    assert list(report["scenarios"]) == list(SCENARIOS)
     for t, (task, kind) in enumerate(TASKS.items()):
         whole = task_metrics(p[:, t], y[:, t], w[:, t], users, soft=kind == "soft")
         assert report["overall"][task] == whole
@@ -73,8 +74,10 @@ def test_tasks_do_not_leak_into_each_other():
     changed[::2, 1] = np.nan
     changed[1::2, 1] = 1 - changed[1::2, 1]
     after = collect((p, changed, w, scenario, users), [1500]).report()["overall"]
-    assert after["click"] == before["click"] and after["teacher"] == before["teacher"]
-    assert after["save"]["rows"] < before["save"]["rows"] and after["save"]["auc"] < 0.5 < before["save"]["auc"]
+    assert after["click"] == before["click"]
+    assert after["teacher"] == before["teacher"]
+    assert after["save"]["rows"] < before["save"]["rows"]
+    assert after["save"]["auc"] < 0.5 < before["save"]["auc"]
 
 
 def test_merged_states_equal_one():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -103,13 +104,14 @@ def test_bf16_rounds_the_inputs_of_products_and_nothing_else():
     assert 0.001 < np.abs(logits - exact).max() / exact.std() < 0.1
 
 
-def test_bf16_gradients_are_those_of_the_rounded_product():
+@pytest.mark.parametrize("outputs", [20, 32, 7])
+def test_bf16_gradients_are_those_of_the_rounded_product(outputs):
     rng = np.random.default_rng(0)
-    x, w, g = (rng.normal(size=s).astype(np.float32) for s in ((40, 30), (30, 20), (40, 20)))
-    value, backward = jax.vjp(lambda x, w: matmul(x, w, "bf16"), x, w)
-    xr, wr, gr = (v.astype(ml_dtypes.bfloat16).astype(np.float64) for v in (x, w, g))
+    w, x, g = (rng.normal(size=s).astype(np.float32) for s in ((outputs, 30), (30, 40), (outputs, 40)))
+    value, backward = jax.vjp(lambda w, x: matmul(w, x, "bf16"), w, x)
+    wr, xr, gr = (v.astype(ml_dtypes.bfloat16).astype(np.float64) for v in (w, x, g))
     for found, rounded, exact in zip(
-        (value, *backward(jnp.asarray(g))), (xr @ wr, gr @ wr.T, xr.T @ gr), (x @ w, g @ w.T, x.T @ g), strict=True
+        (value, *backward(jnp.asarray(g))), (wr @ xr, gr @ xr.T, wr.T @ gr), (w @ x, g @ x.T, w.T @ g), strict=True
     ):
         assert found.dtype == jnp.float32
         np.testing.assert_allclose(found, rounded, atol=1e-5)
@@ -119,13 +121,18 @@ def test_bf16_gradients_are_those_of_the_rounded_product():
 
 def test_f32_products_are_not_rounded():
     rng = np.random.default_rng(1)
-    x, w = rng.normal(size=(40, 30)).astype(np.float32), rng.normal(size=(30, 20)).astype(np.float32)
-    np.testing.assert_allclose(matmul(x, w, "f32"), x.astype(np.float64) @ w, atol=1e-5)
+    w, x = rng.normal(size=(20, 30)).astype(np.float32), rng.normal(size=(30, 40)).astype(np.float32)
+    np.testing.assert_allclose(matmul(w, x, "f32"), w.astype(np.float64) @ x, atol=1e-5)
 
 
 def test_precision_is_resolved_by_platform():
     assert [resolve_precision("auto", p) for p in ("cpu", "gpu", "tpu")] == ["f32", "bf16", "bf16"]
-    assert [resolve_precision(p, "cpu") for p in ("f32", "bf16")] == ["f32", "bf16"]
+    assert [resolve_precision(p, "cpu", training) for p in ("f32", "bf16") for training in (False, True)] == [
+        "f32", "f32", "bf16", "bf16",
+    ]  # fmt: skip
+    multiplies_bf16 = any(flag in Path("/proc/cpuinfo").read_text() for flag in ("avx512_bf16", "amx_bf16"))
+    assert resolve_precision("auto", "cpu", training=True) == ("bf16" if multiplies_bf16 else "f32")
+    assert resolve_precision("auto", "gpu", training=True) == "bf16"
 
 
 def test_model_gradients_in_bf16_point_where_those_in_f32_do():
@@ -148,10 +155,10 @@ def test_gates_are_shares():
     tower = model.bind(params).query
     x0 = tower.inputs(gather(tables, rows), rows, arrays["query_floats"])
     gates = jax.jit(tower.mmoe.gates)(x0)
-    assert gates.shape == (64, 3, 3)
-    np.testing.assert_allclose(gates.sum(axis=-1), 1.0, rtol=1e-6)
+    assert gates.shape == (3, 3, 64)  # tasks, experts, examples
+    np.testing.assert_allclose(gates.sum(axis=1), 1.0, rtol=1e-6)
     assert gates.min() >= 0
-    assert np.asarray(gates).std(axis=0).min() > 0.01  # they depend on the input
+    assert np.asarray(gates).std(axis=-1).min() > 0.01  # they depend on the input
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
@@ -210,7 +217,8 @@ def test_id_dropout_of_1_hides_every_hashed_id_and_no_other():
 
     @jax.jit
     def logits(rows: Any) -> Array:
-        return model.logits(params, {t: gather(tables, rows[t]) for t in TOWERS}, rows, arrays)
+        gathered = {t: gather(tables, rows[t]) for t in TOWERS}
+        return model.logits(params, model.inputs(params, gathered, rows, arrays))
 
     a, b = logits(hidden), logits(model.rows(others, jax.random.key(0)))
     np.testing.assert_array_equal(a, b)
@@ -244,7 +252,8 @@ def test_dropout_keeps_the_mean_of_an_experts_output():
     gathered = gather(tables, rows)
 
     def output(key: Array | None) -> Array:
-        return model.bind(params).ad(gathered, rows, arrays["ad_floats"], key)
+        ad = model.bind(params).ad
+        return ad(ad.inputs(gathered, rows, arrays["ad_floats"]), key)
 
     samples = np.asarray(jax.jit(jax.vmap(output))(jax.random.split(jax.random.key(0), 4000)))
     error = samples.std(axis=0) / 4000**0.5

@@ -212,7 +212,7 @@ def test_a_set_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     (root / "manifest.json").unlink()
     refused("half written")
     (root / "manifest.json").write_text(manifest[:-20])
-    refused(r"manifest\.json: not valid JSON")
+    refused(r"manifest\.json: manifest: not valid JSON")
     data = json.loads(manifest)
     (root / "manifest.json").write_text(json.dumps({**data, "version": 2}))
     refused("expected a manifest of version 1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib
 import sys
+import tempfile
 import textwrap
 import warnings
 from pathlib import Path
@@ -130,6 +131,7 @@ def test_tfds_reads_a_registered_set(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setattr(readers, "TFDS_CHUNK_ROWS", 8)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # a new builder makes a directory there and forgets it
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its own making, on import
         import tensorflow_datasets as tfds

@@ -1,4 +1,4 @@
-"""One small world for every test: a schema with all five kinds of features, a model with random weights, random raw rows."""
+"""One small world for every test: a schema with all five kinds of features, a model of random weights, random rows."""
 
 from __future__ import annotations
 

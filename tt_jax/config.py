@@ -10,13 +10,11 @@ import dataclasses
 import hashlib
 import json
 import math
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tt_jax.schema import nearest
+from tt_jax.strict_json import dataclass_from_dict, parse_json
 
 Precision = Literal["auto", "f32", "bf16"]
 
@@ -154,55 +152,16 @@ class Config:
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Config:
         """The configuration of `to_dict`, strictly. Raises `ConfigError` naming an unknown, missing or mistyped key."""
-        return _from_dict(Config, data, "")
+        return dataclass_from_dict(Config, data, "config", ConfigError, complete=True)
 
     @staticmethod
     def from_json(text: str) -> Config:
         """The configuration of `to_json`."""
-        try:
-            data = json.loads(text)
-        except ValueError as e:
-            raise ConfigError(f"the configuration is not valid JSON: {e}") from None
-        return Config.from_dict(data)
+        return Config.from_dict(parse_json(text, "config", ConfigError))
 
     def fingerprint(self) -> str:
         """SHA-256 of the canonical JSON, hexadecimal."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
-
-
-def _from_dict(cls: Any, data: Any, where: str) -> Any:
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"config{where}: expected a group of keys, got {data!r}")
-    hints = typing.get_type_hints(cls)
-    for key in data:
-        if key not in hints:
-            raise ConfigError(f"config{where}: unknown key {key!r}{nearest(str(key), hints)}")
-    values = {}
-    for key, hint in hints.items():
-        if key not in data:
-            raise ConfigError(f"config{where}: missing key {key!r}")
-        name = f"{where}.{key}"
-        values[key] = (
-            _from_dict(hint, data[key], name) if dataclasses.is_dataclass(hint) else _value(hint, data[key], name)
-        )
-    return cls(**values)
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        if value not in typing.get_args(hint):
-            raise ConfigError(f"config{where}: {value!r} is none of {', '.join(typing.get_args(hint))}")
-        return value
-    if origin is tuple:
-        element = typing.get_args(hint)[0]
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"config{where}: expected a list of {element.__name__}, got {value!r}")
-        return tuple(_value(element, v, where) for v in value)
-    wanted: type | types.UnionType = int | float if hint is float else hint
-    if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"config{where}: expected {hint.__name__}, got {value!r}")
-    return hint(value)
 
 
 def _check(c: Config) -> None:

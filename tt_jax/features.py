@@ -28,7 +28,8 @@ from tt_jax.columns import (
     read_numbers,
     row_of_element,
 )
-from tt_jax.schema import MISSING_ID, PAD_ID, TOWERS, UNKNOWN_ID, Feature, Schema, Task, Tower, nearest
+from tt_jax.schema import MISSING_ID, PAD_ID, TOWERS, UNKNOWN_ID, Feature, Schema, Task, Tower
+from tt_jax.strict_json import nearest
 
 _FIRST_HASHED = 2  # rows before it: MISSING_ID and UNKNOWN_ID
 
@@ -136,9 +137,8 @@ class Encoder:
         slot = position if feature.kind == "bag" else lists.lengths[row] - 1 - position
         kept = slot < feature.slots
         out[row[kept], slot[kept]] = rows[kept]
-        empty = lists.lengths == 0
-        out[empty, 0] = default
-        return int(empty.sum())
+        out[lists.lengths == 0, 0] = default
+        return int((lists.lengths == 0).sum())
 
     def _outcomes(self, columns: Mapping[str, Any], n: int) -> dict[str, np.ndarray]:
         tasks = self.schema.tasks

@@ -27,5 +27,5 @@ def fingerprint(schema: Schema, config: Config, params: Mapping[str, Any], table
             array = np.ascontiguousarray(np.asarray(arrays[name]))
             array = array.astype(array.dtype.newbyteorder("<"), copy=False)
             digest.update(f"\n{group} {name} {array.dtype.name} {array.shape}\n".encode())
-            digest.update(array.reshape(-1).view(np.uint8))
+            digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

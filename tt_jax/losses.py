@@ -47,8 +47,8 @@ def masked_sum(values_BT: jax.Array, labels_BT: jax.Array, weights_BT: jax.Array
 def training_loss(sum_T: jax.Array, denominator_T: jax.Array, task_weight_T: jax.Array) -> jax.Array:
     """The scalar that training minimises: `sum over t of task_weight_t * sum_t / denominator_t`, float32.
 
-    A task whose denominator is 0 (no labelled row) adds 0. Linear in `sum_T`: with the `label_weight` of the whole batch
-    as the denominator, losses and gradients of its chunks add up to those of the batch.
+    A task whose denominator is 0 (no labelled row) adds 0. Linear in `sum_T`: with the `label_weight` of the whole
+    batch as the denominator, losses and gradients of its chunks add up to those of the batch.
     """
     present_T = denominator_T > 0
     mean_T = jnp.where(present_T, sum_T / jnp.where(present_T, denominator_T, 1.0), 0.0)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tt_jax.schema import SchemaError, dataclass_from_dict
+from tt_jax.strict_json import dataclass_from_dict, parse_json
 
 MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 16 * 2**20
@@ -93,6 +93,14 @@ def _fsync(path: Path) -> None:
         os.close(handle)
 
 
+def write_json(path: Path, data: Any) -> None:
+    """Writes a file that is there whole or not at all, over the one that may be there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(data, indent=1) + "\n")
+    temporary.replace(path)
+
+
 def describe_files(directory: Path) -> tuple[FileEntry, ...]:
     """Every file below the directory but its manifest, by path. Raises `PublishError` on anything but plain files."""
     return tuple(
@@ -117,14 +125,11 @@ def read_published(directory: Path, manifest_type: type[M], error: type[ValueErr
     if path.stat().st_size > _MAX_MANIFEST_BYTES:
         raise error(f"{path}: expected at most {_MAX_MANIFEST_BYTES} bytes, got {path.stat().st_size}")
     data = path.read_bytes()
-    try:
-        fields = json.loads(data)
-        if not isinstance(fields, dict):
-            raise SchemaError(f"expected an object, got {type(fields).__name__}")
+    where = f"{path}: manifest"
+    fields = parse_json(data, where, error)
+    if isinstance(fields, dict):
         fields.pop("digest", None)
-        manifest = dataclass_from_dict(manifest_type, fields, MANIFEST, nested=_NESTED)
-    except (ValueError, RecursionError) as e:
-        raise error(f"{path}: {e}") from None
+    manifest = dataclass_from_dict(manifest_type, fields, where, error, complete=True)
     if _canonical(fields) != data:
         raise error(f"{path}: its digest is not that of its content; it was changed after it was written")
     _verify_files(directory, {f.path: f for f in getattr(manifest, "files")}, error)  # noqa: B009
@@ -142,9 +147,6 @@ def _verify_files(directory: Path, expected: dict[str, FileEntry], error: type[V
         digest = _sha256(directory / path)
         if digest != entry.sha256:
             raise error(f"{directory / path}: expected SHA-256 {entry.sha256}, got {digest}")
-
-
-_NESTED = {"files": FileEntry}
 
 
 def _canonical(fields: dict[str, Any]) -> bytes:

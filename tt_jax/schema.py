@@ -11,16 +11,16 @@ same in a prepared block, a training batch, an encoded request and the ad corpus
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
+
+from tt_jax.strict_json import dataclass_from_dict, nearest, parse_json
 
 Kind = Literal["categorical", "bag", "sequence", "numeric", "dense"]
 Tower = Literal["query", "ad"]
@@ -32,18 +32,13 @@ ID_KINDS = ("categorical", "bag", "sequence")
 PAD_ID = -1  # an empty slot of a bag or a sequence: takes no part in pooling
 MISSING_ID = 0  # the table row of a missing value: trained, so that it means something
 UNKNOWN_ID = 1  # the table row of a value outside the vocabulary (hashed features have no such value)
-MAX_TABLE_ROWS = 2**31 - 1
+# Rows are numbered in int32, and `training.sparse` numbers the unused entries of a batch from the table's end on: this
+# leaves it 2**27 numbers, more than a batch has ids.
+MAX_TABLE_ROWS = 2**31 - 2**27
 
 
 class SchemaError(ValueError):
     """A schema, or data that does not fit its schema. The message names the culprit and what was expected."""
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the closest valid name, or the sorted list of valid names if none is close."""
-    names = sorted(valid)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; valid names: {', '.join(names) or 'none'}"
 
 
 @dataclass(frozen=True)
@@ -197,11 +192,7 @@ class Schema:
     @staticmethod
     def from_json(text: str) -> Schema:
         """The schema of `to_json`. Raises `SchemaError` naming any unknown, missing or mistyped key."""
-        try:
-            data = json.loads(text)
-        except ValueError as e:
-            raise SchemaError(f"schema is not valid JSON: {e}") from None
-        return dataclass_from_dict(Schema, data, "schema", nested={"features": Feature, "tasks": Task})
+        return dataclass_from_dict(Schema, parse_json(text, "schema", SchemaError), "schema", SchemaError)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -237,57 +228,6 @@ class Layout:
                 floats.append((f.name, column, column + f.width))
                 column += f.width
         return Layout(slot, column, tuple(ids), tuple(floats))
-
-
-def dataclass_from_dict(cls: type, data: Any, where: str, nested: Mapping[str, type] | None = None) -> Any:
-    """Builds a flat frozen dataclass from JSON data, strictly: keys and primitive types must match the fields.
-
-    `nested` maps a field name to the dataclass of the elements of that list. Raises `SchemaError` naming `where.key`.
-    """
-    if not isinstance(data, Mapping):
-        raise SchemaError(f"{where}: expected an object, got {type(data).__name__}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    for key in data:
-        if key not in fields:
-            raise SchemaError(f"{where}: unknown key {key!r}{nearest(str(key), fields)}")
-    values: dict[str, Any] = {}
-    for name, field in fields.items():
-        if name not in data:
-            if field.default is dataclasses.MISSING:
-                raise SchemaError(f"{where}: missing key {name!r}")
-            continue
-        value = data[name]
-        if nested and name in nested:
-            if not isinstance(value, Sequence) or isinstance(value, str):
-                raise SchemaError(f"{where}.{name}: expected a list, got {type(value).__name__}")
-            value = tuple(dataclass_from_dict(nested[name], v, f"{where}.{name}[{i}]") for i, v in enumerate(value))
-        else:
-            value = _check_type(value, str(field.type), f"{where}.{name}")
-        values[name] = value
-    return cls(**values)
-
-
-def _check_type(value: Any, annotation: str, where: str) -> Any:
-    """`value` as the field wants it (lists become tuples, ints become floats), or a `SchemaError`."""
-    wants: tuple[type, ...] = {
-        "str": (str,),
-        "int": (int,),
-        "float": (int, float),
-        "bool": (bool,),
-        "tuple[str, ...]": (list, tuple),
-        "tuple[str | int, ...]": (list, tuple),
-        "tuple[int, ...]": (list, tuple),
-        "str | int | float | None": (str, int, float, type(None)),
-    }.get(annotation, (str,))  # what is left are the Literals, all of strings; `_check_schema` knows their values
-    if not isinstance(value, wants) or (type(value) is bool and bool not in wants):
-        raise SchemaError(f"{where}: expected {annotation}, got {value!r}")
-    if isinstance(value, list | tuple):
-        element = (str,) if annotation == "tuple[str, ...]" else (int,) if "str" not in annotation else (str, int)
-        for v in value:
-            if not isinstance(v, element) or isinstance(v, bool):
-                raise SchemaError(f"{where}: expected {annotation}, got the element {v!r}")
-        return tuple(value)
-    return float(value) if annotation == "float" else value
 
 
 def _check_schema(s: Schema) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from tt_jax.schema import nearest
+from tt_jax.strict_json import nearest
 
 RECIPES = ("adworld", "kuairand")
 

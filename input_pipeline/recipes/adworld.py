@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from input_pipeline import adworld
 from input_pipeline.adworld import AdWorldConfig, Log
 from input_pipeline.readers import Chunk, ReadError
 from input_pipeline.readers import read as read_tables
-from tt_jax.schema import Schema, SchemaError, dataclass_from_dict
+from tt_jax.schema import Schema
+from tt_jax.strict_json import dataclass_from_dict, parse_json
 
 # A world to simulate (None: the default one), or the directory of a generated one.
 Source = AdWorldConfig | str | Path | None
@@ -51,6 +51,7 @@ def _config(source: Source) -> AdWorldConfig:
         return source
     path = Path(source) / "world.json"
     try:
-        return dataclass_from_dict(AdWorldConfig, json.loads(path.read_text()), "world")
-    except (OSError, json.JSONDecodeError, SchemaError) as e:
+        data = parse_json(path.read_text(), "world", ReadError)
+        return dataclass_from_dict(AdWorldConfig, data, "world", ReadError)
+    except (OSError, ValueError) as e:
         raise ReadError(f"{path}: not the config of a generated AdWorld: {e}") from e

@@ -23,7 +23,8 @@ import pyarrow.compute as pc
 
 from input_pipeline.readers import Chunk, ReadError
 from input_pipeline.readers import read as read_tables
-from tt_jax.schema import Feature, Schema, Task, Tower, Transform, nearest
+from tt_jax.schema import Feature, Schema, Task, Tower, Transform
+from tt_jax.strict_json import nearest
 
 DIM = 16  # of every embedding, so that all of them are one fused table
 SPLITS = ("train", "eval", "test")

@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tt_jax.config import Config, ConfigError
-from tt_jax.schema import nearest
+from tt_jax.strict_json import nearest
 
 
 def load_config(file: str, overrides: Sequence[str]) -> Config:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints a table per scenario; writes the JSON report."""
+    from tt_jax.publish import write_json
     from tt_jax.training.trained import load_trained
 
     trained = load_trained(args.workdir)
@@ -55,11 +55,3 @@ def table(title: str, tasks: dict[str, dict[str, Any]]) -> str:
         cells = ["-" if found[n] is None else f"{found[n]:,}" if n == "rows" else f"{found[n]:.4f}" for n in SHOWN]
         lines.append(f"  {task:<14}" + "".join(f"{cell:>12}" for cell in cells))
     return "\n".join(lines)
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Writes a file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(data, indent=1) + "\n")
-    temporary.replace(path)

@@ -8,8 +8,9 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-from tt_jax.schema import nearest
+from tt_jax.strict_json import nearest
 
 VERBS = {
     "quickstart": "the whole path on a small synthetic world, in minutes",
@@ -29,13 +30,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
-        sys.exit(0 if arguments else USAGE_ERROR)
+        sys.exit(0 if arguments else _fail("expected a verb"))
     verb = arguments[0]
     if verb not in VERBS:
         sys.exit(_fail(f"unknown verb {verb!r}{nearest(verb, VERBS)}"))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     module = importlib.import_module(f"tt_jax.cli.{verb}")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"tt-jax {verb}",
         description=VERBS[verb],
         epilog=f"example:\n{module.EXAMPLE}",
@@ -56,6 +57,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as every other error; argparse would print the usage too."""
+        sys.exit(_fail(f"{message}; see `{self.prog} --help`"))
 
 
 def _fail(message: str) -> int:

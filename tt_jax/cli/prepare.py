@@ -8,6 +8,7 @@ from typing import Any
 
 EXAMPLE = """  tt-jax prepare kuairand --source=data/kuairand_pure --out=prepared/kuairand
   tt-jax prepare adworld --out=prepared/adworld"""
+SIMULATED = "adworld"  # the recipe that makes its logs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,8 +21,12 @@ def run(args: argparse.Namespace) -> int:
     """Writes the prepared set; prints rows and label rates."""
     from input_pipeline import recipes
     from input_pipeline.prepare import prepare
+    from tt_jax.publish import require_absent
 
     recipe: Any = recipes.load(args.recipe)
+    if args.source is None and args.recipe != SIMULATED:
+        raise ValueError(f"prepare {args.recipe}: expected --source, the directory of the raw logs")
+    require_absent(args.out)  # before the work, not after it
     manifest = prepare(recipe.schema(args.source), recipe.read(args.source), args.out, ads=recipe.ads(args.source))
     for split, scenarios in manifest.splits.items():
         for scenario, counts in scenarios.items():

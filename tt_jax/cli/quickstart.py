@@ -23,24 +23,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs every step that the directory does not hold yet; prints the table, the ads; writes summary.json."""
-    from input_pipeline import adworld
-    from input_pipeline.adworld_bayes import bayes_report
+    from input_pipeline.adworld import AdWorldConfig
+    from tt_jax.publish import write_json
 
     start = time.perf_counter()
-    world = adworld.AdWorldConfig(seed=args.seed, requests_per_day=args.requests)
+    world = AdWorldConfig(seed=args.seed, requests_per_day=args.requests)
+    _say(f"1/4 simulating {world.days} days of ad logs, and preparing them")
+    bayes = _bayes(world)
+    _claim(args.workdir / "world.json", world)
     prepared = args.workdir / "prepared"
     if not prepared.exists():
-        _say(f"1/4 simulating {world.days} days of ad logs, and preparing them")
         _prepare(world, prepared)
-    bayes = bayes_report(world, SPLIT)["scenarios"]
     scenarios = {}
-    for i, scenario in enumerate(adworld.schema(world).scenarios):
-        _say(f"{i + 2}/4 {scenario}: training on its own rows, evaluating, exporting, indexing, scoring")
+    for i, scenario in enumerate(bayes, 2):
+        _say(f"{i}/4 {scenario}: training on its own rows, evaluating, exporting, indexing, scoring")
         scenarios[scenario] = _scenario(scenario, args.workdir, prepared, args.seed, bayes[scenario])
     _say("4/4 done")
     summary = {"seconds": round(time.perf_counter() - start, 1), "split": SPLIT, "scenarios": scenarios}
-    from tt_jax.cli.evaluate import write_json
-
     write_json(args.workdir / "summary.json", summary)
     print(_table(scenarios))
     for scenario, found in scenarios.items():
@@ -49,6 +48,32 @@ def run(args: argparse.Namespace) -> int:
     print(f"\n{args.workdir}/summary.json has it all. To serve it:")
     print(f"  tt-jax serve --bundle={args.workdir}/{first}/bundle --index={args.workdir}/{first}/index")
     return 0
+
+
+def _bayes(world: Any) -> dict[str, Any]:
+    """Metrics of the true probabilities. Raises `ValueError` if the world is too small to have them all."""
+    from input_pipeline.adworld_bayes import bayes_report
+
+    report = bayes_report(world, SPLIT)["scenarios"]
+    for scenario, tasks in report.items():
+        for task, metrics in tasks.items():
+            if metrics["auc"] is None:
+                raise ValueError(
+                    f"--requests={world.requests_per_day}: expected more; the {SPLIT} day has no {task} in {scenario}"
+                )
+    return report
+
+
+def _claim(path: Path, world: Any) -> None:
+    """Writes down which world a directory holds. Raises `ValueError` if it holds another."""
+    from tt_jax.publish import write_json
+    from tt_jax.strict_json import parse_json
+
+    now = dataclasses.asdict(world)
+    if not path.exists():
+        write_json(path, now)
+    elif parse_json(path.read_text(), str(path), ValueError) != now:
+        raise ValueError(f"{path.parent} holds a world of another --seed or --requests; use a new --workdir")
 
 
 def _prepare(world: Any, out: Path) -> None:
@@ -60,50 +85,71 @@ def _prepare(world: Any, out: Path) -> None:
 
 def _scenario(scenario: str, workdir: Path, prepared: Path, seed: int, bayes: dict[str, Any]) -> dict[str, Any]:
     """Trains, evaluates, exports, indexes and scores one scenario; what the summary says of it."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    from configs.adworld import config as adworld_config
-    from input_pipeline.blocks import PreparedSet
-    from serving import Scorer
     from tt_jax.cli.evaluate import evaluate_trained
-    from tt_jax.cli.export import export_trained
-    from tt_jax.cli.index import build
-    from tt_jax.training.loop import train
     from tt_jax.training.trained import load_trained
+
+    here = workdir / scenario
+    speed = _train(scenario, here, prepared, seed)
+    trained = load_trained(here)
+    report = evaluate_trained(trained, str(prepared), SPLIT)
+    _publish(trained, scenario, here, prepared)
+    found = report["scenarios"][scenario]
+    return {
+        "tasks": {task: _against_bayes(metrics, bayes[task]) for task, metrics in found.items()},
+        "rows": next(iter(found.values()))["rows"],
+        "examples_per_s": speed and round(speed),
+        "fingerprint": report["fingerprint"],
+        **_rank(scenario, here, prepared),
+    }
+
+
+def _train(scenario: str, here: Path, prepared: Path, seed: int) -> float | None:
+    """Trains a scenario's run to its end; returns examples/s, None where there was nothing left to do."""
+    from configs.adworld import config as adworld_config
+    from tt_jax.training.loop import train
 
     config = adworld_config(scenario)
     config = dataclasses.replace(config, seed=seed, data=dataclasses.replace(config.data, path=str(prepared)))
-    here = workdir / scenario
-    bundle, index, ads = here / "bundle", here / "index", here / "ads.parquet"
     result = train(config, here, name=scenario)
     if result.stopped_by:
         raise KeyboardInterrupt
-    trained = load_trained(here)
-    report = evaluate_trained(trained, str(prepared), SPLIT)
-    if not bundle.exists():
-        export_trained(trained, bundle)
-    if not index.exists():
-        corpus = pq.read_table(prepared / "ads.parquet")
-        pq.write_table(corpus.filter(pc.equal(corpus.column("scenario").cast("string"), scenario)), ads)
-        build(bundle, ads, index)
-    scorer = Scorer.load(bundle, index, max_k=16)
+    return result.examples_per_s
+
+
+def _publish(trained: Any, scenario: str, here: Path, prepared: Path) -> None:
+    """Writes the bundle, and the index of the scenario's ads, unless they are there."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from tt_jax.cli.export import export_trained
+    from tt_jax.cli.index import build
+
+    if not (here / "bundle").exists():
+        export_trained(trained, here / "bundle")
+    if not (here / "index").exists():
+        of_scenario = pc.field("scenario").cast("string") == scenario
+        pq.write_table(pq.read_table(prepared / "ads.parquet").filter(of_scenario), here / "ads.parquet")
+        build(here / "bundle", here / "ads.parquet", here / "index")
+
+
+def _rank(scenario: str, here: Path, prepared: Path) -> dict[str, Any]:
+    """The ads for a request of the log."""
+    from input_pipeline.blocks import PreparedSet
+    from serving import Scorer
+
+    scorer = Scorer.load(here / "bundle", here / "index", max_k=16, warm=False)
     request = PreparedSet.open(prepared).samples([scenario])[0]["query"]
-    top = scorer.top_k([request], 10)[0]
-    tasks = {
-        task: {
-            "logloss": found["logloss"], "bayes_logloss": bayes[task]["logloss"],
-            "constant_logloss": found["logloss"] / found["ne"], "auc": found["auc"], "bayes_auc": bayes[task]["auc"],
-        }
-        for task, found in report["scenarios"][scenario].items()
-    }  # fmt: skip
+    return {"request": request, "top_ads": [dataclasses.asdict(ad) for ad in scorer.top_k([request], 10)[0]]}
+
+
+def _against_bayes(metrics: dict[str, Any], bayes: dict[str, Any]) -> dict[str, float]:
+    """A task's metrics beside those of a constant prediction and of the true probabilities."""
     return {
-        "tasks": tasks,
-        "rows": report["scenarios"][scenario][next(iter(tasks))]["rows"],
-        "examples_per_s": result.examples_per_s and round(result.examples_per_s),
-        "fingerprint": report["fingerprint"],
-        "request": request,
-        "top_ads": [dataclasses.asdict(ad) for ad in top],
+        "logloss": metrics["logloss"],
+        "bayes_logloss": bayes["logloss"],
+        "constant_logloss": metrics["logloss"] / metrics["ne"],
+        "auc": metrics["auc"],
+        "bayes_auc": bayes["auc"],
     }
 
 

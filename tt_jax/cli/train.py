@@ -15,8 +15,12 @@ TAKES_CONFIG = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="directory of the run")
-    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="a file with get_config(arg)")
-    parser.add_argument("--config.KEY", dest="override", metavar="VALUE", help="sets any field, e.g. --config.seed=1")
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE[:ARG]",
+        help="a file with get_config(arg); --config.KEY=VALUE sets any field of it, e.g. --config.model.experts=8",
+    )
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:

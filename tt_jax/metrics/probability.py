@@ -49,8 +49,8 @@ def expected_calibration_error(p: np.ndarray, y: np.ndarray, w: np.ndarray, bins
     """Mean over bins of |mean prediction - mean label|, weighted by the bins' weight.
 
     The bins are quantiles of the predictions, of equal weight. Equal-width bins would put nearly all rows of a rare
-    event into one. Rows tied in prediction share a bin, the one that holds the middle of their weight, so the figure does
-    not depend on row order, and a constant predictor has the error |p - mean label|.
+    event into one. Rows tied in prediction share a bin, the one that holds the middle of their weight, so the figure
+    does not depend on row order, and a constant predictor has the error |p - mean label|.
     """
     order = np.argsort(p)
     p, y, w = p[order], y[order].astype(np.float64), w[order].astype(np.float64)

@@ -32,8 +32,8 @@ def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float | 
 def gauc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, users: np.ndarray) -> float | None:
     """Grouped AUC: the mean of each user's AUC, weighted by the user's impressions (the sum of their row weights).
 
-    Users without both classes are left out, and so are the rows of `NO_USER`, which are no one's. `users` is int64 `[n]`,
-    the rest as in `auc`. Returns None if no user is left.
+    Users without both classes are left out, and so are the rows of `NO_USER`, which are no one's. `users` is int64
+    `[n]`, the rest as in `auc`. Returns None if no user is left.
     Zhu et al. 2017, Optimized Cost per Click in Taobao Display Advertising, eq. 9 (arXiv 1703.02091).
     """
     known = users != NO_USER

@@ -27,8 +27,8 @@ def task_metrics(
       soft: the labels are a teacher's probabilities, so `kl` and `logmae` are defined, and `auc` and `gauc` are not
         unless all labels happen to be 0 or 1.
 
-    Returns the keys `METRICS`: `rows` labelled rows; `positives` the sum of their labels, unweighted; `auc` and `gauc` see
-    `ranking`; `logloss` in nats; `ne` log loss / that of the best constant; `calibration` sum p / sum y; `ece` see
+    Returns the keys `METRICS`: `rows` labelled rows; `positives` the sum of their labels, unweighted; `auc` and `gauc`
+    see `ranking`; `logloss` in nats; `ne` log loss / that of the best constant; `calibration` sum p / sum y; `ece` see
     `expected_calibration_error`; `kl` log loss - the teacher's entropy; `logmae` mean |ln p - ln teacher|. All but the
     first two are weighted. Raises ValueError on a value outside its range, in a row that has a label.
     """
@@ -132,9 +132,7 @@ class EvalState:
         Every scenario is there, also without a row: `rows` and `positives` 0, the rest None.
         """
         data = self._concatenated()
-        by_scenario = {
-            name: self._task_metrics(data, data["scenario"] == i) for i, name in enumerate(self.scenarios)
-        }
+        by_scenario = {name: self._task_metrics(data, data["scenario"] == i) for i, name in enumerate(self.scenarios)}
         return {
             "overall": self._task_metrics(data, slice(None)),
             "scenarios": by_scenario,

@@ -121,7 +121,7 @@ class _Part:
 
 
 class TowerInput(nnx.Module):
-    """Gathered rows and floats of one tower -> x0 `[B, width]`.
+    """Gathered rows and floats of one tower -> x0 `[width, B]`, an example a column.
 
     A categorical feature enters as its row, a bag as the mean of its rows, a sequence as a mean weighted by a learned
     softmax over recency (slot 0 is the newest), numbers and dense vectors as they are. In schema order, ids first.
@@ -147,7 +147,7 @@ class TowerInput(nnx.Module):
             else:
                 present_BL = rows[part.table][:, part.first : part.last] < self.past_end[part.table]
                 inputs.append(self._pool(part, rows_BLd, present_BL))
-        return jnp.concatenate([*inputs, floats_BF], axis=-1)
+        return jnp.concatenate([*inputs, floats_BF], axis=-1).T
 
     def _pool(self, part: _Part, rows_BLd: Array, present_BL: Array) -> Array:
         weight_L = jnp.ones((part.last - part.first,), jnp.float32)

@@ -1,9 +1,11 @@
 """Multi-gate mixture of experts (Ma et al., KDD 2018) whose experts are DCN-V2 stacks.
 
-Shapes: B rows, d width of the tower's input x0, E experts, T tasks, O width of an expert's output, D of a task's.
+Shapes, examples in columns: B examples, d width of the tower's input x0, E experts, T tasks, D width of their outputs.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +14,11 @@ from jax import Array
 
 from tt_jax.config import ModelConfig
 from tt_jax.models.cross import CrossLayer, LowRankCrossLayer
-from tt_jax.models.dense import Dense, MatmulPrecision
+from tt_jax.models.dense import Dense, MatmulPrecision, wide
 
 
 class Expert(nnx.Module):
-    """Full-rank cross layers, then low-rank cross layers, then an MLP: x0 `[B, d]` -> `[B, O]`, O = D."""
+    """Full-rank cross layers, then low-rank cross layers, then an MLP: x0 `[d, B]` -> `[D, B]`."""
 
     def __init__(self, width: int, config: ModelConfig, *, precision: MatmulPrecision) -> None:
         c = config
@@ -27,20 +29,27 @@ class Expert(nnx.Module):
         self.out = Dense(widths[-1], c.output_dim, precision=precision)
         self.dropout = c.dropout
 
-    def __call__(self, x0_Bd: Array, dropout_key: Array | None) -> Array:
-        x = x0_Bd
+    @property
+    def first(self) -> Dense:
+        """The product that is taken of x0; `MMoE` computes those of all experts at once."""
+        layers = (*self.full, *self.low)
+        return layers[0].first if layers else (*self.mlp, self.out)[0]
+
+    def __call__(self, x0_dB: Array, product: Array | None, dropout_key: Array | None) -> Array:
+        """`product`: `first(x0)`."""
+        x = x0_dB
         for layer in (*self.full, *self.low):
-            x = layer(x0_Bd, x)
+            x, product = layer(x0_dB, x, product), None
         for i, layer in enumerate(self.mlp):
-            x = jax.nn.relu(layer(x))
+            x, product = jax.nn.relu(layer(x) if product is None else product), None
             if dropout_key is not None and self.dropout:
                 keep = jax.random.bernoulli(jax.random.fold_in(dropout_key, i), 1.0 - self.dropout, x.shape)
                 x = jnp.where(keep, x / (1.0 - self.dropout), jnp.float32(0.0))
-        return self.out(x)
+        return self.out(x) if product is None else product
 
 
 class MMoE(nnx.Module):
-    """x0 `[B, d]` -> `[B, T, D]`: per task a softmax gate over the experts' outputs, then a linear head."""
+    """x0 `[d, B]` -> `[T, D, B]`: per task a softmax gate over the experts' outputs, then a linear head."""
 
     def __init__(self, width: int, tasks: int, config: ModelConfig, *, precision: MatmulPrecision) -> None:
         self.experts = nnx.List([Expert(width, config, precision=precision) for _ in range(config.experts)])
@@ -49,19 +58,25 @@ class MMoE(nnx.Module):
         self.gate_out = nnx.List([Dense(hidden, config.experts, precision=precision) for _ in range(tasks)])
         self.heads = nnx.List([Dense(d, d, precision=precision) for _ in range(tasks)])
 
-    def gates(self, x0_Bd: Array) -> Array:
-        """Share of each expert in each task, `[B, T, E]`; sums to 1 over E."""
-        pairs = zip(self.gate_hidden, self.gate_out, strict=True)
-        return jax.nn.softmax(jnp.stack([out(jax.nn.relu(hidden(x0_Bd))) for hidden, out in pairs], axis=1), axis=-1)
+    def gates(self, x0_dB: Array) -> Array:
+        """Share of each expert in each task, `[T, E, B]`; sums to 1 over E."""
+        return self._gates(wide(self.gate_hidden, x0_dB))
 
-    def __call__(self, x0_Bd: Array, dropout_key: Array | None = None) -> Array:
-        gates_BTE = self.gates(x0_Bd)
+    def _gates(self, hidden: Sequence[Array]) -> Array:
+        logits = [out(jax.nn.relu(h)) for out, h in zip(self.gate_out, hidden, strict=True)]
+        return jax.nn.softmax(jnp.stack(logits), axis=1)
+
+    def __call__(self, x0_dB: Array, dropout_key: Array | None = None) -> Array:
+        first = [expert.first for expert in self.experts]
+        products = wide([*first, *self.gate_hidden], x0_dB)
+        gates_TEB = self._gates(products[len(first) :])
         outputs = []
         for e, expert in enumerate(self.experts):
-            outputs.append(expert(x0_Bd, None if dropout_key is None else jax.random.fold_in(dropout_key, e)))
-        # Sums over E of [B, 1] * [B, D] fuse into one pass; a batched product of such thin matrices does not.
+            key = None if dropout_key is None else jax.random.fold_in(dropout_key, e)
+            outputs.append(expert(x0_dB, products[e], key))
+        # Sums over E of [B] * [D, B] fuse into one pass; a batched product of such thin matrices does not.
         tasks = []
         for t, head in enumerate(self.heads):
-            mixed_BD = sum((gates_BTE[:, t, e, None] * h for e, h in enumerate(outputs)), jnp.zeros_like(outputs[0]))
-            tasks.append(head(mixed_BD))
-        return jnp.stack(tasks, axis=1)
+            mixed_DB = sum((gates_TEB[t, e] * h for e, h in enumerate(outputs)), jnp.zeros_like(outputs[0]))
+            tasks.append(head(mixed_DB))
+        return jnp.stack(tasks)

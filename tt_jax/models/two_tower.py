@@ -34,15 +34,15 @@ Gathered = dict[str, Array]
 
 
 class TowerModule(nnx.Module):
-    """Gathered rows, table rows and floats of one side -> `[B, T, D]`."""
+    """One side: `inputs` makes x0 `[d, B]` of gathered rows and floats, the call makes `[T, D, B]` of x0."""
 
     def __init__(self, schema: Schema, tower: Tower, config: ModelConfig, *, precision: MatmulPrecision) -> None:
         self.inputs = TowerInput(schema, tower)
         self.mmoe = MMoE(self.inputs.width, len(schema.tasks), config, precision=precision)
         self.scale = config.output_dim**-0.5 if tower == "query" else 1.0
 
-    def __call__(self, gathered: Gathered, rows: Gathered, floats: Array, dropout_key: Array | None = None) -> Array:
-        return self.mmoe(self.inputs(gathered, rows, floats), dropout_key) * self.scale
+    def __call__(self, x0_dB: Array, dropout_key: Array | None = None) -> Array:
+        return self.mmoe(x0_dB, dropout_key) * self.scale
 
 
 class TwoTowerModule(nnx.Module):
@@ -53,22 +53,15 @@ class TwoTowerModule(nnx.Module):
         self.ad = TowerModule(schema, "ad", config, precision=precision)
         self.bias = nnx.Param(jnp.zeros((len(schema.tasks),), jnp.float32))
 
-    def __call__(
-        self,
-        gathered: dict[Tower, Gathered],
-        rows: dict[Tower, Gathered],
-        floats: dict[Tower, Array],
-        key: Array | None,
-    ) -> Array:
-        """Logits `[B, T]`. `key`: of dropout; None = no dropout."""
-        towers: dict[Tower, TowerModule] = {"query": self.query, "ad": self.ad}
-        out = {
-            tower: towers[tower](
-                gathered[tower], rows[tower], floats[tower], None if key is None else jax.random.fold_in(key, i)
-            )
-            for i, tower in enumerate(TOWERS)
-        }
-        return jnp.sum(out["query"] * out["ad"], axis=-1) + self.bias[...]
+    def tower(self, tower: Tower) -> TowerModule:
+        """The query or the ad side."""
+        return self.query if tower == "query" else self.ad
+
+    def __call__(self, inputs: Mapping[Tower, Array], key: Array | None) -> Array:
+        """Logits `[B, T]` of both sides' x0. `key`: of dropout; None = no dropout."""
+        keys = {t: None if key is None else jax.random.fold_in(key, i) for i, t in enumerate(TOWERS)}
+        query_TDB, ad_TDB = (self.tower(t)(inputs[t], keys[t]) for t in TOWERS)
+        return jnp.sum(query_TDB * ad_TDB, axis=1).T + self.bias[...]
 
 
 @dataclass(frozen=True)
@@ -121,28 +114,35 @@ class TwoTower:
         keys = {t: None if dropout_key is None else jax.random.fold_in(dropout_key, i) for i, t in enumerate(TOWERS)}
         return {t: self.tables.rows(t, arrays[f"{t}_ids"], self.config.id_dropout, keys[t]) for t in TOWERS}
 
-    def logits(
+    def inputs(
         self,
         params: Params,
-        gathered: dict[Tower, Gathered],
-        rows: dict[Tower, Gathered],
+        gathered: Mapping[Tower, Gathered],
+        rows: Mapping[Tower, Gathered],
         arrays: Mapping[str, Array],
-        dropout_key: Array | None = None,
-    ) -> Array:
-        """Logits float32 `[B, T]` from rows already gathered: what training differentiates."""
-        floats: dict[Tower, Array] = {t: arrays[f"{t}_floats"] for t in TOWERS}
-        return self.bind(params)(gathered, rows, floats, dropout_key)
+    ) -> dict[Tower, Array]:
+        """x0 float32 `[d, B]` of both towers from rows already gathered. Reads the `input_params` only."""
+        module = self.bind(params)
+        return {t: module.tower(t).inputs(gathered[t], rows[t], arrays[f"{t}_floats"]) for t in TOWERS}
+
+    def input_params(self, params: Params) -> Params:
+        """The parameters that `inputs` reads."""
+        return {name: value for name, value in params.items() if "/inputs/" in name}
+
+    def logits(self, params: Params, inputs: Mapping[Tower, Array], dropout_key: Array | None = None) -> Array:
+        """Logits float32 `[B, T]` of the towers' inputs: where all the matrix products are."""
+        return self.bind(params)(inputs, dropout_key)
 
     def predict(self, params: Params, tables: Params, arrays: Mapping[str, Array]) -> Array:
         """Logits float32 `[B, T]`."""
         rows = self.rows(arrays)
-        return self.logits(params, {t: gather(tables, rows[t]) for t in TOWERS}, rows, arrays)
+        return self.logits(params, self.inputs(params, {t: gather(tables, rows[t]) for t in TOWERS}, rows, arrays))
 
     def embed(self, params: Params, tables: Params, tower: Tower, ids: Array, floats: Array) -> Array:
         """Output of one tower, float32 `[n, T, D]`, for ids int32 `[n, S]` and floats `[n, F]`."""
-        module = self.bind(params)
+        module = self.bind(params).tower(tower)
         rows = self.tables.rows(tower, ids)
-        return {"query": module.query, "ad": module.ad}[tower](gather(tables, rows), rows, floats)
+        return jnp.moveaxis(module(module.inputs(gather(tables, rows), rows, floats)), -1, 0)
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -16,8 +16,9 @@ from tt_jax.config import Config, ConfigError
 from tt_jax.metrics import METRICS
 from tt_jax.models.dense import resolve_precision
 from tt_jax.models.two_tower import TwoTower
-from tt_jax.schema import Schema, array_specs, nearest
+from tt_jax.schema import Schema, array_specs
 from tt_jax.sharding import batch_sharding, make_mesh, replicated, state_shardings
+from tt_jax.strict_json import nearest
 from tt_jax.training.step import MODEL_ARRAYS, TrainState, init_state, make_step, resolve_chunk_rows
 from tt_jax.utility import Utility
 
@@ -25,9 +26,9 @@ LOWER_IS_BETTER = ("logloss", "ne", "ece", "kl", "logmae")
 HIGHER_IS_BETTER = ("auc", "gauc")
 
 
-def make_model(config: Config, schema: Schema) -> TwoTower:
-    """The model of a run, in the precision of this platform."""
-    return TwoTower(schema, config.model, resolve_precision(config.precision, jax.default_backend()))
+def make_model(config: Config, schema: Schema, training: bool = False) -> TwoTower:
+    """The model of a run, in the precision that this platform trains or predicts in."""
+    return TwoTower(schema, config.model, resolve_precision(config.precision, jax.default_backend(), training))
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Setup:
 
     @cached_property
     def model(self) -> TwoTower:
-        """The model."""
-        return make_model(self.config, self.prepared.schema)
+        """The model that is trained; `make_model` gives that which is evaluated."""
+        return make_model(self.config, self.prepared.schema, training=True)
 
     @cached_property
     def total_steps(self) -> int:

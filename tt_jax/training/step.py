@@ -1,8 +1,10 @@
 """One training step: a pure function of state and batch.
 
-The embedding rows of the batch are gathered first and the loss is differentiated with respect to them and to the dense
-parameters. The dense part may run over chunks of the batch in a scan, so that activations stay in a CPU's caches; since
-the loss is a sum over rows divided by a weight known beforehand, the chunks' gradients add up to those of the batch.
+The embedding rows of the batch are gathered and made into both towers' inputs x0. The dense part, where the matrix
+products are, is differentiated with respect to its parameters and to x0, and x0's gradient is pulled back to the
+gathered rows: a gradient of a table never exists. The dense part may run over chunks of the batch in a scan, so that
+activations stay in a CPU's caches; since the loss is a sum over rows divided by a weight known beforehand, the chunks'
+gradients add up.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +22,13 @@ from tt_jax.config import Config
 from tt_jax.losses import cross_entropy, label_weight, masked_sum, training_loss
 from tt_jax.metrics import streaming
 from tt_jax.models.embedding import gather
-from tt_jax.models.two_tower import Gathered, Params, TwoTower
+from tt_jax.models.two_tower import Params, TwoTower
 from tt_jax.schema import TOWERS, Tower
 from tt_jax.training.optimizer import dense_optimizer, schedule, update_dense
 from tt_jax.training.sparse import Table, update_rows
 
 Batch = Mapping[str, Array]
+Inputs = dict[Tower, Array]
 MODEL_ARRAYS = ("query_ids", "ad_ids", "query_floats", "ad_floats", "labels", "weights")  # what a step reads
 CPU_CHUNK_ROWS = 512  # measured: see docs/performance.md
 
@@ -52,6 +55,12 @@ class TrainState:
     def replace(self, **changes: Any) -> TrainState:
         """A copy with other fields."""
         return dataclasses.replace(self, **changes)
+
+
+class _DenseGradients(NamedTuple):
+    of_params: Params
+    of_inputs: Inputs
+    sums: streaming.TaskSums
 
 
 def init_state(model: TwoTower, config: Config, total_steps: int) -> TrainState:
@@ -87,34 +96,41 @@ def make_step(
     task_weights = jnp.array([t.weight for t in model.schema.tasks], jnp.float32)
     uses_dropout = config.model.dropout > 0 or config.model.id_dropout > 0
 
-    def chunk_gradients(
-        params: Params, tables: Params, rows: Any, arrays: Batch, denominator_T: Array, key: Array | None
-    ) -> tuple[Params, dict[Tower, Gathered], streaming.TaskSums]:
-        """Gradients of one chunk's share of the loss with respect to the parameters and to the gathered rows."""
+    def dense_gradients(params: Params, inputs: Inputs, targets: Batch, key: Array | None) -> _DenseGradients:
+        """Gradients of some examples' share of the loss."""
 
-        def loss(params: Params, gathered: dict[Tower, Gathered]) -> tuple[Array, streaming.TaskSums]:
-            logits_BT = model.logits(params, gathered, rows, arrays, key)
-            losses_BT = cross_entropy(logits_BT, arrays["labels"])
-            sum_T, _ = masked_sum(losses_BT, arrays["labels"], arrays["weights"])
+        def loss(params: Params, inputs: Inputs) -> tuple[Array, streaming.TaskSums]:
+            logits_BT = model.logits(params, inputs, key)
+            losses_BT = cross_entropy(logits_BT, targets["labels"])
+            sum_T, _ = masked_sum(losses_BT, targets["labels"], targets["weights"])
             zeros = streaming.zeros(len(model.schema.tasks))
-            sums = streaming.update(zeros, losses_BT, logits_BT, arrays["labels"], arrays["weights"])
-            return training_loss(sum_T, denominator_T, task_weights), sums
+            sums = streaming.update(zeros, losses_BT, logits_BT, targets["labels"], targets["weights"])
+            return training_loss(sum_T, targets["denominators"][0], task_weights), sums
 
-        gathered = {t: gather(tables, rows[t]) for t in TOWERS}
-        (dense, sparse), sums = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, gathered)
-        return dense, sparse, sums
+        (of_params, of_inputs), sums = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, inputs)
+        return _DenseGradients(of_params, of_inputs, sums)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step) if uses_dropout else None
         rows = model.rows(batch, key)
+        gathered = {t: gather(state.tables, rows[t]) for t in TOWERS}
+        inputs, pull_back = jax.vjp(
+            lambda own, gathered: model.inputs(state.params | own, gathered, rows, batch),
+            model.input_params(state.params),
+            gathered,
+        )
         denominator_T = label_weight(batch["labels"], batch["weights"])
-        if chunk_rows:
-            dense, sparse, sums = _scan_chunks(chunk_gradients, state, rows, batch, denominator_T, key, chunk_rows)
-        else:
-            dense, sparse, sums = chunk_gradients(state.params, state.tables, rows, batch, denominator_T, key)
+        targets = {
+            "labels": batch["labels"],
+            "weights": batch["weights"],
+            "denominators": jnp.broadcast_to(denominator_T, batch["labels"].shape),
+        }
+        found = _over_chunks(dense_gradients, state.params, inputs, targets, key, chunk_rows)
+        of_input_params, of_gathered = pull_back(found.of_inputs)
+        dense = found.of_params | of_input_params
         params, optimizer_state = update_dense(optimizer, dense, state.optimizer, state.params)
         rate = config.optimizer.embedding_learning_rate * multiplier(state.step)
-        tables = _update_tables(state, rows, sparse, jnp.float32(rate), config.optimizer.embedding_decay)
+        tables = _update_tables(state, rows, of_gathered, jnp.float32(rate), config.optimizer.embedding_decay)
         done = state.step + 1
         new = TrainState(
             step=done,
@@ -122,35 +138,39 @@ def make_step(
             optimizer=optimizer_state,
             tables={name: table.values for name, table in tables.items()},
             accumulators={name: table.accumulator for name, table in tables.items()},
-            metrics=streaming.merge(state.metrics, sums),
+            metrics=streaming.merge(state.metrics, found.sums),
         )
         return new, done
 
     return step
 
 
-def _scan_chunks(
-    gradients: Callable[..., Any],
-    state: TrainState,
-    rows: Any,
-    batch: Batch,
-    denominator_T: Array,
+def _over_chunks(
+    gradients: Callable[..., _DenseGradients],
+    params: Params,
+    inputs: Inputs,
+    targets: Batch,
     key: Array | None,
     chunk_rows: int,
-) -> tuple[Params, Any, streaming.TaskSums]:
-    """`gradients` over chunks of the batch: dense ones and sums added up, those of rows put back in batch order."""
-    count = batch["labels"].shape[0] // chunk_rows
-    split = jax.tree.map(lambda x: x.reshape(count, chunk_rows, *x.shape[1:]), (rows, dict(batch)))
+) -> _DenseGradients:
+    """`gradients` of the whole batch by chunks; examples are the columns of `inputs` and the rows of `targets`."""
+    batch = targets["labels"].shape[0]
+    count = batch // chunk_rows if chunk_rows else 1
+    if count == 1:
+        return gradients(params, inputs, targets, key)
+    split_inputs = {t: jnp.moveaxis(x.reshape(-1, count, chunk_rows), 1, 0) for t, x in inputs.items()}
+    split_targets = {name: x.reshape(count, chunk_rows, -1) for name, x in targets.items()}
 
-    def body(carry: Any, chunk: Any) -> tuple[Any, Any]:
-        index, (chunk_rows_, arrays) = chunk
-        chunk_key = None if key is None else jax.random.fold_in(key, index)
-        dense, sparse, sums = gradients(state.params, state.tables, chunk_rows_, arrays, denominator_T, chunk_key)
-        return jax.tree.map(jnp.add, carry, (dense, sums)), sparse
+    def body(carry: Any, chunk: Any) -> tuple[Any, Inputs]:
+        index, inputs, targets = chunk
+        found = gradients(params, inputs, targets, None if key is None else jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, carry, (found.of_params, found.sums)), found.of_inputs
 
-    zeros = jax.tree.map(jnp.zeros_like, (state.params, state.metrics))
-    (dense, sums), sparse = lax.scan(body, zeros, (jnp.arange(count, dtype=jnp.int32), split))
-    return dense, jax.tree.map(lambda x: x.reshape(count * chunk_rows, *x.shape[2:]), sparse), sums
+    zeros = jax.tree.map(jnp.zeros_like, params), streaming.zeros(targets["labels"].shape[1])
+    chunks = (jnp.arange(count, dtype=jnp.int32), split_inputs, split_targets)
+    (of_params, sums), of_inputs = lax.scan(body, zeros, chunks)
+    joined: Inputs = {t: jnp.moveaxis(of_inputs[t], 0, 1).reshape(-1, batch) for t in TOWERS}
+    return _DenseGradients(of_params, joined, sums)
 
 
 def _update_tables(

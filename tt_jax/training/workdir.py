@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,7 +12,9 @@ from typing import Any
 import jax
 
 from tt_jax.config import Config, ConfigError
+from tt_jax.publish import write_json
 from tt_jax.schema import Schema
+from tt_jax.strict_json import dataclass_from_dict, parse_json
 
 RECORD = "config.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -53,16 +53,9 @@ def open_workdir(workdir: Path, record: Record) -> None:
 
     Raises `ConfigError` naming what differs.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / RECORD
     if not path.exists():
-        text = {
-            "config": record.config.to_dict(), "schema": json.loads(record.schema.to_json()), "data": record.data,
-            "environment": record.environment,
-        }  # fmt: skip
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(text, indent=1) + "\n")
-        os.replace(temporary, path)
+        write_json(path, dataclasses.asdict(record))
         return
     old = read_record(workdir)
     before, now = _flat(old.config), _flat(record.config)
@@ -83,10 +76,9 @@ def read_record(workdir: Path) -> Record:
     if not path.is_file():
         raise ConfigError(f"{workdir}: no {RECORD}; expected a directory that `tt-jax train` wrote")
     try:
-        data = json.loads(path.read_text())
-        schema = Schema.from_json(json.dumps(data["schema"]))
-        return Record(Config.from_dict(data["config"]), schema, data["data"], data["environment"])
-    except (ValueError, KeyError, TypeError) as e:
+        data = parse_json(path.read_text(), "run", ConfigError)
+        return dataclass_from_dict(Record, data, "run", ConfigError, complete=True)
+    except ValueError as e:  # what Config and Schema say of their values too
         raise ConfigError(f"{path}: not the record of a run: {e}") from None
 
 
