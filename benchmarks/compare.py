@@ -2,7 +2,7 @@
 
     python -m benchmarks.compare --peers=../shared/peers --peer-python=peers-venv/bin/python --rounds=5
 
-`--peers` holds `train_step_torch.py` and `topk_peers.py`; `--peer-python` is a Python that has torch, faiss-cpu and NumPy.
+`--peers` holds `train_step_torch.py` and `topk_peers.py`; `--peer-python` is a Python with torch, faiss-cpu and NumPy.
 A ratio is speed over speed: above 1, ours is faster. Prints a JSON line per ratio, then the table.
 """
 
