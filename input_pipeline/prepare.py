@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -62,8 +63,11 @@ def prepare(
             for chunk in chunks:
                 _add_chunk(writer, encoder, samples, chunk)
                 progress.update(chunk.split, chunk.table.num_rows)
-        finally:
             writer.close()
+        except BaseException:
+            writer.abandon()
+            raise
+        finally:
             progress.close()
         progress.report()
         samples.write(folder)
@@ -129,6 +133,11 @@ class PreparedWriter:
         for part in self._parts.values():
             part.close()
 
+    def abandon(self) -> None:
+        """Closes the files after an error, which another one is not to hide."""
+        for part in self._parts.values():
+            part.abandon()
+
     def finish(self) -> Manifest:
         """Writes schema and manifest."""
         (self._folder / SCHEMA).write_text(self._schema.to_json())
@@ -186,7 +195,10 @@ class _Part:
             path = self._folder / f"part-{len(self.written):05d}.parquet"
             self._writer = BlockWriter(path, self._schema)
             self.written.append((path, 0, 0))
-        self._writer.write({name: matrix[: self._filled] for name, matrix in self._block.items()})
+        try:
+            self._writer.write({name: matrix[: self._filled] for name, matrix in self._block.items()})
+        except OSError as e:  # pyarrow does not name the file
+            raise OSError(f"{self.written[-1][0]}: cannot be written: {e}") from e
         self._filled = 0
         self.written[-1] = (self.written[-1][0], self._writer.rows, self._writer.blocks)
         if self._writer.blocks == _PART_BLOCKS:
@@ -201,6 +213,10 @@ class _Part:
         if self._filled:
             self._write()
         self._end_file()
+
+    def abandon(self) -> None:
+        with suppress(OSError, ValueError):
+            self._end_file()
 
 
 def _data_file(folder: Path, path: Path, split: str, scenario: str, rows: int, blocks: int) -> DataFile:

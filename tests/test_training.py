@@ -246,3 +246,30 @@ def test_one_scenario_reads_its_rows_only(module_config: Config, tmp_path: Path)
     assert result.total_steps == 2 * rows // 100
     report = result.facts.report
     assert set(report["scenarios"]) == {"shopping"}
+
+
+def test_a_profile_of_some_steps_is_written(module_config: Config, tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        module_config, profile="3:6", train=dataclasses.replace(module_config.train, epochs=0.3, early_stop="")
+    )
+    train(config, tmp_path)
+    (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    assert trace.stat().st_size > 0
+
+
+def test_a_step_never_compiles_again_and_fetches_nothing(module_config: Config) -> None:
+    setup = Setup(module_config, PreparedSet.open(module_config.data.path))
+    step, state = setup.compile_step(), setup.fresh_state()
+    compiled: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+    try:
+        with closing(setup.batches()) as batches:
+            batch = next(batches)
+            compiled.clear()
+            with jax.transfer_guard("disallow"):
+                for _ in range(5):
+                    state, done = step(state, batch)
+        assert int(done) == 5
+        assert [name for name in compiled if "compile" in name] == []
+    finally:
+        jax.monitoring.clear_event_listeners()

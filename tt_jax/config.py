@@ -126,6 +126,7 @@ class Config:
       precision: of matmul inputs, `f32` or `bf16`; `auto` = what was measured fastest on the platform.
       chunk_rows: rows of a batch whose dense part is computed at once, the rest following in a scan; 0 = all; -1 = what
         was measured fastest on the platform.
+      profile: `start:stop`, the steps of which a trace is written to `WORKDIR/profile`, for xprof; "" = none.
       utility: what ads are ranked by in serving, an expression of task names and `bid`; "" = the first task.
     """
 
@@ -136,6 +137,7 @@ class Config:
     seed: int = 0
     precision: Precision = "auto"
     chunk_rows: int = -1
+    profile: str = ""
     utility: str = ""
 
     def __post_init__(self) -> None:
@@ -188,6 +190,10 @@ def _check(c: Config) -> None:
         raise ConfigError(f"config.seed: expected a number below 2**32, got {c.seed}")
     if c.chunk_rows < -1:
         raise ConfigError(f"config.chunk_rows: expected -1, 0 or a number of rows, got {c.chunk_rows}")
+    if c.profile:
+        start, _, stop = c.profile.partition(":")
+        if not (start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
+            raise ConfigError(f"config.profile: expected start:stop with start < stop, got {c.profile!r}")
     if any(w <= 0 for w in c.model.mlp):
         raise ConfigError(f"config.model.mlp: expected widths > 0, got {c.model.mlp}")
     if c.chunk_rows > 0 and c.data.batch_size % c.chunk_rows:

@@ -35,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if verb not in VERBS:
         sys.exit(_fail(f"unknown verb {verb!r}{nearest(verb, VERBS)}"))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    if not os.environ.get("TT_JAX_TRACEBACK"):
+        # A failed save is raised, and told in one line. Orbax logs it too, and TensorStore's abandoned writes print
+        # tracebacks that nobody can catch.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        sys.unraisablehook = lambda _: None
     module = importlib.import_module(f"tt_jax.cli.{verb}")
     parser = _Parser(
         prog=f"tt-jax {verb}",

@@ -24,6 +24,7 @@ from tt_jax.metrics import streaming
 from tt_jax.training.checkpoint import Checkpoints
 from tt_jax.training.evaluate import evaluate, make_predict
 from tt_jax.training.interrupt import Interrupted, StopSignal, call_interruptibly
+from tt_jax.training.profiling import StepProfile
 from tt_jax.training.setup import LOWER_IS_BETTER, Setup, make_model
 from tt_jax.training.step import TrainState
 from tt_jax.training.workdir import describe, open_workdir
@@ -103,10 +104,11 @@ def train(config: Config, workdir: Path, name: str = "train") -> Result:
         with (
             closing(MetricWriter(workdir, step)) as writer,
             closing(Progress(setup.total_steps, step, name)) as progress,
+            closing(StepProfile(config.profile, workdir / "profile")) as profile,
         ):
             if restored:
                 progress.say(f"resumed at step {step}")
-            loop = _Loop(setup, batches, checkpoints, writer, progress, stop, facts)
+            loop = _Loop(setup, batches, checkpoints, writer, progress, profile, stop, facts)
             try:
                 step_function = call_interruptibly(setup.compile_step, stop)
                 state = loop.run(step_function, state)
@@ -154,6 +156,7 @@ class _Loop:
     checkpoints: Checkpoints
     writer: MetricWriter
     progress: Progress
+    profile: StepProfile
     stop: StopSignal
     facts: RunFacts
 
@@ -180,6 +183,7 @@ class _Loop:
             # ---- one step; at most STEPS_IN_FLIGHT run behind the host ----------------------------------------------
             if self.stop():
                 raise Interrupted
+            self.profile.before(step)
             start = time.perf_counter()
             batch = next(self.batches)
             waited = time.perf_counter() - start
