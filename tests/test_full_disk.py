@@ -1,4 +1,4 @@
-"""A disk that takes no more (a limit on the size of a file stands in for it): one clear line, and nothing half written."""
+"""A disk that takes no more (a limit on a file's size stands in for it): one clear line, nothing half written."""
 
 from __future__ import annotations
 
