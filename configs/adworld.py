@@ -19,7 +19,7 @@ def config(scenario: str = "") -> Config:
     return Config(
         model=ModelConfig(experts=4, full_rank_layers=1, low_rank_layers=1, rank=32, mlp=(128, 64), output_dim=32),
         data=DataConfig(scenarios=(scenario,) if scenario else (), batch_size=1024),
-        optimizer=OptimizerConfig(learning_rate=3e-3),
+        optimizer=OptimizerConfig(learning_rate=6e-3, embedding_learning_rate=0.1),
         train=TrainConfig(epochs=1),
         utility="bid * click",
     )

@@ -30,8 +30,13 @@ class RowGradients(NamedTuple):
 
 
 def sum_duplicates(rows_M: Array, gradients_Md: Array, past_end: int) -> RowGradients:
-    """One entry per distinct row, in ascending order. Rows of `past_end` (empty slots) stay past the end."""
+    """One entry per distinct row, in ascending order. Rows of `past_end` (empty slots) stay past the end.
+
+    Raises ValueError where the numbers past the end would not fit an int32.
+    """
     m = rows_M.shape[0]
+    if past_end + 1 + m > 2**31 - 1:
+        raise ValueError(f"{m} ids in a batch and {past_end} table rows: expected fewer than 2^31 together")
     ascending, order = _sorted(rows_M)
     starts = jnp.concatenate([jnp.ones((1,), bool), ascending[1:] != ascending[:-1]])
     segment = jnp.cumsum(starts.astype(jnp.int32)) - 1
