@@ -9,6 +9,7 @@ Shapes: B rows of data, S id slots of a tower, F its float columns, L slots of o
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,9 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import Array
+from jax import Array, lax
 
 from tt_jax.schema import MAX_TABLE_ROWS, TOWERS, Schema, SchemaError, Tower
+
+_DRAWN_ROWS = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,7 @@ class Tables:
     def init(self, key: Array, std: float) -> dict[str, Array]:
         """Fresh tables, float32 `[rows, dim]` from N(0, std^2)."""
         keys = jax.random.split(key, max(1, len(self.shapes)))
-        return {
-            name: std * jax.random.normal(k, shape, jnp.float32)
-            for (name, shape), k in zip(self.shapes.items(), keys, strict=False)
-        }
+        return {name: _draw(k, shape, std) for (name, shape), k in zip(self.shapes.items(), keys, strict=False)}
 
     def rows(
         self, tower: Tower, ids_BS: Array, dropout: float = 0.0, dropout_key: Array | None = None
@@ -102,6 +102,18 @@ class Tables:
                 present &= ~(hidden & group.hashed)
             found[group.table] = jnp.where(present, ids + group.offsets, jnp.int32(self.shapes[group.table][0]))
         return found
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _draw(key: Array, shape: tuple[int, int], std: float) -> Array:
+    """N(0, std^2), block by block into one buffer: drawn at once, a table would take four times its memory."""
+    block = min(shape[0], _DRAWN_ROWS)
+
+    def draw(i: Array, table: Array) -> Array:
+        values = std * jax.random.normal(jax.random.fold_in(key, i), (block, shape[1]), jnp.float32)
+        return lax.dynamic_update_slice(table, values, (jnp.minimum(i * block, shape[0] - block), 0))
+
+    return lax.fori_loop(0, -(-shape[0] // block), draw, jnp.zeros(shape, jnp.float32))
 
 
 def gather(tables: dict[str, Array], rows: dict[str, Array]) -> dict[str, Array]:
