@@ -1,6 +1,7 @@
 """Trains the tiny model on several meshes of 8 simulated CPU devices and prints JSON of what came out.
 
-A program of its own, because the number of devices is fixed when JAX starts: `python -m tests.sharded_runs OUT.npz`.
+A program of its own, because the number of devices is fixed when JAX starts:
+`python -m tests.sharded_runs OUT.npz PREPARED WORKDIR`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,10 +17,12 @@ import numpy as np
 
 from tests import tiny
 from tests.test_step import DECAY, STEPS, batches, compiled, fresh
-from tt_jax.config import ShardingConfig
+from tt_jax.config import Config, ShardingConfig
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.sharding import batch_sharding, make_mesh, on_mesh, place_tables, replicated, state_specs
+from tt_jax.training.evaluate import INPUT_ARRAYS
 from tt_jax.training.exchange import ManyDevices, shard_predict, shard_step
+from tt_jax.training.loop import train
 from tt_jax.training.step import TrainState, make_step
 
 CONFIG = dataclasses.replace(
@@ -55,14 +59,15 @@ def run(shape: str, chunk_rows: int, rules: tuple[str, ...]) -> tuple[dict[str, 
     for batch in data:
         state, _ = compiled(state, batch)
         losses.append(np.asarray(state.metrics.loss_T))
-    predict = jax.jit(shard_predict(model, mesh, placements))
-    logits = predict(state.params, state.tables, data[0])
+    arguments = state.params, state.tables, {name: data[0][name] for name in INPUT_ARRAYS}
+    predict = jax.jit(shard_predict(model, mesh, placements)).lower(*arguments).compile()
+    logits = predict(*arguments)
     one = state.tables["dim8"].addressable_shards[0].data
     facts = {
         "placements": placements,
         "part": list(one.shape),
         "hlo": compiled.as_text(),
-        "hlo_predict": predict.lower(state.params, state.tables, data[0]).compile().as_text(),
+        "hlo_predict": predict.as_text(),
     }
     return facts, arrays_of(state, losses, logits)
 
@@ -82,13 +87,22 @@ def one_device() -> dict[str, np.ndarray]:
     return arrays_of(state, losses, jax.jit(model.predict)(state.params, state.tables, batches(1)[0]))
 
 
+def run_config(prepared: str, mesh: str) -> Config:
+    """Of a short run of the whole loop."""
+    data = dataclasses.replace(CONFIG.data, path=prepared, batch_size=64)
+    small = dataclasses.replace(CONFIG.train, epochs=0.2)
+    return dataclasses.replace(CONFIG, data=data, train=small, sharding=ShardingConfig(mesh, ("dim8=rows+columns",)))
+
+
 def main() -> None:
-    facts, arrays = {}, {f"1|{key}": value for key, value in one_device().items()}
+    facts: dict[str, Any] = {}
+    arrays: dict[str, Any] = {f"1|{key}": value for key, value in one_device().items()}
     for name, arguments in RUNS.items():
         facts[name], found = run(*arguments)
         arrays.update({f"{name}|{key}": value for key, value in found.items()})
     np.savez(sys.argv[1], **arrays)
-    print(json.dumps(facts))
+    report = train(run_config(sys.argv[2], "2x4"), Path(sys.argv[3])).facts.report
+    print(json.dumps({"runs": facts, "report": report}))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tt_jax.config import ConfigError, ShardingConfig
 from tt_jax.strict_json import nearest
@@ -57,7 +57,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def place_tables(mesh: Mesh, shapes: Mapping[str, tuple[int, int]], config: ShardingConfig) -> dict[str, str]:
+def place_tables(
+    mesh: Mesh | AbstractMesh, shapes: Mapping[str, tuple[int, int]], config: ShardingConfig
+) -> dict[str, str]:
     """Which of `PLACEMENTS` each float32 table `(rows, dim)` gets: the first of `config.tables` that matches its whole
     name, or else by its size. Raises `ConfigError` for a rule that is wrong, matches nothing or cannot be followed."""
     rules = [_parse(rule, shapes) for rule in config.tables]
@@ -75,7 +77,7 @@ def place_tables(mesh: Mesh, shapes: Mapping[str, tuple[int, int]], config: Shar
     return found
 
 
-def _by_size(mesh: Mesh, rows: int, dim: int, split_rows_gb: float) -> str:
+def _by_size(mesh: Mesh | AbstractMesh, rows: int, dim: int, split_rows_gb: float) -> str:
     columns = dim % mesh.shape[DEVICE] == 0
     gigabytes = 4 * rows * dim / (mesh.shape[DEVICE] if columns else 1) / 1e9
     if mesh.shape[HOST] > 1 and gigabytes > split_rows_gb:
