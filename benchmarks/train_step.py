@@ -27,6 +27,13 @@ DISTINCT_BATCHES = 4
 
 def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_shape(p)
+    p.add_argument("--steps", type=int, default=12)
+    return p.parse_args()
+
+
+def add_shape(p: argparse.ArgumentParser) -> None:
+    """Arguments that say what a step computes."""
     p.add_argument("--batch", type=int, default=4096)
     p.add_argument("--rows", type=float, default=1e6, help="rows of the fused embedding table")
     p.add_argument("--dim", type=int, default=16)
@@ -41,8 +48,12 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--tasks", type=int, default=2)
     p.add_argument("--dtype", choices=("auto", "f32", "bf16"), default="auto")
     p.add_argument("--chunk", type=int, default=-1, help="rows per chunk, see Config.chunk_rows")
-    p.add_argument("--steps", type=int, default=12)
-    return p.parse_args()
+
+
+def make_config(a: argparse.Namespace) -> Config:
+    """The configuration of these arguments."""
+    model_config = ModelConfig(a.experts, a.full, a.low, a.rank, tuple(a.mlp), 64, a.out)
+    return Config(model=model_config, data=DataConfig(batch_size=a.batch), precision=a.dtype, chunk_rows=a.chunk)
 
 
 def synthetic_schema(a: argparse.Namespace) -> Schema:
@@ -81,8 +92,7 @@ def flops_per_example(a: argparse.Namespace) -> int:
 
 def main() -> None:
     a = parse_args()
-    model_config = ModelConfig(a.experts, a.full, a.low, a.rank, tuple(a.mlp), 64, a.out)
-    config = Config(model=model_config, data=DataConfig(batch_size=a.batch), precision=a.dtype, chunk_rows=a.chunk)
+    config = make_config(a)
     platform = jax.default_backend()
     model = TwoTower(synthetic_schema(a), config.model, resolve_precision(config.precision, platform, training=True))
     chunk_rows = resolve_chunk_rows(config, platform, 1)

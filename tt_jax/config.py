@@ -118,6 +118,22 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class ShardingConfig:
+    """Several devices, see `tt_jax.sharding`. Nothing here changes what is computed, but for float rounding.
+
+    Attributes:
+      mesh: `HOSTSxDEVICES`, as in `2x4`; "" = as the devices are spread over processes.
+      tables: `REGEX=PLACEMENT` per table, first match wins: `replicated`, `columns` (over the devices of a host),
+        `rows` (over hosts) or `rows+columns`; tables without a match are placed by size.
+      split_rows_gb: a table of more gigabytes per device, once its columns are split, is split by rows over hosts too.
+    """
+
+    mesh: str = ""
+    tables: tuple[str, ...] = ()
+    split_rows_gb: float = 1.0
+
+
+@dataclass(frozen=True)
 class Config:
     """A run: what is trained, on what, how.
 
@@ -134,6 +150,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
     seed: int = 0
     precision: Precision = "auto"
     chunk_rows: int = -1
@@ -173,7 +190,8 @@ def _check(c: Config) -> None:
     not_negative = ("model.full_rank_layers", "model.low_rank_layers", "model.embedding_init",
                     "optimizer.learning_rate", "optimizer.weight_decay", "optimizer.clip_norm",
                     "optimizer.embedding_learning_rate", "optimizer.embedding_decay", "train.epochs",
-                    "train.eval_every", "train.save_every", "train.patience", "seed")  # fmt: skip
+                    "train.eval_every", "train.save_every", "train.patience", "seed",
+                    "sharding.split_rows_gb")  # fmt: skip
     shares = ("model.id_dropout", "model.dropout", "optimizer.warmup", "optimizer.final_fraction")
     for keys, ok, expected in (
         (positive, lambda v: v > 0, "> 0"),

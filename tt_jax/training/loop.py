@@ -22,10 +22,10 @@ from input_pipeline.pipeline import Batches
 from tt_jax.config import Config
 from tt_jax.metrics import streaming
 from tt_jax.training.checkpoint import Checkpoints
-from tt_jax.training.evaluate import evaluate, make_predict
+from tt_jax.training.evaluate import evaluate
 from tt_jax.training.interrupt import Interrupted, StopSignal, call_interruptibly
 from tt_jax.training.profiling import StepProfile
-from tt_jax.training.setup import LOWER_IS_BETTER, Setup, make_model
+from tt_jax.training.setup import LOWER_IS_BETTER, Setup
 from tt_jax.training.step import TrainState
 from tt_jax.training.workdir import describe, open_workdir
 from tt_jax.training.writers import MetricWriter, Progress
@@ -162,7 +162,7 @@ class _Loop:
 
     def __post_init__(self) -> None:
         self.config = self.setup.config
-        self.predict = make_predict(make_model(self.config, self.setup.prepared.schema))
+        self.predict = self.setup.make_predict()
         self.clock = _Clock(self.config.data.batch_size)
         self.state: TrainState | None = None
 

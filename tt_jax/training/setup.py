@@ -17,8 +17,10 @@ from tt_jax.metrics import METRICS
 from tt_jax.models.dense import resolve_precision
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.schema import Schema, array_specs
-from tt_jax.sharding import batch_sharding, make_mesh, replicated, state_shardings
+from tt_jax.sharding import batch_sharding, make_mesh, on_mesh, place_tables, replicated, state_specs
 from tt_jax.strict_json import nearest
+from tt_jax.training.evaluate import Predict, make_predict
+from tt_jax.training.exchange import ONE_DEVICE, ManyDevices, shard_predict, shard_step
 from tt_jax.training.step import MODEL_ARRAYS, TrainState, init_state, make_step, resolve_chunk_rows
 from tt_jax.utility import Utility
 
@@ -43,15 +45,23 @@ class Setup:
         check_config(self.config, self.prepared.schema)
         for split in (data.train_split, data.eval_split):
             self.prepared.files(split, data.scenarios)  # raises if there is nothing to read
-        if data.batch_size % self.mesh.size:
-            raise ConfigError(
-                f"config.data.batch_size {data.batch_size} is not a multiple of the {self.mesh.size} devices"
-            )
+        for key, rows in (("batch_size", data.batch_size), ("eval_batch_size", data.eval_batch_size)):
+            if rows % self.mesh.size:
+                raise ConfigError(f"config.data.{key} {rows} is not a multiple of the {self.mesh.size} devices")
+        chunk_rows, rows = self.config.chunk_rows, data.batch_size // self.mesh.size
+        if chunk_rows > 0 and rows % chunk_rows:
+            raise ConfigError(f"config.chunk_rows {chunk_rows} is no divisor of a device's {rows} rows of a batch")
+        _ = self.placements  # raises where a table cannot be placed
 
     @cached_property
     def mesh(self) -> Mesh:
         """All devices."""
-        return make_mesh()
+        return make_mesh(self.config.sharding.mesh)
+
+    @cached_property
+    def placements(self) -> dict[str, str]:
+        """Of the tables, see `tt_jax.sharding.place_tables`."""
+        return place_tables(self.mesh, self.model.tables.shapes, self.config.sharding)
 
     @cached_property
     def model(self) -> TwoTower:
@@ -78,9 +88,13 @@ class Setup:
         return init_state(self.model, self.config, self.total_steps)
 
     @cached_property
+    def _specs(self) -> Any:
+        return state_specs(jax.eval_shape(self._make_state), self.placements)
+
+    @cached_property
     def shardings(self) -> Any:
         """Placement of every leaf of the state."""
-        return state_shardings(self.mesh, jax.eval_shape(self._make_state))
+        return on_mesh(self.mesh, self._specs)
 
     @cached_property
     def abstract_state(self) -> TrainState:
@@ -100,12 +114,23 @@ class Setup:
             for name in MODEL_ARRAYS
         }
         chunk_rows = resolve_chunk_rows(self.config, jax.default_backend(), self.mesh.size)
-        step = jax.jit(
-            make_step(self.model, self.config, self.total_steps, chunk_rows),
+        one = self.mesh.size == 1
+        exchange = ONE_DEVICE if one else ManyDevices(self.placements, self.mesh.shape)
+        step = make_step(self.model, self.config, self.total_steps, chunk_rows, exchange)
+        jitted = jax.jit(
+            step if one else shard_step(step, self.mesh, self._specs),
             out_shardings=(self.shardings, replicated(self.mesh)),
             donate_argnums=0,
         )
-        return step.lower(self.abstract_state, batch).compile()
+        return jitted.lower(self.abstract_state, batch).compile()
+
+    def make_predict(self) -> Predict:
+        """`make_predict` of the model that is evaluated, for parameters and tables placed as here."""
+        model = make_model(self.config, self.prepared.schema)
+        if self.mesh.size == 1:
+            return make_predict(model)
+        placed = replicated(self.mesh), self.shardings.tables, batch_sharding(self.mesh)
+        return jax.jit(shard_predict(model, self.mesh, self.placements), in_shardings=placed)
 
 
 def check_config(config: Config, schema: Schema) -> None:

@@ -57,7 +57,14 @@ def _sorted(rows_M: Array) -> tuple[Array, Array]:
         return (keys >> 32).astype(jnp.int32), (keys & 0xFFFFFFFF).astype(jnp.int32)
 
 
-def update_rows(table: Table, rows_M: Array, gradients_Md: Array, learning_rate: Array, decay: float = 0.0) -> Table:
+def update_rows(
+    table: Table,
+    rows_M: Array,
+    gradients_Md: Array,
+    learning_rate: Array,
+    decay: float = 0.0,
+    columns_over: tuple[str, ...] = (),
+) -> Table:
     """One step of row-wise Adagrad.
 
     Args:
@@ -66,13 +73,17 @@ def update_rows(table: Table, rows_M: Array, gradients_Md: Array, learning_rate:
       gradients_Md: float32, gradient with respect to each gathered row.
       learning_rate: scalar.
       decay: L2 penalty, `decay * row` is added to the gradient of the rows touched.
+      columns_over: inside a `shard_map`, the mesh axes that the columns are split over; the accumulator is of them all.
     """
     past_end = table.values.shape[0]
     rows, gradients = sum_duplicates(rows_M, gradients_Md, past_end)
     if decay:
         gradients += decay * table.values.at[rows].get(mode="fill", fill_value=0.0)
     old = table.accumulator.at[rows].get(mode="fill", fill_value=0.0, indices_are_sorted=True, unique_indices=True)
-    accumulator = old + jnp.mean(jnp.square(gradients), axis=1)
+    mean_square = jnp.mean(jnp.square(gradients), axis=1)
+    if columns_over:
+        mean_square = lax.pmean(mean_square, columns_over)
+    accumulator = old + mean_square
     change = -learning_rate * gradients * lax.rsqrt(accumulator + EPSILON)[:, None]
     hints = {"mode": "drop", "indices_are_sorted": True, "unique_indices": True}
     return Table(

@@ -10,6 +10,7 @@ gradients add up.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,11 +22,11 @@ from jax import Array, lax
 from tt_jax.config import Config
 from tt_jax.losses import cross_entropy, label_weight, masked_sum, training_loss
 from tt_jax.metrics import streaming
-from tt_jax.models.embedding import gather
 from tt_jax.models.two_tower import Params, TwoTower
 from tt_jax.schema import TOWERS, Tower
+from tt_jax.training.exchange import ONE_DEVICE, Exchange
 from tt_jax.training.optimizer import dense_optimizer, schedule, update_dense
-from tt_jax.training.sparse import Table, update_rows
+from tt_jax.training.sparse import Table
 
 Batch = Mapping[str, Array]
 Inputs = dict[Tower, Array]
@@ -85,11 +86,12 @@ def resolve_chunk_rows(config: Config, platform: str, devices: int) -> int:
 
 
 def make_step(
-    model: TwoTower, config: Config, total_steps: int, chunk_rows: int = 0
+    model: TwoTower, config: Config, total_steps: int, chunk_rows: int = 0, exchange: Exchange = ONE_DEVICE
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Array]]:
     """The step `(state, batch) -> (state, steps done)`, to be jitted with the state donated.
 
-    `batch` holds `MODEL_ARRAYS`. The second output is a copy outside of the state, to wait for when that is donated.
+    `batch` holds `MODEL_ARRAYS`. A step with `ManyDevices` for its exchange is for `shard_step`; `chunk_rows` are then
+    of a device's share. The second output is a copy outside of the state, to wait for when that is donated.
     """
     optimizer = dense_optimizer(config.optimizer, total_steps)
     multiplier = schedule(config.optimizer, total_steps)
@@ -112,14 +114,15 @@ def make_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step) if uses_dropout else None
+        key = None if key is None else exchange.key(key)
         rows = model.rows(batch, key)
-        gathered = {t: gather(state.tables, rows[t]) for t in TOWERS}
+        gathered, touched = exchange.look_up(state.tables, rows)
         inputs, pull_back = jax.vjp(
             lambda own, gathered: model.inputs(state.params | own, gathered, rows, batch),
             model.input_params(state.params),
             gathered,
         )
-        denominator_T = label_weight(batch["labels"], batch["weights"])
+        denominator_T = exchange.total(label_weight(batch["labels"], batch["weights"]))
         targets = {
             "labels": batch["labels"],
             "weights": batch["weights"],
@@ -127,10 +130,17 @@ def make_step(
         }
         found = _over_chunks(dense_gradients, state.params, inputs, targets, key, chunk_rows)
         of_input_params, of_gathered = pull_back(found.of_inputs)
-        dense = found.of_params | of_input_params
+        dense, sums = exchange.total((found.of_params | of_input_params, found.sums))
         params, optimizer_state = update_dense(optimizer, dense, state.optimizer, state.params)
         rate = config.optimizer.embedding_learning_rate * multiplier(state.step)
-        tables = _update_tables(state, rows, of_gathered, jnp.float32(rate), config.optimizer.embedding_decay)
+        by_table = {name: [of_gathered[t][name] for t in TOWERS] for name in state.tables}
+        update = functools.partial(
+            exchange.update, learning_rate=jnp.float32(rate), decay=config.optimizer.embedding_decay
+        )
+        tables = {
+            name: update(name, Table(table, state.accumulators[name]), touched[name], _joined(by_table[name]))
+            for name, table in state.tables.items()
+        }
         done = state.step + 1
         new = TrainState(
             step=done,
@@ -138,7 +148,7 @@ def make_step(
             optimizer=optimizer_state,
             tables={name: table.values for name, table in tables.items()},
             accumulators={name: table.accumulator for name, table in tables.items()},
-            metrics=streaming.merge(state.metrics, found.sums),
+            metrics=streaming.merge(state.metrics, sums),
         )
         return new, done
 
@@ -173,12 +183,6 @@ def _over_chunks(
     return _DenseGradients(of_params, joined, sums)
 
 
-def _update_tables(
-    state: TrainState, rows: Any, gradients: Any, learning_rate: Array, decay: float
-) -> dict[str, Table]:
-    updated = {}
-    for name, table in state.tables.items():
-        touched = jnp.concatenate([rows[t][name].reshape(-1) for t in TOWERS])
-        gradient = jnp.concatenate([gradients[t][name].reshape(-1, table.shape[1]) for t in TOWERS])
-        updated[name] = update_rows(Table(table, state.accumulators[name]), touched, gradient, learning_rate, decay)
-    return updated
+def _joined(towers: list[Array]) -> Array:
+    """Both towers' `[b, slots, d]` below one another, `[m, d]`."""
+    return jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in towers])

@@ -18,7 +18,10 @@ from tt_jax.strict_json import dataclass_from_dict, parse_json
 
 RECORD = "config.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-MAY_CHANGE = ("data.path", "train.log_every", "train.keep_last", "profile")  # without changing what is computed
+MAY_CHANGE = (  # without changing what is computed
+    "data.path", "train.log_every", "train.keep_last", "profile", "sharding.mesh", "sharding.tables",
+    "sharding.split_rows_gb",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
