@@ -12,9 +12,11 @@ from tt_jax.config import TrainConfig
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`steps`: saves between the steps; `eval`: evaluates all the time."""
+    """`steps`: saves between the steps; `eval`: evaluates all the time; `two`: few steps, for many processes."""
     train = TrainConfig(epochs=40, log_every=25, eval_every=100, save_every=20, early_stop="click.logloss")
     if arg == "eval":
         train = dataclasses.replace(train, eval_every=1, save_every=0)
+    if arg == "two":
+        train = dataclasses.replace(train, epochs=4, log_every=5, eval_every=50, save_every=10)
     data = dataclasses.replace(tiny.CONFIG.data, batch_size=100, eval_batch_size=16)
     return config_dict(dataclasses.replace(tiny.CONFIG, data=data, train=train))

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Sharding
 
 from input_pipeline.blocks import PreparedSet
 from input_pipeline.pipeline import eval_batches
@@ -18,9 +19,9 @@ INPUT_ARRAYS = ("query_ids", "ad_ids", "query_floats", "ad_floats")  # what a pr
 Predict = Callable[[Params, Params, dict[str, Any]], jax.Array]
 
 
-def make_predict(model: TwoTower) -> Predict:
-    """`(params, tables, arrays) -> logits [B, T]`, jitted."""
-    return jax.jit(model.predict)
+def make_predict(model: TwoTower, sharding: Sharding | None = None) -> Predict:
+    """`(params, tables, arrays) -> logits [B, T]`, jitted. `sharding`: of the logits; None = as XLA likes."""
+    return jax.jit(model.predict, out_shardings=sharding)
 
 
 def evaluate(
