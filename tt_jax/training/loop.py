@@ -20,7 +20,7 @@ import jax
 from input_pipeline.blocks import PreparedSet
 from input_pipeline.pipeline import Batches, ResumeError
 from tt_jax.config import Config
-from tt_jax.distributed import gather, place_arrays
+from tt_jax.distributed import failing_together, gather, place_arrays
 from tt_jax.metrics import streaming
 from tt_jax.sharding import replicated
 from tt_jax.training.checkpoint import Checkpoints
@@ -106,6 +106,7 @@ def train(config: Config, workdir: Path, name: str = "train") -> Result:
         with (
             closing(MetricWriter(workdir, step)) as writer,
             closing(Progress(setup.total_steps, step, name)) as progress,
+            failing_together(),
         ):
             if restored:
                 progress.say(f"resumed at step {step}")
