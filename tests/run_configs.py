@@ -17,6 +17,6 @@ def get_config(arg: str = "") -> ConfigDict:
     if arg == "eval":
         train = dataclasses.replace(train, eval_every=1, save_every=0)
     if arg == "two":
-        train = dataclasses.replace(train, epochs=4, log_every=5, eval_every=50, save_every=10)
+        train = dataclasses.replace(train, epochs=2, log_every=5, eval_every=30, save_every=10)
     data = dataclasses.replace(tiny.CONFIG.data, batch_size=100, eval_batch_size=16)
     return config_dict(dataclasses.replace(tiny.CONFIG, data=data, train=train))

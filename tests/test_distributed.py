@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from input_pipeline.pipeline import ResumeError
 from tests.test_kill import CONFIG, ROOT, complete, wait_until
 from tests.test_training import assert_same_bits, last_state, lines
 from tt_jax.cli.configuration import load_config
+from tt_jax.cli.main import main
 from tt_jax.distributed import DistributedError, Place, find_place
+from tt_jax.training.loop import train
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node-0", "MASTER_PORT": "29500"}
 
@@ -29,16 +32,18 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def start(workdir: Path, data: Path, *extra: str, count: int = 2, by_flags: bool = False) -> list[subprocess.Popen]:
-    """The same command `count` times, each process with its place among them."""
+def start(
+    workdir: Path, data: Path, *, by_flags: bool = False, each: tuple[str, str] | None = None
+) -> list[subprocess.Popen]:
+    """The same command twice, each with its place by flags or by variables, and an argument of its own if given."""
     command = [sys.executable, "-m", "tt_jax", "train", f"--config={CONFIG}:two", f"--config.data.path={data}"]
     port, found = free_port(), []
-    for index in range(count):
-        place = {"RANK": index, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        flags = [f"--coordinator=127.0.0.1:{port}", f"--processes={count}", f"--process={index}"]
+    for index in range(2):
+        place = {"RANK": index, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        flags = [f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={index}"]
         found.append(
             subprocess.Popen(
-                [*command, f"--workdir={workdir}", *extra, *(flags if by_flags else ())],
+                [*command, f"--workdir={workdir}", *([each[index]] if each else []), *(flags if by_flags else [])],
                 cwd=ROOT,
                 stderr=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -60,7 +65,7 @@ def finish(processes: list[subprocess.Popen], code: int = 0) -> list[str]:
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, prepared_path: Path) -> Path:
     workdir = tmp_path_factory.mktemp("two")
     said = finish(start(workdir, prepared_path))
-    assert "120 of 120 steps done" in said[0]
+    assert "60 of 60 steps done" in said[0]
     assert "steps" not in said[1]  # one of them speaks
     return workdir
 
@@ -78,11 +83,10 @@ def test_two_processes_train_the_model_that_one_process_does(
     expected = np.load(tmp_path / "state.npz")
     # Read by this process, which has another number of devices: Orbax reshards.
     found = last_state(config_of(prepared_path), uninterrupted).state
-    assert int(found.step) == 120
+    assert int(found.step) == 60
     for path, leaf in jax.tree.leaves_with_path(found):
         name = jax.tree_util.keystr(path)
-        print(name, np.abs(np.asarray(leaf).astype(np.float64) - expected[name]).max())
-        np.testing.assert_allclose(np.asarray(leaf), expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+        assert np.asarray(leaf).tobytes() == expected[name].tobytes(), name  # a sum of two does not depend on order
     losses = {
         str(line["step"]): {k.split("/")[1]: v for k, v in line.items() if k.startswith("train/") and "loss" in k}
         for line in lines(uninterrupted)
@@ -91,47 +95,92 @@ def test_two_processes_train_the_model_that_one_process_does(
     reference = json.loads((tmp_path / "losses.json").read_text())
     assert losses.keys() == reference.keys()
     for step, tasks in reference.items():
-        assert losses[step] == pytest.approx(tasks, rel=1e-6), step
+        assert losses[step] == tasks, step
 
 
-def test_killing_one_process_ends_all_and_a_restart_ends_with_the_same_bits(
+def run_until(workdir: Path, data: Path, steps: int, by_flags: bool = False) -> list[subprocess.Popen]:
+    """Two processes, as soon as they have saved after so many more steps."""
+    before = max(complete(workdir), default=0)
+    processes = start(workdir, data, by_flags=by_flags)
+    wait_until(lambda: max(complete(workdir), default=0) >= before + steps, processes[0])
+    return processes
+
+
+def kill_one(processes: list[subprocess.Popen], index: int) -> None:
+    """Kills one of two processes, and waits for the other to fail."""
+    processes[index].send_signal(signal.SIGKILL)
+    said = processes[1 - index].communicate(timeout=30)[1]  # it takes 0.1 s; a hang is what this is to find
+    assert processes[1 - index].returncode not in (0, None), said
+    processes[index].communicate()
+    assert processes[index].returncode == -signal.SIGKILL
+
+
+def test_killed_and_stopped_processes_restart_and_end_with_the_same_bits(
     uninterrupted: Path, prepared_path: Path, tmp_path: Path
 ) -> None:
-    for killed in (1, 0):  # 0 is the coordinator of the others
-        processes = start(tmp_path, prepared_path)
-        before = max(complete(tmp_path), default=0)
-        wait_until(lambda: max(complete(tmp_path), default=0) >= before + 20, processes[killed])  # noqa: B023
-        processes[killed].send_signal(signal.SIGKILL)
-        killed_at = time.monotonic()
-        said = processes[1 - killed].communicate(timeout=60)[1]
-        print("ended after", time.monotonic() - killed_at, said[-1500:])
-        assert processes[1 - killed].returncode != 0
-        assert processes[killed].wait() == -signal.SIGKILL
-        assert max(complete(tmp_path)) < 120
-    resumed = max(complete(tmp_path))
-    said = finish(start(tmp_path, prepared_path))
-    assert f"resumed at step {resumed}" in said[0]
-    a, b = (last_state(config_of(prepared_path), workdir) for workdir in (uninterrupted, tmp_path))
+    kill_one(run_until(tmp_path, prepared_path, 10), 1)
+    killed_at = max(complete(tmp_path))
+    processes = run_until(tmp_path, prepared_path, 10, by_flags=True)
+    processes[1].send_signal(signal.SIGTERM)  # to one of them
+    said = finish(processes)
+    stopped_at = max(complete(tmp_path))
+    assert killed_at < stopped_at < 60
+    assert f"resumed at step {killed_at}" in said[0]
+    assert f"stopped by SIGTERM at step {stopped_at}" in said[0]
+    config = config_of(prepared_path)
+    with pytest.raises(ResumeError, match="2 processes saved the checkpoint and 1 resume it"):
+        train(config, tmp_path)  # alone: it would have to read the shares of both
+    finish(start(tmp_path, prepared_path))
+    a, b = (last_state(config, workdir) for workdir in (uninterrupted, tmp_path))
     assert_same_bits(a.state, b.state)
     assert a.run == b.run
-    assert len(a.run["input"]) == 2
+    assert [p["signature"]["process"] for p in a.run["input"]] == [[0, 2], [1, 2]]
     assert lines(uninterrupted) == lines(tmp_path)
 
 
-def test_sigterm_to_one_process_stops_all_at_the_same_step(
-    uninterrupted: Path, prepared_path: Path, tmp_path: Path
-) -> None:
-    processes = start(tmp_path, prepared_path, by_flags=True)
-    wait_until(lambda: len(complete(tmp_path)) > 0, processes[1])
-    processes[1].send_signal(signal.SIGTERM)
-    said = finish(processes)
-    stopped = max(complete(tmp_path))
-    assert stopped < 120
-    assert f"stopped by SIGTERM at step {stopped}" in said[0]
-    # Alone, a process would have to read the shares of both.
-    (refused,) = finish(start(tmp_path, prepared_path, count=1), code=2)
-    assert "2 processes saved the checkpoint and 1 resume it" in refused
-    finish(start(tmp_path, prepared_path))
-    a, b = (last_state(config_of(prepared_path), workdir) for workdir in (uninterrupted, tmp_path))
-    assert_same_bits(a.state, b.state)
-    assert a.run == b.run
+@pytest.mark.slow
+def test_killing_the_coordinator_ends_all(prepared_path: Path, tmp_path: Path) -> None:
+    kill_one(run_until(tmp_path, prepared_path, 10), 0)
+
+
+@pytest.mark.slow
+def test_processes_with_different_configurations_are_refused(prepared_path: Path, tmp_path: Path) -> None:
+    for said in finish(start(tmp_path, prepared_path, each=("--config.seed=0", "--config.seed=1")), code=2):
+        assert "config.seed is 0 in process 0 and 1 in process 1" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_flags_come_before_the_variables_of_torchrun() -> None:
+    assert find_place(None, None, None, {}) is None
+    assert find_place(None, None, None, {"MASTER_ADDR": "a", "MASTER_PORT": "1"}) is None
+    assert find_place(None, None, None, TORCHRUN) == Place("node-0:29500", 4, 1)
+    assert find_place(None, None, None, {**TORCHRUN, "LOCAL_RANK": "1"}) == Place("node-0:29500", 4, 1, 1)
+    assert find_place("10.0.0.1:1234", 2, 0, TORCHRUN) == Place("10.0.0.1:1234", 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "expected"),
+    [
+        (("a:1", None, 0), {}, "missing: --processes"),
+        ((None, None, 1), TORCHRUN, "missing: --coordinator, --processes"),
+        (("a:1", 2, 2), {}, "process 2 of 2"),
+        (("a:1", 2, -1), {}, "process -1 of 2"),
+        (("a", 2, 1), {}, "expected HOST:PORT, got 'a'"),
+        (("a:70000", 2, 1), {}, "expected HOST:PORT, got 'a:70000'"),
+        ((None, None, None), {"WORLD_SIZE": "2"}, "missing: RANK, MASTER_ADDR, MASTER_PORT"),
+        ((None, None, None), {**TORCHRUN, "RANK": "one"}, "RANK: expected a number, got 'one'"),
+        ((None, None, None), {**TORCHRUN, "RANK": "4"}, "process 4 of 4"),
+    ],
+)
+def test_a_place_that_makes_no_sense_is_named(arguments: tuple, environment: dict, expected: str) -> None:
+    with pytest.raises(DistributedError, match=re.escape(expected)):
+        find_place(*arguments, environment)
+
+
+def test_a_wrong_place_is_told_in_one_line(prepared_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", f"--config={CONFIG}:two", f"--workdir={tmp_path}", "--processes=2"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(
+        "expected all of --coordinator, --processes, --process, or none; missing: --coordinator, --process"
+    )

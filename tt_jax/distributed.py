@@ -74,7 +74,7 @@ def find_place(
         return None
     missing = [name for name in _TORCHRUN if name not in environment]
     if missing:
-        raise DistributedError(f"RANK or WORLD_SIZE is set: expected all of {', '.join(_TORCHRUN)}; missing: {missing}")
+        raise DistributedError(f"expected all of {', '.join(_TORCHRUN)}, or none; missing: {', '.join(missing)}")
     device = _number(environment, "LOCAL_RANK") if "LOCAL_RANK" in environment else None
     address = f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"
     return Place(address, _number(environment, "WORLD_SIZE"), _number(environment, "RANK"), device)

@@ -26,10 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE[:ARG]",
         help="a file with get_config(arg); --config.KEY=VALUE sets any field of it, e.g. --config.model.experts=8",
     )
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, if there are many")
+    found = parser.add_mutually_exclusive_group()
+    found.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, if there are many")
     parser.add_argument("--processes", type=int, metavar="N", help="how many processes there are")
     parser.add_argument("--process", type=int, metavar="I", help="index of this process")
-    parser.add_argument("--cluster", action="store_true", help="ask Slurm, Kubernetes, Open MPI or the TPU instead")
+    found.add_argument("--cluster", action="store_true", help="ask Slurm, Kubernetes, Open MPI or the TPU instead")
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
@@ -38,10 +39,12 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     from tt_jax.cli.configuration import load_config
     from tt_jax.training.loop import train
 
-    place = distributed.find_place(args.coordinator, args.processes, args.process, os.environ)
+    config = load_config(args.config, overrides)
+    environment = {} if args.cluster else os.environ
+    place = distributed.find_place(args.coordinator, args.processes, args.process, environment)
     if place or args.cluster:
-        distributed.initialize(None if args.cluster else place)
-    result = train(load_config(args.config, overrides), args.workdir)
+        distributed.initialize(place)
+    result = train(config, args.workdir)
     if result.stopped_by or not distributed.is_first():
         return 0
     speed = f", {result.examples_per_s:,.0f} examples/s" if result.examples_per_s else ""
