@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 import pyarrow as pa
 
@@ -87,12 +88,18 @@ def to_device(batches: Batches, sharding: Any, buffer: int = 2) -> Batches:
 
     Args:
       batches: replaced by what is returned, and closed.
-      sharding: a `jax.sharding.Sharding` or device, or a dict of them by array, for `jax.device_put`.
+      sharding: a `jax.sharding.Sharding` or device, or a dict of them by array, for `jax.device_put`. Where it spans
+        processes, the batches are this process's rows of global ones.
       buffer: batches held ready on the device, and as many on the host.
     """
-    dataset = grain.experimental.device_put(
-        batches.dataset, sharding, cpu_buffer_size=buffer, device_buffer_size=buffer
-    )
+    if all(s.is_fully_addressable for s in jax.tree.leaves(sharding) if isinstance(s, jax.sharding.Sharding)):
+        dataset = grain.experimental.device_put(
+            batches.dataset, sharding, cpu_buffer_size=buffer, device_buffer_size=buffer
+        )
+    else:  # as above, but `jax.device_put` would take the rows of each process for the whole batch
+        on_host = grain.experimental.ThreadPrefetchIterDataset(batches.dataset, prefetch_buffer_size=buffer)
+        placed = on_host.map(lambda batch: jax.make_array_from_process_local_data(sharding, batch))
+        dataset = grain.experimental.ThreadPrefetchIterDataset(placed, prefetch_buffer_size=buffer)
     ahead = Batches(dataset, batches.signature)
     ahead.set_state(batches.get_state())
     batches.close()

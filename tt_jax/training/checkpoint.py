@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from tt_jax.distributed import gather, is_first
 from tt_jax.training.step import TrainState
 
 log = logging.getLogger(__name__)
@@ -86,16 +87,21 @@ class Checkpoints:
         """
         steps = self.steps()
         for step in reversed(steps):
+            restored, damage = None, ""
             try:
                 restored = self.restore(abstract, step)
             except Exception as e:  # Orbax and TensorStore raise every kind for a damaged file
-                aside = self.path.parent / f"damaged-checkpoint-{step}"
-                log.warning("checkpoint %s is damaged (%s): moved to %s", self.path / str(step), _first_line(e), aside)
-                (self.path / str(step)).rename(aside)
-                self._manager.reload()
-            else:
+                damage = _first_line(e)
+            damage = max(gather(damage))  # what one of many processes cannot read, none takes
+            if restored and not damage:
                 self._policy.best = restored.run["best_step"]
                 return restored
+            aside = self.path.parent / f"damaged-checkpoint-{step}"
+            log.warning("checkpoint %s is damaged (%s): moved to %s", self.path / str(step), damage, aside)
+            if is_first():
+                (self.path / str(step)).rename(aside)
+            gather(None)  # the others wait for it
+            self._manager.reload()
         if steps:
             raise CheckpointError(f"{self.path}: none of the checkpoints {steps} can be read")
         return None

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from typing import Any, TypeVar
 
+from tt_jax.distributed import gather
+
 _POLL_S = 0.1
 T = TypeVar("T")
 
@@ -39,6 +41,13 @@ class StopSignal:
 
     def __call__(self) -> bool:
         return bool(self.name)
+
+    def agreed(self) -> bool:
+        """Whether the flag is set in any process; then it is set in all. All must call it, at the same point."""
+        found = max(gather(self.name))
+        if found:  # else the handler may have set it since, which is for the next time
+            self.name = found
+        return bool(found)
 
 
 def call_interruptibly(function: Callable[[], T], should_stop: Callable[[], bool]) -> T:

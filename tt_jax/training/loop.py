@@ -18,8 +18,9 @@ from typing import Any
 import jax
 
 from input_pipeline.blocks import PreparedSet
-from input_pipeline.pipeline import Batches
+from input_pipeline.pipeline import Batches, ResumeError
 from tt_jax.config import Config
+from tt_jax.distributed import failing_together, gather, place_arrays
 from tt_jax.metrics import streaming
 from tt_jax.training.checkpoint import Checkpoints
 from tt_jax.training.evaluate import evaluate
@@ -84,6 +85,7 @@ def train(config: Config, workdir: Path, name: str = "train") -> Result:
     Raises:
       ConfigError: the configuration does not fit the data, or the directory holds another run.
       PreparedError: the data cannot be read.
+      ResumeError: the input position of the run cannot be resumed exactly.
       DivergedError: the loss became NaN or infinite.
     """
     prepared = PreparedSet.open(config.data.path)
@@ -98,19 +100,24 @@ def train(config: Config, workdir: Path, name: str = "train") -> Result:
         facts = RunFacts()
         if restored:
             facts = RunFacts(**{key: restored.run[key] for key in RunFacts.__dataclass_fields__})
-            batches.set_state(restored.run["input"])
+            batches.set_state(_position(restored.run["input"]))
         state = restored.state if restored else setup.fresh_state()
         step = int(state.step)
         with (
             closing(MetricWriter(workdir, step)) as writer,
             closing(Progress(setup.total_steps, step, name)) as progress,
             closing(StepProfile(config.profile, workdir / "profile")) as profile,
+            failing_together(),
         ):
             if restored:
                 progress.say(f"resumed at step {step}")
             loop = _Loop(setup, batches, checkpoints, writer, progress, profile, stop, facts)
             try:
-                step_function = call_interruptibly(setup.compile_step, stop)
+                # One of many processes must not stop alone: they agree before the first step.
+                stops = stop if jax.process_count() == 1 else lambda: False
+                step_function = call_interruptibly(setup.compile_step, stops)
+                if stop.agreed():
+                    raise Interrupted
                 state = loop.run(step_function, state)
             except Interrupted:
                 state = loop.state or state
@@ -181,7 +188,7 @@ class _Loop:
             if step == total or (c.patience and self.facts.bad_evaluations >= c.patience):
                 return state
             # ---- one step; at most STEPS_IN_FLIGHT run behind the host ----------------------------------------------
-            if self.stop():
+            if self.stops(step):
                 raise Interrupted
             self.profile.before(step)
             start = time.perf_counter()
@@ -199,6 +206,12 @@ class _Loop:
             if _due(step, c.log_every):
                 state = self.state = self.log(state, step)
 
+    def stops(self, step: int) -> bool:
+        """Whether to stop before the next step. Many processes agree where they wait for the devices anyway."""
+        if jax.process_count() == 1:
+            return self.stop()
+        return _due(step, self.config.train.log_every) and self.stop.agreed()
+
     def log(self, state: TrainState, step: int) -> TrainState:
         """Writes the figures since the last log; the state with its sums at zero."""
         tasks = streaming.compute(state.metrics, self.setup.model.schema.task_names)
@@ -209,7 +222,7 @@ class _Loop:
         speed = self.clock.figures()
         self.writer.write_scalars(step, {**figures, **{f"speed/{k}": v for k, v in speed.items()}})
         self.progress.show(step, _summary(tasks, speed))
-        zeros = jax.device_put(streaming.zeros(len(tasks)), self.setup.shardings.metrics)
+        zeros = place_arrays(streaming.zeros(len(tasks)), self.setup.shardings.metrics)
         return state.replace(metrics=zeros)
 
     def evaluate(self, state: TrainState, step: int) -> None:
@@ -217,7 +230,7 @@ class _Loop:
         data = self.config.data
         report = evaluate(
             self.predict, state.params, state.tables, self.setup.prepared, data.eval_split, data.scenarios,
-            data.eval_batch_size, self.stop,
+            data.eval_batch_size, self.stop.agreed,
         )  # fmt: skip
         facts, name = self.facts, self.config.train.early_stop
         facts.last_evaluation = step
@@ -240,8 +253,18 @@ class _Loop:
 
     def save(self, state: TrainState) -> None:
         """Saves state, input position and facts, in the background."""
-        run = {"input": self.batches.get_state(), **asdict(self.facts)}
+        run = {"input": gather(self.batches.get_state()), **asdict(self.facts)}
         self.checkpoints.save(state, run, self.facts.best_step)
+
+
+def _position(positions: list[Any]) -> Any:
+    """This process's input position, of those that a checkpoint holds by process."""
+    if len(positions) != jax.process_count():
+        raise ResumeError(
+            f"the input position cannot be resumed exactly: {len(positions)} processes saved the checkpoint and"
+            f" {jax.process_count()} resume it, and each reads its own share of the data; start {len(positions)}"
+        )
+    return positions[jax.process_index()]
 
 
 def _due(step: int, every: int) -> bool:

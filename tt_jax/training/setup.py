@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from input_pipeline.blocks import PreparedSet
 from input_pipeline.pipeline import Batches, to_device, train_batches
 from tt_jax.config import Config, ConfigError
+from tt_jax.distributed import place_arrays
 from tt_jax.metrics import METRICS
 from tt_jax.models.dense import resolve_precision
 from tt_jax.models.two_tower import TwoTower
@@ -76,11 +77,14 @@ class Setup:
         return max(1, int(rows * self.config.train.epochs / data.batch_size))
 
     def batches(self) -> Batches:
-        """Training batches on the devices, from the first one on; epochs follow one another without end."""
+        """Training batches on the devices, from the first one on; epochs follow one another without end.
+
+        Each process reads its share of the blocks and gives its share of the rows of every batch.
+        """
         data = self.config.data
         batches = train_batches(
-            self.prepared, data.train_split, data.scenarios, data.batch_size, self.config.seed, data.window,
-            arrays=MODEL_ARRAYS,
+            self.prepared, data.train_split, data.scenarios, data.batch_size // jax.process_count(), self.config.seed,
+            data.window, process=(jax.process_index(), jax.process_count()), arrays=MODEL_ARRAYS,
         )  # fmt: skip
         return to_device(batches, batch_sharding(self.mesh))
 
@@ -104,7 +108,7 @@ class Setup:
 
     def fresh_state(self) -> TrainState:
         """The state before the first step."""
-        return jax.device_put(self._make_state(), self.shardings)
+        return place_arrays(self._make_state(), self.shardings)
 
     def compile_step(self) -> Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, jax.Array]]:
         """The step, compiled for this state and batch: it cannot retrace. It donates the state."""
@@ -129,8 +133,14 @@ class Setup:
         model = make_model(self.config, self.prepared.schema)
         if self.mesh.size == 1:
             return make_predict(model)
-        placed = replicated(self.mesh), self.shardings.tables, batch_sharding(self.mesh)
-        return jax.jit(shard_predict(model, self.mesh, self.placements), in_shardings=placed)
+        many = jax.process_count() > 1
+        # Every process of many reads every row, and gets all the logits: they come to the same report.
+        rows = replicated(self.mesh) if many else batch_sharding(self.mesh)
+        return jax.jit(
+            shard_predict(model, self.mesh, self.placements),
+            in_shardings=(replicated(self.mesh), self.shardings.tables, rows),
+            out_shardings=replicated(self.mesh) if many else None,
+        )
 
 
 def check_config(config: Config, schema: Schema) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from tt_jax.config import Config, ConfigError
+from tt_jax.distributed import gather, is_first
 from tt_jax.publish import write_json
 from tt_jax.schema import Schema
 from tt_jax.strict_json import dataclass_from_dict, parse_json
@@ -54,11 +55,14 @@ def describe(config: Config, schema: Schema, data: str) -> Record:
 def open_workdir(workdir: Path, record: Record) -> None:
     """Creates the directory with its record, or checks that the run it holds is the same one.
 
-    Raises `ConfigError` naming what differs.
+    Of many processes the first one writes; all must have the same configuration and data. Raises `ConfigError` naming
+    what differs.
     """
+    _check_all_processes(record)
     path = workdir / RECORD
     if not path.exists():
-        write_json(path, dataclasses.asdict(record))
+        if is_first():
+            write_json(path, dataclasses.asdict(record))
         return
     old = read_record(workdir)
     before, now = _flat(old.config), _flat(record.config)
@@ -71,6 +75,16 @@ def open_workdir(workdir: Path, record: Record) -> None:
         differs.append("the schema is another")
     if differs:
         raise ConfigError(f"{workdir} holds another run: {'; '.join(differs)}. Use a new --workdir")
+
+
+def _check_all_processes(record: Record) -> None:
+    flat = {f"config.{key}": value for key, value in _flat(record.config).items() if key != "data.path"}
+    flat["data"] = record.data  # the fingerprint of a prepared set covers its schema
+    first, *others = gather(flat)
+    for process, other in enumerate(others, 1):
+        for key, value in first.items():
+            if other[key] != value:
+                raise ConfigError(f"{key} is {value!r} in process 0 and {other[key]!r} in process {process}")
 
 
 def read_record(workdir: Path) -> Record:

@@ -11,14 +11,20 @@ from typing import IO
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from tt_jax.distributed import is_first
+
 
 class MetricWriter:
     """Writes scalars to `WORKDIR/metrics.jsonl` and to TensorBoard events in `WORKDIR/tensorboard`.
 
-    After a resume at `step`, lines of later steps are dropped: they are written again, with the same values.
+    After a resume at `step`, lines of later steps are dropped: they are written again, with the same values. Of many
+    processes the first one writes.
     """
 
     def __init__(self, workdir: Path, step: int) -> None:
+        self._writes = is_first()
+        if not self._writes:
+            return
         path = workdir / "metrics.jsonl"
         _drop_later_lines(path, step)
         self._file: IO[str] = path.open("a")
@@ -26,6 +32,8 @@ class MetricWriter:
 
     def write_scalars(self, step: int, scalars: Mapping[str, float | None]) -> None:
         """One line, and one event for each number."""
+        if not self._writes:
+            return
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         self._file.flush()
         for name, value in scalars.items():
@@ -34,6 +42,8 @@ class MetricWriter:
 
     def close(self) -> None:
         """Flushes both."""
+        if not self._writes:
+            return
         self._file.close()
         self._events.close()
 
@@ -55,10 +65,11 @@ def _drop_later_lines(path: Path, step: int) -> None:
 
 
 class Progress:
-    """A bar on a terminal, a plain line per log elsewhere; both on stderr."""
+    """A bar on a terminal, a plain line per log elsewhere; both on stderr. Of many processes the first one speaks."""
 
     def __init__(self, total: int, step: int, name: str) -> None:
-        self._terminal = sys.stderr.isatty()
+        self._speaks = is_first()
+        self._terminal = self._speaks and sys.stderr.isatty()
         self._total, self._name = total, name
         self._bar = tqdm(total=total, initial=step, desc=name, unit="step", disable=not self._terminal, leave=True)
 
@@ -70,12 +81,13 @@ class Progress:
         """The figures of a log: behind the bar, or as a line."""
         if self._terminal:
             self._bar.set_postfix_str(text)
-        else:
+        elif self._speaks:
             print(f"{self._name}: step {step}/{self._total} {text}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         """A line of its own."""
-        self._bar.write(f"{self._name}: {text}", file=sys.stderr)
+        if self._speaks:
+            self._bar.write(f"{self._name}: {text}", file=sys.stderr)
 
     def close(self) -> None:
         """Leaves the bar as it stands."""
