@@ -3,8 +3,8 @@
     tt-jax prepare kuairand --source=data/kuairand_pure --out=prepared/kuairand
     tt-jax train --config=configs/kuairand.py --config.data.path=prepared/kuairand --workdir=runs/kuairand
 
-The argument is a scenario (`tab1`, `tab0`, ...), or nothing for all in one model. Half a minute on two cores; AUC on
-the eval part .752 click, .758 long view, .886 like; log loss .585, .525, .057.
+The argument is a scenario (`tab1`, `tab0`, ...), or nothing for all in one model. Half a minute on two cores. On the
+eval part, mean of seeds 0 to 2: AUC .750 click, .756 long view, .883 like; log loss .588, .529, .057.
 """
 
 from __future__ import annotations
