@@ -273,3 +273,13 @@ def test_a_step_never_compiles_again_and_fetches_nothing(module_config: Config) 
         assert [name for name in compiled if "compile" in name] == []
     finally:
         jax.monitoring.clear_event_listeners()
+
+
+def test_a_reader_leaves_alone_what_a_live_run_is_saving(finished, tmp_path: Path) -> None:
+    _, workdir, _ = finished
+    copy = tmp_path / "w"
+    shutil.copytree(workdir, copy)
+    saving = copy / "checkpoints" / "70.orbax-checkpoint-tmp"
+    saving.mkdir()
+    load_trained(copy)
+    assert saving.is_dir()

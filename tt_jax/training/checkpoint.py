@@ -52,12 +52,15 @@ class _KeepLastAndBest(preservation_policy.PreservationPolicy):
 
 
 class Checkpoints:
-    """The checkpoints of one working directory. Saves in the background; `close` waits for them."""
+    """The checkpoints of one working directory. Saves in the background; `close` waits for them.
 
-    def __init__(self, workdir: Path, keep_last: int = 1) -> None:
+    `keep_last`: newest ones that the run keeps; 0 = only read, and leave alone what a live run is just saving.
+    """
+
+    def __init__(self, workdir: Path, keep_last: int = 0) -> None:
         self.path = workdir.absolute() / "checkpoints"
         self._policy = _KeepLastAndBest(keep_last)
-        options = ocp.CheckpointManagerOptions(preservation_policy=self._policy, cleanup_tmp_directories=True)
+        options = ocp.CheckpointManagerOptions(preservation_policy=self._policy, cleanup_tmp_directories=keep_last > 0)
         self._manager = ocp.CheckpointManager(self.path, options=options)
 
     def steps(self) -> list[int]:
