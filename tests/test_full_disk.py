@@ -39,3 +39,11 @@ def test_a_checkpoint_that_does_not_fit_ends_the_run_and_is_no_checkpoint(prepar
     assert "/checkpoints/20" in done.stderr
     assert "Traceback" not in done.stderr
     assert complete(tmp_path) == []
+
+
+def test_a_record_of_a_run_that_does_not_fit_is_named_and_not_left_behind(prepared_path: Path, tmp_path: Path) -> None:
+    data = f"--config.data.path={prepared_path}"
+    done = run(1000, "train", f"--config={CONFIG}:steps", data, f"--workdir={tmp_path}")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == f"tt-jax: error: {tmp_path}/config.json: cannot be written: [Errno 27] File too large\n"
+    assert list(tmp_path.iterdir()) == []

@@ -94,11 +94,15 @@ def _fsync(path: Path) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Writes a file that is there whole or not at all, over the one that may be there."""
+    """Writes a file that is there whole or not at all, over the one that may be there. Raises OSError, naming it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(data, indent=1) + "\n")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(data, indent=1) + "\n")
+        temporary.replace(path)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"{path}: cannot be written: {e}") from e
 
 
 def describe_files(directory: Path) -> tuple[FileEntry, ...]:

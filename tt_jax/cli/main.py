@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -36,10 +37,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(_fail(f"unknown verb {verb!r}{nearest(verb, VERBS)}"))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     if not os.environ.get("TT_JAX_TRACEBACK"):
-        # A failed save is raised, and told in one line. Orbax logs it too, and TensorStore's abandoned writes print
-        # tracebacks that nobody can catch.
+        # A failed save is raised, and told in one line. Orbax logs it too, and what it and TensorStore had begun to write
+        # prints tracebacks and warnings when it is collected, that nobody can catch.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         sys.unraisablehook = lambda _: None
+        warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
     module = importlib.import_module(f"tt_jax.cli.{verb}")
     parser = _Parser(
         prog=f"tt-jax {verb}",
