@@ -36,12 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if verb not in VERBS:
         sys.exit(_fail(f"unknown verb {verb!r}{nearest(verb, VERBS)}"))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    if not os.environ.get("TT_JAX_TRACEBACK"):
-        # A failed save is raised, and told in one line. Orbax logs it too, and what it and TensorStore had begun to write
-        # prints tracebacks and warnings when it is collected, that nobody can catch.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
-        sys.unraisablehook = lambda _: None
-        warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
+    if verb != "serve" and not os.environ.get("TT_JAX_TRACEBACK"):
+        _hush_abandoned_writes()
     module = importlib.import_module(f"tt_jax.cli.{verb}")
     parser = _Parser(
         prog=f"tt-jax {verb}",
@@ -70,6 +66,15 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, as every other error; argparse would print the usage too."""
         sys.exit(_fail(f"{message}; see `{self.prog} --help`"))
+
+
+def _hush_abandoned_writes() -> None:
+    """A failed save is raised, and told in one line. Orbax logs it too, and what it and TensorStore had begun to write
+    prints tracebacks and warnings once it is collected, which nobody can catch."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda _: None
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
 
 
 def _fail(message: str) -> int:
