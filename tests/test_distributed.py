@@ -133,7 +133,7 @@ def test_killed_and_stopped_processes_restart_and_end_with_the_same_bits(
     finish(start(tmp_path, prepared_path))
     a, b = (last_state(config, workdir) for workdir in (uninterrupted, tmp_path))
     assert_same_bits(a.state, b.state)
-    assert a.run == b.run
+    assert a.run | {"train_seconds": 0} == b.run | {"train_seconds": 0}
     assert [p["signature"]["process"] for p in a.run["input"]] == [[0, 2], [1, 2]]
     assert lines(uninterrupted) == lines(tmp_path)
 

@@ -25,6 +25,7 @@ from tt_jax.training.loop import DivergedError, train
 from tt_jax.training.setup import Setup
 from tt_jax.training.trained import load_trained
 from tt_jax.training.workdir import read_record
+from tt_jax.training.writers import TRAIN_SECONDS, read_scalars
 
 
 def lines(workdir: Path) -> list[dict]:
@@ -77,10 +78,13 @@ def test_a_run_ends_after_its_steps_and_keeps_the_best_and_the_last_checkpoints(
 
 
 def test_the_log_holds_every_figure_at_its_step(finished) -> None:
-    _, workdir, _ = finished
+    _, workdir, result = finished
     found = lines(workdir)
     assert [f["step"] for f in found if "train/click/loss" in f] == list(range(7, 61, 7))
     assert [f["step"] for f in found if "eval/click/logloss" in f] == [20, 40, 60]
+    assert [f["step"] for f in found if "eval/shopping/click/logloss" in f] == [20, 40, 60]
+    seconds = [f[TRAIN_SECONDS] for f in read_scalars(workdir) if TRAIN_SECONDS in f]
+    assert 0 < seconds[0] < seconds[1] < seconds[2] == result.facts.train_seconds
     assert all(0.3 < f["train/click/loss"] < 1.5 for f in found if "train/click/loss" in f)
     assert list((workdir / "tensorboard").glob("events*"))
 
@@ -112,6 +116,7 @@ def test_a_finished_run_does_nothing_more(finished) -> None:
     before = lines(workdir)
     again = train(config, workdir)
     assert again.step == result.step
+    assert again.facts.train_seconds == result.facts.train_seconds
     assert again.examples_per_s is None
     assert lines(workdir) == before
 
@@ -142,7 +147,7 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_same_bits(finished, tmp_path: P
     assert final.step == final.total_steps
     a, b = last_state(config, workdir), last_state(config, tmp_path)
     assert_same_bits(a.state, b.state)
-    assert a.run == b.run
+    assert a.run | {"train_seconds": 0} == b.run | {"train_seconds": 0}
     assert lines(workdir) == lines(tmp_path)
 
 

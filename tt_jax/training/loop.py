@@ -29,7 +29,7 @@ from tt_jax.training.profiling import StepProfile
 from tt_jax.training.setup import LOWER_IS_BETTER, Setup
 from tt_jax.training.step import TrainState
 from tt_jax.training.workdir import describe, open_workdir
-from tt_jax.training.writers import MetricWriter, Progress
+from tt_jax.training.writers import TRAIN_SECONDS, MetricWriter, Progress
 
 STEPS_IN_FLIGHT = 2  # dispatched and not finished: hides the dispatch, bounds the batches held on the device
 
@@ -46,6 +46,7 @@ class RunFacts:
       best_step, best_score: by the `early_stop` metric, higher is better; None before the first evaluation.
       bad_evaluations: evaluations since the best one.
       last_evaluation: step of the last one.
+      train_seconds: spent in the training steps so far, of all calls; without compiling, evaluations and saves.
       report: of the best step, or of the last evaluation where there is no `early_stop` metric.
     """
 
@@ -53,6 +54,7 @@ class RunFacts:
     best_score: float | None = None
     bad_evaluations: int = 0
     last_evaluation: int = 0
+    train_seconds: float = 0.0
     report: dict[str, Any] | None = None
 
 
@@ -200,7 +202,9 @@ class _Loop:
             in_flight.append(done)
             while len(in_flight) > (0 if _due(step, c.log_every) else STEPS_IN_FLIGHT):
                 in_flight.popleft().block_until_ready()
-            self.clock.add(time.perf_counter() - start, waited)
+            took = time.perf_counter() - start
+            self.clock.add(took, waited)
+            self.facts.train_seconds += took
             self.progress.advance()
             # ---- log ------------------------------------------------------------------------------------------------
             if _due(step, c.log_every):
@@ -236,7 +240,9 @@ class _Loop:
         facts.last_evaluation = step
         overall = report["overall"]
         figures = {f"eval/{task}/{metric}": v for task, found in overall.items() for metric, v in found.items()}
-        self.writer.write_scalars(step, figures)
+        for scenario, tasks in report["scenarios"].items():
+            figures |= {f"eval/{scenario}/{task}/logloss": found["logloss"] for task, found in tasks.items()}
+        self.writer.write_scalars(step, {**figures, TRAIN_SECONDS: facts.train_seconds})
         self.progress.say(f"step {step} eval " + _eval_summary(overall))
         if not name:
             facts.report = report

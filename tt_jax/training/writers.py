@@ -12,6 +12,10 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from tt_jax.distributed import is_first
+from tt_jax.strict_json import parse_json
+
+METRICS_FILE = "metrics.jsonl"
+TRAIN_SECONDS = "speed/train_seconds"  # beside the figures of an evaluation: what it took to get there
 
 
 class MetricWriter:
@@ -25,7 +29,7 @@ class MetricWriter:
         self._writes = is_first()
         if not self._writes:
             return
-        path = workdir / "metrics.jsonl"
+        path = workdir / METRICS_FILE
         _drop_later_lines(path, step)
         self._file: IO[str] = path.open("a")
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
@@ -46,6 +50,13 @@ class MetricWriter:
             return
         self._file.close()
         self._events.close()
+
+
+def read_scalars(workdir: Path) -> list[dict[str, float | None]]:
+    """What a finished run wrote, a dict with `step` a line. Raises `ValueError` naming a line that is not whole."""
+    path = workdir / METRICS_FILE
+    lines = path.read_text().splitlines()
+    return [parse_json(line, f"{path}: line {i}", ValueError) for i, line in enumerate(lines, 1)]
 
 
 def _drop_later_lines(path: Path, step: int) -> None:
