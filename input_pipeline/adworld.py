@@ -110,20 +110,36 @@ def simulate(config: AdWorldConfig, logs: tuple[Log, ...] = LOGS) -> Iterator[Ba
     seen, memory = observe(world), Memory(world)
     for day in range(config.days):
         users, ads = users_on(seen, memory), ads_on(world, seen, day)
-        for scenario, name in enumerate(SCENARIOS):
-            # One stream per stage, so that a change of one stage leaves the draws of the others alone. Day + 1: NumPy
-            # seeds [s] and [s, 0, 0, 0] alike, and [s] is the world's.
-            arrive, rank, act, sample = (np.random.default_rng([config.seed, day + 1, scenario, i]) for i in range(4))
-            inventory = take_inventory(world, day, scenario, arrive)
-            for first in range(0, config.requests_per_day, _CHUNK):
-                count = min(_CHUNK, config.requests_per_day - first)
-                requests = sample_requests(world, day, scenario, first, count, arrive)
-                funnel = _run_funnel(world, inventory, memory, requests, arrive, rank, act)
-                for log in logs:
-                    shown = (funnel.request, funnel.column)
-                    picked = shown if log == "impressions" else _sample_candidates(config, funnel, sample)
-                    yield Batch(log, day, name, *_log_tables(world, users, ads, funnel, *picked))
-        memory.midnight()
+        for funnel, sample in _run_day(world, memory, day):
+            for log in logs:
+                shown = (funnel.request, funnel.column)
+                picked = shown if log == "impressions" else _sample_candidates(config, funnel, sample)
+                scenario = SCENARIOS[funnel.requests.scenario]
+                yield Batch(log, day, scenario, *_log_tables(world, users, ads, funnel, *picked))
+
+
+def memory_before(world: World, day: int) -> Memory:
+    """What users have seen and clicked when a day begins."""
+    memory = Memory(world)
+    for past in range(day):
+        for _ in _run_day(world, memory, past):
+            pass
+    return memory
+
+
+def _run_day(world: World, memory: Memory, day: int) -> Iterator[tuple[_Funnel, np.random.Generator]]:
+    """The day's chunks of requests, and the stream that samples their candidates; then it is midnight."""
+    config = world.config
+    for scenario in range(len(SCENARIOS)):
+        # One stream per stage, so that a change of one stage leaves the draws of the others alone. Day + 1: NumPy
+        # seeds [s] and [s, 0, 0, 0] alike, and [s] is the world's.
+        arrive, rank, act, sample = (np.random.default_rng([config.seed, day + 1, scenario, i]) for i in range(4))
+        inventory = take_inventory(world, day, scenario, arrive)
+        for first in range(0, config.requests_per_day, _CHUNK):
+            count = min(_CHUNK, config.requests_per_day - first)
+            requests = sample_requests(world, day, scenario, first, count, arrive)
+            yield _run_funnel(world, inventory, memory, requests, arrive, rank, act), sample
+    memory.midnight()
 
 
 def _run_funnel(

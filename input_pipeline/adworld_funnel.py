@@ -21,7 +21,7 @@ from input_pipeline.adworld_world import HOUR_SHARE, SCENARIOS, SURFACE_SHARE, T
 
 DAY_0 = 1_735_689_600  # 2025-01-01 00:00:00 UTC, Unix seconds
 DAY = 86_400
-_BASE_LOGIT = np.array([-6.2, -5.7], np.float32)
+BASE_LOGIT = np.array([-6.2, -5.7], np.float32)  # of a click, by scenario
 _AFFINITY, _QUALITY, _PROPENSITY, _CONTEXT = 0.45, 0.25, 0.2, 0.1  # shares of the two-tower part's variance
 _POOL = 16_384  # draws from the popularity distribution, made once per day and scenario
 _NO_CLICKS = (np.empty(0, np.int64),) * 3  # time, user, ad
@@ -248,7 +248,7 @@ def click_logit(world: World, inventory: Inventory, requests: Requests, ad: np.n
     """The true click logit, fatigue included: float32 `[N, C]`."""
     parts = click_logit_parts(world, inventory.quality, requests, ad)
     fatigue = np.float32(world.config.fatigue) * np.log1p(memory.exposures(requests.user[:, None], ad))
-    return parts.two_tower + parts.interaction + _BASE_LOGIT[requests.scenario] - fatigue
+    return parts.two_tower + parts.interaction + BASE_LOGIT[requests.scenario] - fatigue
 
 
 def log_logits(world: World, scenario: int, click: np.ndarray, user: np.ndarray, ad: np.ndarray) -> np.ndarray:

@@ -14,19 +14,19 @@ from input_pipeline.readers import read as read_tables
 from tt_jax.schema import Schema
 from tt_jax.strict_json import dataclass_from_dict, parse_json
 
-# A world to simulate (None: the default one), or the directory of a generated one.
+# A world to simulate (None: the default one), or the directory that `generate` or the quickstart wrote.
 Source = AdWorldConfig | str | Path | None
 SPLITS = ("train", "eval", "test")
 
 
 def schema(source: Source, labels: str = "engagement") -> Schema:
     """The world's schema; `labels` as in `adworld.schema`."""
-    return adworld.schema(_config(source), labels)
+    return adworld.schema(config_of(source), labels)
 
 
 def read(source: Source, log: Log = "impressions") -> Iterator[Chunk]:
     """A log of the world, by day, then scenario, then time (a generated one: by scenario, then day, then time)."""
-    config = _config(source)
+    config = config_of(source)
     if source is None or isinstance(source, AdWorldConfig):
         rows: dict[str, int] = {}
         for batch in adworld.simulate(config, (log,)):
@@ -41,15 +41,17 @@ def read(source: Source, log: Log = "impressions") -> Iterator[Chunk]:
 
 def ads(source: Source) -> pa.Table:
     """All ads as of the last day: ad features, `bid`, `eligible`."""
-    return adworld.corpus(_config(source))
+    return adworld.corpus(config_of(source))
 
 
-def _config(source: Source) -> AdWorldConfig:
+def config_of(source: Source) -> AdWorldConfig:
+    """The world's configuration; `source` may be a `world.json` too. Raises `ReadError` naming a file that is none."""
     if source is None:
         return AdWorldConfig()
     if isinstance(source, AdWorldConfig):
         return source
-    path = Path(source) / "world.json"
+    path = Path(source)
+    path = path if path.is_file() else path / "world.json"
     try:
         data = parse_json(path.read_text(), "world", ReadError)
         return dataclass_from_dict(AdWorldConfig, data, "world", ReadError)

@@ -18,6 +18,7 @@ VERBS = {
     "prepare": "raw logs to a training set",
     "train": "train a model, or go on with a run",
     "evaluate": "metrics of a trained model on a split",
+    "regret": "AdWorld: what a model loses against the true probabilities",
     "export": "a trained model to a bundle that services load",
     "index": "the ad tower over a corpus of ads",
     "score": "rank ads for one request, as JSON",

@@ -1,0 +1,98 @@
+"""`tt-jax regret`: what a model trained on AdWorld loses against the true probabilities, and what it could not help."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+EXAMPLE = """  tt-jax regret --workdir=runs/quickstart/standard --world=runs/quickstart --split=test_candidates
+
+KL to the true probability = inexpressible (by any two-tower of this output_dim) + missed (by this one). The definition
+and its limits stand in input_pipeline/adworld_regret.py."""
+SHOWN = ("rows", "logloss", "bayes_logloss", "kl", "inexpressible", "missed")
+CANDIDATES = "_candidates"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", type=Path, required=True, help="directory of the run")
+    parser.add_argument("--world", type=Path, required=True, help="world.json, or the directory that has it")
+    parser.add_argument(
+        "--split", default="test", help="train, eval or test: shown ads; test_candidates: shown or not (default test)"
+    )
+    parser.add_argument("--out", type=Path, help="write the figures there, as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints a table per scenario; writes the JSON."""
+    from input_pipeline.recipes.adworld import config_of
+    from tt_jax.publish import write_json
+    from tt_jax.training.trained import load_trained
+
+    found = regret_of(load_trained(args.workdir), config_of(args.world), args.split)
+    if args.out:
+        write_json(args.out, found)
+    for scenario, tasks in found["scenarios"].items():
+        print(table(scenario, tasks))
+    print(
+        f"in nats; inexpressible: by a dot product of {found['output_dim']} numbers, which has room for rank"
+        f" {found['interaction_rank']} of the interaction"
+    )
+    return 0
+
+
+def regret_of(trained: Any, world: Any, split: str) -> dict[str, Any]:
+    """The `regret` of a `Trained` on a world, with its fingerprint. Raises `ValueError` if it is not of that world."""
+    from input_pipeline.adworld import schema
+    from input_pipeline.adworld_regret import regret
+
+    day, candidates = split.removesuffix(CANDIDATES), split.endswith(CANDIDATES)
+    if day not in ("train", "eval", "test"):
+        raise ValueError(f"--split={split}: expected train, eval or test, with {CANDIDATES} for those not shown too")
+    if trained.record.schema.features != schema(world).features:
+        raise ValueError("the run was trained on another world: the features of its schema are not those of this one")
+    model = trained.record.config.model
+    found = regret(
+        world,
+        day,
+        "candidates" if candidates else "impressions",
+        predictor(trained),
+        model.output_dim,
+        trained.record.config.data.scenarios,
+    )
+    return {**found, "split": split, "fingerprint": trained.fingerprint}
+
+
+def predictor(trained: Any) -> Callable[[Any], Mapping[str, Any]]:
+    """Table of log rows -> task -> the probabilities of a `Trained`."""
+    import numpy as np
+
+    from tt_jax.features import Encoder
+    from tt_jax.metrics import sigmoid
+    from tt_jax.training.evaluate import make_predict
+
+    schema, size = trained.record.schema, trained.record.config.data.eval_batch_size
+    encoder, predict = Encoder(schema), make_predict(trained.model)
+
+    def probabilities(rows: Any) -> Mapping[str, np.ndarray]:
+        columns = dict(zip(rows.column_names, rows.columns, strict=True))
+        arrays = encoder.encode(columns, outcomes=False).arrays
+        found = []
+        for first in range(0, len(rows), size):
+            part = {name: array[first : first + size] for name, array in arrays.items()}
+            spare = size - len(next(iter(part.values())))  # so that one program serves all
+            padded = {name: np.pad(array, ((0, spare), (0, 0))) for name, array in part.items()}
+            found.append(np.asarray(predict(trained.params, trained.tables, padded))[: size - spare])
+        return dict(zip(schema.task_names, sigmoid(np.concatenate(found)).T, strict=True))
+
+    return probabilities
+
+
+def table(title: str, tasks: dict[str, dict[str, Any]]) -> str:
+    """One line a task under a heading."""
+    lines = [f"{title:<16}" + "".join(f"{name:>15}" for name in SHOWN)]
+    for task, found in tasks.items():
+        cells = ["-" if found[n] is None else f"{found[n]:,}" if n == "rows" else f"{found[n]:.5f}" for n in SHOWN]
+        lines.append(f"  {task:<14}" + "".join(f"{cell:>15}" for cell in cells))
+    return "\n".join(lines)
