@@ -21,14 +21,19 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 def log_loss(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
     """Weighted mean cross-entropy."""
+    return _mean(row_losses(p, y), w)
+
+
+def row_losses(p: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Cross-entropy of each row, float64 `[n]`."""
     p = _clipped(p)
     y = y.astype(np.float64)
-    return _mean(-(y * np.log(p) + (1 - y) * np.log1p(-p)), w)
+    return -(y * np.log(p) + (1 - y) * np.log1p(-p))
 
 
 def entropy(y: np.ndarray, w: np.ndarray) -> float:
     """Weighted mean entropy of the labels themselves: 0 for hard ones, the least log loss for a teacher's."""
-    return _mean(_binary_entropy(y.astype(np.float64)), w)
+    return _mean(binary_entropy(y.astype(np.float64)), w)
 
 
 def rate_entropy(y: np.ndarray, w: np.ndarray) -> float:
@@ -37,12 +42,17 @@ def rate_entropy(y: np.ndarray, w: np.ndarray) -> float:
     Log loss divided by it is the normalized entropy of He et al. 2014, Practical Lessons from Predicting Clicks on Ads
     at Facebook, section 3.
     """
-    return float(_binary_entropy(np.array(_mean(y.astype(np.float64), w))))
+    return float(binary_entropy(np.array(_mean(y.astype(np.float64), w))))
 
 
 def log_mae(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
     """Weighted mean |ln p - ln teacher|, both clipped as for the log loss."""
-    return _mean(np.abs(np.log(_clipped(p)) - np.log(_clipped(y))), w)
+    return _mean(row_log_errors(p, y), w)
+
+
+def row_log_errors(p: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """|ln p - ln teacher| of each row, float64 `[n]`."""
+    return np.abs(np.log(_clipped(p)) - np.log(_clipped(y)))
 
 
 def expected_calibration_error(p: np.ndarray, y: np.ndarray, w: np.ndarray, bins: int = ECE_BINS) -> float:
@@ -52,14 +62,26 @@ def expected_calibration_error(p: np.ndarray, y: np.ndarray, w: np.ndarray, bins
     event into one. Rows tied in prediction share a bin, the one that holds the middle of their weight, so the figure
     does not depend on row order, and a constant predictor has the error |p - mean label|.
     """
+    order, tie_starts = tied_predictions(p)
+    w = w[order].astype(np.float64)
+    gap = w * (p[order].astype(np.float64) - y[order].astype(np.float64))
+    return binned_calibration_error(np.add.reduceat(w, tie_starts), np.add.reduceat(gap, tie_starts), bins)
+
+
+def tied_predictions(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The order of rows by prediction, int64 `[n]`, and the first place in it of each group of ties, int64 `[G]`."""
     order = np.argsort(p)
-    p, y, w = p[order], y[order].astype(np.float64), w[order].astype(np.float64)
-    tie_starts = np.flatnonzero(np.concatenate([[True], p[1:] != p[:-1]]))
-    weight_G = np.add.reduceat(w, tie_starts)
-    gap_G = np.add.reduceat(w * (p.astype(np.float64) - y), tie_starts)
-    middle_G = np.cumsum(weight_G) - weight_G / 2
-    bin_G = np.minimum((middle_G * bins / weight_G.sum()).astype(np.int64), bins - 1)
-    return float(np.abs(np.bincount(bin_G, gap_G, bins)).sum() / weight_G.sum())
+    sorted_p = p[order]
+    return order, np.flatnonzero(np.concatenate([[True], sorted_p[1:] != sorted_p[:-1]]))
+
+
+def binned_calibration_error(weight_G: np.ndarray, gap_G: np.ndarray, bins: int = ECE_BINS) -> float:
+    """`expected_calibration_error` of tie groups in order of prediction: their weight, and weighted sum of p - y."""
+    end_G = np.cumsum(weight_G)
+    bounds = np.searchsorted(end_G - weight_G / 2, np.arange(1, bins) * (end_G[-1] / bins))
+    gap_before_G = np.concatenate([[0.0], np.cumsum(gap_G)])
+    gap_at_bounds = gap_before_G[np.concatenate([[0], bounds, [weight_G.size]])]
+    return float(np.abs(np.diff(gap_at_bounds)).sum() / end_G[-1])
 
 
 def _mean(values: np.ndarray, w: np.ndarray) -> float:
@@ -70,8 +92,8 @@ def _clipped(p: np.ndarray) -> np.ndarray:
     return np.clip(p.astype(np.float64), CLIP, 1 - CLIP)
 
 
-def _binary_entropy(rate: np.ndarray) -> np.ndarray:
-    """-r ln r - (1 - r) ln(1 - r), with 0 ln 0 = 0."""
+def binary_entropy(rate: np.ndarray) -> np.ndarray:
+    """Entropy of a coin, of any shape, float64: -r ln r - (1 - r) ln(1 - r), with 0 ln 0 = 0."""
     inside = (rate > 0) & (rate < 1)
     r = np.where(inside, rate, 0.5)
     return np.where(inside, -r * np.log(r) - (1 - r) * np.log1p(-r), 0.0)

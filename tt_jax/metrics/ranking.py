@@ -1,9 +1,8 @@
-"""Exact ROC-AUC, over all rows and per user, with ties and row weights. NumPy, accumulated in float64.
-
-Shapes: n rows, sorted; G groups of rows tied in score; U users.
-"""
+"""Exact ROC-AUC, over all rows and per user, with ties and row weights. NumPy, accumulated in float64."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,13 +19,7 @@ def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float | 
 
     Returns None if one of the classes has no weight.
     """
-    if not scores.size:
-        return None
-    order = np.argsort(scores)
-    first = np.zeros(scores.size, bool)
-    first[0] = True
-    auc_U, _ = _auc_by_user(scores[order], labels[order], weights[order], first)
-    return float(auc_U[0]) if auc_U.size else None
+    return SortedRows.of(scores, labels).auc(weights)
 
 
 def gauc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, users: np.ndarray) -> float | None:
@@ -36,36 +29,79 @@ def gauc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, users: np.
     `[n]`, the rest as in `auc`. Returns None if no user is left.
     Zhu et al. 2017, Optimized Cost per Click in Taobao Display Advertising, eq. 9 (arXiv 1703.02091).
     """
-    known = users != NO_USER
-    if not known.any():
-        return None
-    scores, labels, weights, users = scores[known], labels[known], weights[known], users[known]
-    order = np.lexsort((scores, users))
-    users = users[order]
-    first = np.concatenate([[True], users[1:] != users[:-1]])
-    auc_U, weight_U = _auc_by_user(scores[order], labels[order], weights[order], first)
-    return float(auc_U @ weight_U / weight_U.sum()) if auc_U.size else None
+    return SortedRows.of(scores, labels, users).auc(weights)
 
 
-def _auc_by_user(
-    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, first: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """AUC and weight, float64 `[U]` each, of the users with both classes. Rows are sorted by user, then by score.
+@dataclass(frozen=True)
+class SortedRows:
+    """Rows sorted by user, then by score, once for the AUC under any number of weightings.
 
-    `first` is True at the first row of each user.
+    P positive and M negative rows, of the U users that have both.
+
+    Attributes:
+      positives, negatives: int64 `[P]`, `[M]`, the rows in this order.
+      below, upto: int64 `[P]`, how many of `negatives` stand before the first one of at least, and the first one of
+        more than, a positive row's score: between the two are its ties.
+      first: int64 `[U]`, each user's first place in `positives`.
+      start, end: int64 `[U]`, each user's first place in `negatives`, and the one after its last.
     """
-    new_tie = first.copy()
-    new_tie[1:] |= scores[1:] != scores[:-1]
-    tie_starts = np.flatnonzero(new_tie)
-    user_starts = np.flatnonzero(first[tie_starts])  # as indices of tie groups
-    weights = weights.astype(np.float64)
-    positive = weights * (labels > 0)
-    positive_G = np.add.reduceat(positive, tie_starts)
-    negative_G = np.add.reduceat(weights - positive, tie_starts)
-    below_G = np.cumsum(negative_G) - negative_G
-    below_G -= np.repeat(below_G[user_starts], np.diff(user_starts, append=tie_starts.size))
-    won_U = np.add.reduceat(positive_G * (below_G + 0.5 * negative_G), user_starts)
-    positive_U = np.add.reduceat(positive_G, user_starts)
-    negative_U = np.add.reduceat(negative_G, user_starts)
-    both = (positive_U > 0) & (negative_U > 0)
-    return won_U[both] / (positive_U[both] * negative_U[both]), (positive_U + negative_U)[both]
+
+    positives: np.ndarray
+    negatives: np.ndarray
+    below: np.ndarray
+    upto: np.ndarray
+    first: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+
+    @staticmethod
+    def of(scores: np.ndarray, labels: np.ndarray, users: np.ndarray | None = None) -> SortedRows:
+        """The rows sorted; as one user's without `users`. Arguments as of `gauc`; there may be none."""
+        if users is None:
+            order = np.argsort(scores)
+            new_user = np.zeros(order.size, bool)
+        else:
+            known = np.flatnonzero(users != NO_USER)
+            order = known[np.lexsort((scores[known], users[known]))]
+            new_user = np.concatenate([[True], users[order[1:]] != users[order[:-1]]])[: order.size]
+        new_user[:1] = True
+        new_tie = new_user.copy()
+        new_tie[1:] |= scores[order[1:]] != scores[order[:-1]]
+        positive = labels[order] > 0
+        negatives_before = np.concatenate([[0], np.cumsum(~positive)])
+        tie_bounds = np.append(np.flatnonzero(new_tie), order.size)
+        tie = np.cumsum(new_tie) - 1
+        user_bounds = np.append(np.flatnonzero(new_user), order.size)
+        user = np.cumsum(new_user) - 1
+        of_user = np.bincount(user[positive], minlength=user_bounds.size - 1)
+        start, end = negatives_before[user_bounds[:-1]], negatives_before[user_bounds[1:]]
+        both = (of_user > 0) & (end > start)
+        kept = positive & both[user]
+        return SortedRows(
+            positives=order[kept],
+            negatives=order[~positive],
+            below=negatives_before[tie_bounds[tie[kept]]],
+            upto=negatives_before[tie_bounds[tie[kept] + 1]],
+            first=np.cumsum(of_user[both]) - of_user[both],
+            start=start[both],
+            end=end[both],
+        )
+
+    def auc(self, weights: np.ndarray) -> float | None:
+        """The mean of the users' AUCs, weighted by their rows. `weights`: >= 0 `[n]`, in the order of the rows given.
+
+        None if no user has weight in both classes.
+        """
+        if not self.first.size:
+            return None
+        weight_P = weights[self.positives].astype(np.float64)
+        lost_M = np.concatenate([[0.0], np.cumsum(weights[self.negatives], dtype=np.float64)])
+        positive_U = np.add.reduceat(weight_P, self.first)
+        negative_U = lost_M[self.end] - lost_M[self.start]
+        beaten_P = 0.5 * (lost_M[self.below] + lost_M[self.upto])
+        won_U = np.add.reduceat(weight_P * beaten_P, self.first) - positive_U * lost_M[self.start]
+        both = (positive_U > 0) & (negative_U > 0)
+        if not both.any():
+            return None
+        auc_U, weight_U = won_U[both] / (positive_U[both] * negative_U[both]), (positive_U + negative_U)[both]
+        return float(auc_U @ weight_U / weight_U.sum())
