@@ -55,12 +55,12 @@ def _write(folder: Path, schema: Schema, rows: int, block_rows: int) -> Prepared
 
 
 def _scan(prepared: PreparedSet) -> int:
-    blocks = prepared.blocks("train")
+    blocks = prepared.blocks(("train",))
     return sum(len(blocks[i]["labels"]) for i in range(len(blocks)))
 
 
 def _read(prepared: PreparedSet, batch: int, window: int, threads: int) -> int:
-    with train_batches(prepared, "train", (), batch, seed=0, window=window, epochs=1, threads=threads) as batches:
+    with train_batches(prepared, ("train",), (), batch, seed=0, window=window, epochs=1, threads=threads) as batches:
         return sum(len(b["labels"]) for b in batches)
 
 

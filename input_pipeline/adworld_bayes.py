@@ -21,7 +21,9 @@ def bayes_report(config: AdWorldConfig, split: str) -> dict[str, Any]:
         if split_of_day(config, batch.day) != split:
             continue
         found = encoder.encode(dict(zip(batch.table.column_names, batch.table.columns, strict=True)), towers=()).arrays
-        truth = np.stack([batch.oracle.column(name).to_numpy() for name in ORACLE_COLUMNS], 1)
+        of_heads = np.stack([batch.oracle.column(name).to_numpy() for name in ORACLE_COLUMNS], 1)
         users = found["keys"][:, user_column]
-        state.append(truth, found["labels"], found["weights"], found["scenario"][:, 0], users)
+        state.append(
+            of_heads[:, world_schema.head_of_task], found["labels"], found["weights"], found["scenario"][:, 0], users
+        )
     return state.report()

@@ -27,23 +27,20 @@ class Observables:
     quality_error: np.ndarray
 
 
-def schema(config: AdWorldConfig, labels: str = "engagement") -> Schema:
+def schema(config: AdWorldConfig) -> Schema:
     """The schema of both AdWorld logs.
 
-    `labels`: "engagement" learns the outcomes of impressions (a row without them, in the candidate log, has no label);
-    "teacher" learns the heavy ranker's probabilities. Raises ValueError for any other.
+    Three heads learn the outcomes, which only impressions have, and the heavy ranker's probabilities, which candidates
+    have too. A conversion is of a click: where there was none, it has no outcome.
     """
-    if labels not in ("engagement", "teacher"):
-        raise ValueError(f"AdWorld labels: expected 'engagement' or 'teacher', got {labels!r}")
-    if labels == "teacher":
-        tasks = tuple(Task(t, f"teacher_{t}", kind="soft") for t in ("click", "long_click", "conversion"))
-    else:
-        conversion = Task("conversion", "conversion", mask="click")
-        tasks = (Task("click", "click"), Task("long_click", "long_click"), conversion)
+    masks = {"click": "", "long_click": "", "conversion": "click"}
     return Schema(
         name="adworld",
         features=(*_query_features(config), *_ad_features(config)),
-        tasks=tasks,
+        tasks=(
+            *(Task(name, name, mask=mask) for name, mask in masks.items()),
+            *(Task(f"teacher_{name}", f"teacher_{name}", kind="soft", head=name) for name in masks),
+        ),
         scenario="scenario",
         scenarios=SCENARIOS,
         request_id="request_id",

@@ -177,9 +177,13 @@ class PreparedSet:
         """Rows of some scenarios of a split."""
         return sum(f.rows for f in self.files(split, scenarios))
 
-    def blocks(self, split: str, scenarios: Sequence[str] = (), arrays: Sequence[str] = ()) -> Blocks:
-        """The blocks of some scenarios of a split; files of other scenarios, and other matrices, are not touched."""
-        return Blocks(self.root, self.schema, self.files(split, scenarios), arrays)
+    def blocks(self, splits: Sequence[str], scenarios: Sequence[str] = (), arrays: Sequence[str] = ()) -> Blocks:
+        """The blocks of some scenarios of some splits, one split after another; nothing else of the set is touched.
+
+        Raises `PreparedError` as `files` does.
+        """
+        files = [f for split in splits for f in self.files(split, scenarios)]
+        return Blocks(self.root, self.schema, files, arrays)
 
     def samples(self, scenarios: Sequence[str] = ()) -> list[dict[str, Any]]:
         """A few raw rows; see `input_pipeline.samples.read_samples`."""

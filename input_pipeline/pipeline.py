@@ -22,7 +22,7 @@ from tt_jax.schema import MISSING_ID
 
 WINDOW = 8
 THREADS = 2
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 
 
 class ResumeError(ValueError):
@@ -108,7 +108,7 @@ def to_device(batches: Batches, sharding: Any, buffer: int = 2) -> Batches:
 
 def train_batches(
     prepared: PreparedSet,
-    split: str,
+    splits: Sequence[str],
     scenarios: Sequence[str],
     batch_size: int,
     seed: int,
@@ -122,7 +122,7 @@ def train_batches(
 
     Args:
       prepared: the data.
-      split: its part to read.
+      splits: its parts to read, pooled.
       scenarios: those to read, pooled; empty for all.
       batch_size: rows of a batch, of this process.
       seed: of both shuffles, 0..2^32-1.
@@ -136,7 +136,7 @@ def train_batches(
       PreparedError: there is nothing to read; see `PreparedSet.files`.
       ValueError: an argument is out of range, or the data are fewer rows than a batch.
     """
-    blocks = prepared.blocks(split, scenarios, arrays)
+    blocks = prepared.blocks(splits, scenarios, arrays)
     index, count = process
     for name, value in (("batch_size", batch_size), ("window", window), ("threads", threads)):
         if value < 1:
@@ -145,10 +145,10 @@ def train_batches(
         raise ValueError(f"process {index} of {count}: expected an index below the count, and a block for each process")
     if blocks.rows * (epochs or 1) < batch_size * count:
         raise ValueError(f"{blocks.rows} rows, {epochs or 1} times, do not make a batch of {batch_size} per process")
-    read = sorted({f.scenario for f in prepared.files(split, scenarios)})
+    read = sorted({f.scenario for split in splits for f in prepared.files(split, scenarios)})
     signature = {
-        "prepared": prepared.fingerprint, "split": split, "scenarios": read, "batch_size": batch_size, "seed": seed,
-        "window": window, "process": list(process),
+        "prepared": prepared.fingerprint, "splits": list(splits), "scenarios": read, "batch_size": batch_size,
+        "seed": seed, "window": window, "process": list(process),
     }  # fmt: skip
     dataset = grain.MapDataset.source(blocks).seed(seed).shuffle().slice(slice(index, None, count))
     windows = math.ceil(len(dataset) / window)
@@ -188,7 +188,7 @@ def eval_batches(
 
     The rest of the last batch is padding: no label, weight 0, the missing id, key -1. Raises as `train_batches` does.
     """
-    return _eval_batches(prepared.blocks(split, scenarios), batch_size, threads)
+    return _eval_batches(prepared.blocks((split,), scenarios), batch_size, threads)
 
 
 def _eval_batches(blocks: Blocks, batch_size: int, threads: int) -> Iterator[tuple[Block, int]]:

@@ -208,7 +208,7 @@ def _embed(bundle: Bundle, ads: Any, batch: int, dtype: np.dtype) -> np.ndarray:
     model, encoder = bundle.model, Encoder(bundle.schema)
     embed = jax.jit(lambda params, tables, ids, floats: model.embed(params, tables, "ad", ids, floats).astype(dtype))
     params, tables = jax.device_put((bundle.params, bundle.tables))
-    vectors = np.empty((len(ads), len(bundle.schema.tasks), model.config.output_dim), dtype)
+    vectors = np.empty((len(ads), len(bundle.schema.heads), model.config.output_dim), dtype)
     for start in range(0, len(ads), batch):
         rows = ads.slice(start, batch)
         try:

@@ -34,7 +34,7 @@ class ScoredAd:
     Attributes:
       id: of the ad.
       score: its utility, the higher the better.
-      probabilities: task name -> probability.
+      probabilities: of the tasks with a head, by name.
     """
 
     id: AdId
@@ -85,7 +85,7 @@ class Scorer:
         self.bundle, self.schema, self.fingerprint = bundle.manifest, bundle.schema, bundle.fingerprint
         self.index_id, self.index_size, self.eligible = index.index_id, len(index.ids), int(index.valid.sum())
         self.max_k, self.max_candidates = max_k, max_candidates
-        utility = Utility.parse(bundle.manifest.utility, bundle.schema.task_names)
+        utility = Utility.parse(bundle.manifest.utility, bundle.schema.heads)
         self.utility = utility.expression
         self._encoder = Encoder(bundle.schema)
         self._ids = _AdIds(index.ids)
@@ -199,7 +199,7 @@ class Scorer:
             answers[row] = self._ads(*best)
 
     def _ads(self, positions: np.ndarray, utility: np.ndarray, probabilities_Tn: np.ndarray) -> list[ScoredAd]:
-        names = self.schema.task_names
+        names = self.schema.heads
         columns = zip(self._ids.at(positions), utility.tolist(), probabilities_Tn.T.tolist(), strict=True)
         return [ScoredAd(ad, score, dict(zip(names, p, strict=True))) for ad, score, p in columns]
 

@@ -82,7 +82,7 @@ class Service:
         self.ready = False
         self.model = ModelAnswer(
             name=scorer.schema.name,
-            tasks=scorer.schema.task_names,
+            tasks=scorer.schema.heads,
             utility=scorer.utility,
             features=[_feature_info(f) for f in scorer.schema.tower_features("query")],
             limits=self.limits,

@@ -61,9 +61,8 @@ def test_a_log_does_not_depend_on_which_logs_are_asked_for() -> None:
             assert a.oracle.equals(b.oracle)
 
 
-@pytest.mark.parametrize("labels", ["engagement", "teacher"])
-def test_schema_is_valid_has_every_kind_and_no_oracle_or_outcome_feature(labels: str) -> None:
-    s = schema(SMALL, labels)
+def test_schema_is_valid_has_every_kind_and_no_oracle_or_outcome_feature() -> None:
+    s = schema(SMALL)
     assert Schema.from_json(s.to_json()) == s
     kinds = {t: {f.kind for f in s.tower_features(t)} for t in ("query", "ad")}
     assert kinds["query"] == {"categorical", "bag", "sequence", "numeric", "dense"}
@@ -76,15 +75,14 @@ def test_schema_is_valid_has_every_kind_and_no_oracle_or_outcome_feature(labels:
 
 @pytest.mark.parametrize("log", ["impressions", "candidates"])
 def test_every_schema_column_is_there_and_encodes(log: str) -> None:
-    for labels in ("engagement", "teacher"):
-        s = schema(SMALL, labels)
-        batch = [b for b in logs() if b.log == log][-1]
-        encoded = Encoder(s).encode({name: batch.table.column(name) for name in batch.table.column_names})
-        assert encoded.missing["user_id"] == encoded.missing["ad_id"] == encoded.missing["keywords"] == 0
-        y = encoded.arrays["labels"]
-        unlabelled = labels == "engagement" and log == "candidates"
-        assert np.isnan(y).any() == (labels == "engagement")  # conversion is masked where there was no click
-        assert np.isnan(y[:, 0]).any() == unlabelled
+    s = schema(SMALL)
+    batch = [b for b in logs() if b.log == log][-1]
+    encoded = Encoder(s).encode({name: batch.table.column(name) for name in batch.table.column_names})
+    assert encoded.missing["user_id"] == encoded.missing["ad_id"] == encoded.missing["keywords"] == 0
+    outcomes, teacher = encoded.arrays["labels"][:, :3], encoded.arrays["labels"][:, 3:]
+    assert not np.isnan(teacher).any()
+    assert np.isnan(outcomes[:, :2]).any() == (log == "candidates")
+    np.testing.assert_array_equal(np.isnan(outcomes[:, 2]), outcomes[:, 0] != 1)  # a conversion is of a click
 
 
 def test_types_of_the_columns() -> None:
@@ -241,8 +239,3 @@ def test_a_failed_generation_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="day 1, scenario 'standard': 0 ads alive"):
         generate(dying, tmp_path / "world")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_unknown_labels_are_named() -> None:
-    with pytest.raises(ValueError, match="expected 'engagement' or 'teacher', got 'techer'"):
-        schema(SMALL, "techer")

@@ -6,30 +6,70 @@ from pathlib import Path
 
 import pytest
 
+from configs.adworld import get_config
 from input_pipeline.adworld import LOGS, AdWorldConfig, generate
 from input_pipeline.prepare import prepare
 from input_pipeline.readers import ReadError
 from input_pipeline.recipes import load
+from tt_jax.config import Config, parse_weights
+from tt_jax.schema import Schema
+from tt_jax.training.setup import check_config
 
 CONFIG = AdWorldConfig(users=200, ads=200, advertisers=20, requests_per_day=150, days=4, new_ads_per_day=6)
 
 
-@pytest.mark.parametrize(("log", "labels"), [(LOGS[0], "engagement"), (LOGS[1], "teacher")])
-def test_simulated_and_generated_worlds_prepare_to_the_same_bytes(tmp_path: Path, log: str, labels: str) -> None:
+def test_simulated_and_generated_worlds_prepare_to_the_same_bytes(tmp_path: Path) -> None:
     recipe = load("adworld")
     generate(CONFIG, tmp_path / "world")
     prepared = [
-        prepare(recipe.schema(source, labels), recipe.read(source, log), tmp_path / name, 128, recipe.ads(source))
+        prepare(recipe.schema(source), recipe.read(source), tmp_path / name, 128, recipe.ads(source))
         for name, source in (("simulated", CONFIG), ("generated", tmp_path / "world"))
     ]
     assert prepared[0] == prepared[1]
-    rows = {split: sum(c.rows for c in counts.values()) for split, counts in prepared[0].splits.items()}
-    assert list(rows) == list(recipe.SPLITS)
-    assert rows["train"] > 1.8 * rows["eval"] > 1.6 * rows["test"] > 0  # two days, one and one
-    tasks = {"click", "long_click", "conversion"}
-    for counts in prepared[0].splits["train"].values():
-        assert set(counts.rate) == tasks
-        assert all(0 < rate < 1 for rate in counts.rate.values() if rate is not None)
+    counts = {split: list(scenarios.values()) for split, scenarios in prepared[0].splits.items()}
+    assert set(counts) == set(recipe.SPLITS)
+    rows = {split: sum(c.rows for c in found) for split, found in counts.items()}
+    for kind, per_request in (("", CONFIG.slots), ("_candidates", CONFIG.logged_candidates)):
+        assert rows[f"eval{kind}"] == rows[f"test{kind}"] == 2 * CONFIG.requests_per_day * per_request
+        assert rows[f"train{kind}"] == 2 * rows[f"eval{kind}"]
+    outcomes, teacher = ("click", "long_click"), ("teacher_click", "teacher_long_click", "teacher_conversion")
+    for split, found in counts.items():
+        for c in found:
+            assert all(c.labelled[task] == c.rows for task in teacher)
+            assert all((c.labelled[task] < c.rows) == split.endswith("_candidates") for task in outcomes)
+
+
+def test_one_log_alone_has_the_same_rows(tmp_path: Path) -> None:
+    recipe = load("adworld")
+    both, one = (
+        prepare(recipe.schema(CONFIG), recipe.read(CONFIG, logs), tmp_path / str(len(logs)), 128)
+        for logs in (LOGS, LOGS[:1])
+    )
+    assert one.files == tuple(f for f in both.files if f.split in one.splits)
+    assert set(one.splits) == {"train", "eval", "test"}
+
+
+def test_labels_are_a_matter_of_configuration() -> None:
+    tasks = recipe_schema().task_names
+    for argument, scenarios, splits, learned in (
+        ("", (), ("train",), tasks[:3]),
+        ("shopping", ("shopping",), ("train",), tasks[:3]),
+        ("labels=soft", (), ("train_candidates",), tasks[3:]),
+        ("shopping,labels=both", ("shopping",), ("train", "train_candidates"), tasks),
+    ):
+        config = Config.from_dict(get_config(argument).to_dict())
+        check_config(config, recipe_schema())
+        off = parse_weights(config.train.task_weights, "train.task_weights")
+        assert (config.data.scenarios, config.data.train_splits) == (scenarios, splits)
+        assert tuple(t for t in tasks if off.get(t, 1.0)) == learned
+    with pytest.raises(ValueError, match="expected one of hard, soft, both, got 'sotf'"):
+        get_config("labels=sotf")
+    with pytest.raises(ValueError, match="expected SCENARIO,labels=LABELS, got 'shopping,label=soft'"):
+        get_config("shopping,label=soft")
+
+
+def recipe_schema() -> Schema:
+    return load("adworld").schema(CONFIG)
 
 
 def test_a_directory_that_is_no_world_is_named(tmp_path: Path) -> None:

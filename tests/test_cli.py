@@ -144,7 +144,7 @@ def test_a_wrong_configuration(call: Call, tmp_path: Path, prepared_path: Path, 
 
     assert refused("--config.model.expertz=3").endswith("'model.expertz'; did you mean 'model.experts'?")
     assert refused("--config.data.scenarios=shoping").endswith("'shoping'; did you mean 'shopping'?")
-    assert refused("--config.data.train_split=trian").endswith("'trian'; did you mean 'train'?")
+    assert refused("--config.data.train_splits=trian").endswith("'trian'; did you mean 'train'?")
     assert "unknown name 'clck'; did you mean 'click'?" in refused("--config.utility=bid * clck")
     assert refused("--config.data.scenarios=standard", data=lopsided_path) == (
         f"{lopsided_path}: the scenario 'standard' has no rows in the split 'train'"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests import tiny
-from tt_jax.config import Config, ConfigError, ModelConfig
+from tt_jax.config import Config, ConfigError, ModelConfig, parse_weights
 
 
 def changed(key: str, value: Any) -> dict[str, Any]:
@@ -129,6 +129,28 @@ def test_a_value_out_of_range_is_named(key):
 )  # fmt: skip
 def test_the_ends_of_the_ranges_are_allowed(key, value):
     Config.from_dict(changed(key, value))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.train_splits", (), "expected distinct names, got ()"),
+        ("data.train_splits", ("a", "a"), "expected distinct names, got ('a', 'a')"),
+        ("data.scenario_weights", ("shopping",), "expected NAME=WEIGHT with a weight >= 0, got 'shopping'"),
+        ("data.scenario_weights", ("=2",), "expected NAME=WEIGHT with a weight >= 0, got '=2'"),
+        ("data.scenario_weights", ("a=-1",), "expected NAME=WEIGHT with a weight >= 0, got 'a=-1'"),
+        ("train.task_weights", ("click=nan",), "expected NAME=WEIGHT with a weight >= 0, got 'click=nan'"),
+        ("train.task_weights", ("click=1", "click=2"), "'click' has two weights"),
+    ],
+)
+def test_wrong_splits_and_weights_are_named(key, value, message):
+    with pytest.raises(ConfigError) as error:
+        Config.from_dict(changed(key, value))
+    assert str(error.value) == f"config.{key}: {message}"
+
+
+def test_weights_are_read_by_name():
+    assert parse_weights(("a=2", "b=c=0.5", "d=0"), "train.task_weights") == {"a": 2.0, "b=c": 0.5, "d": 0.0}
 
 
 @pytest.mark.parametrize(

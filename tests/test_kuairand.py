@@ -138,7 +138,7 @@ def test_every_label_and_feature_of_a_row_against_plain_python(tmp_path: Path) -
 
 def test_numbers_are_normalised_and_ids_are_in_their_vocabulary(manifest: tuple[Manifest, PreparedSet]) -> None:
     prepared = manifest[1]
-    blocks = prepared.blocks("train")
+    blocks = prepared.blocks(("train",))
     read = [blocks[i] for i in range(len(blocks))]
     for tower in ("query", "ad"):
         floats, ids = (np.concatenate([b[f"{tower}_{kind}"] for b in read]) for kind in ("floats", "ids"))
@@ -159,7 +159,7 @@ def test_the_corpus_has_every_video_encoded_as_in_the_log(manifest: tuple[Manife
     assert set(ads["bid"].to_pylist()) == {1.0}
     columns = dict(zip(ads.column_names, ads.columns, strict=True))
     corpus = Encoder(kuairand.schema()).encode(columns, ("ad",), outcomes=False).arrays
-    block = manifest[1].blocks("eval", ("tab6",))[0]
+    block = manifest[1].blocks(("eval",), ("tab6",))[0]
     position = manifest[1].schema.key_columns.index("video_id")
     row_of = {video: i for i, video in enumerate(ads["video_id"].to_pylist())}
     rows = [row_of[int(v)] for v in block["keys"][:, position]]

@@ -48,7 +48,7 @@ def _numbers(batch: dict) -> np.ndarray:
 
 def _epoch(prepared: PreparedSet, batch_size: int = 15, **options: object) -> np.ndarray:
     arguments = {"scenarios": (), "seed": 0, "window": 4, "epochs": 1, **options}
-    with train_batches(prepared, "train", batch_size=batch_size, **arguments) as batches:  # pyright: ignore[reportArgumentType]
+    with train_batches(prepared, ("train",), batch_size=batch_size, **arguments) as batches:  # pyright: ignore[reportArgumentType]
         return np.concatenate([_numbers(b) for b in batches])
 
 
@@ -90,6 +90,29 @@ def test_batches_span_windows_and_epochs_and_only_the_last_rows_are_dropped(prep
         np.testing.assert_array_equal(np.sort(rows[epoch * TOTAL : (epoch + 1) * TOTAL]), ALL)
 
 
+def test_several_splits_are_one_population(tmp_path: Path) -> None:
+    writer = PreparedWriter(tmp_path, tiny.SCHEMA, BLOCK)
+    for first, split in enumerate(("train", "more", "other")):
+        numbers = np.arange(first * 100, first * 100 + 95)[:, None]
+        arrays = {n: np.repeat(numbers, w, 1).astype(d) for n, (d, w) in array_specs(tiny.SCHEMA).items()}
+        writer.add(split, "shopping", arrays, {})
+    writer.close()
+    writer.finish()
+    prepared, of = PreparedSet.open(tmp_path), {"scenarios": (), "batch_size": 19, "seed": 0}
+    with train_batches(prepared, ("train", "more"), **of, window=4, epochs=1) as batches:
+        rows = np.concatenate([_numbers(b) for b in batches])
+        position = batches.get_state()
+    np.testing.assert_array_equal(np.sort(rows), [*range(95), *range(100, 195)])
+    assert 0.2 < (rows[:95] < 100).mean() < 0.8  # mixed, not one after the other
+    with (
+        train_batches(prepared, ("train",), **of, window=4) as batches,
+        pytest.raises(ResumeError, match=r"splits was \['train', 'more'\] and is \['train'\]"),
+    ):
+        batches.set_state(position)
+    with pytest.raises(PreparedError, match="unknown split 'mroe'; did you mean 'more'"):
+        train_batches(prepared, ("train", "mroe"), **of)
+
+
 def test_other_scenarios_are_not_touched(prepared: PreparedSet) -> None:
     path = prepared.root / prepared.files("train", ("standard",))[0].path
     path.rename(path.with_suffix(".away"))
@@ -102,8 +125,8 @@ def test_other_scenarios_are_not_touched(prepared: PreparedSet) -> None:
 
 
 def _start(prepared: PreparedSet, on_device: bool, **options: object) -> Batches:
-    arguments = {"split": "train", "scenarios": (), "batch_size": 50, "seed": 3, "window": 4, "epochs": 3, **options}
-    batches = train_batches(prepared, **arguments)  # pyright: ignore[reportArgumentType]
+    of = {"splits": ("train",), "scenarios": (), "batch_size": 50, "seed": 3, "window": 4, "epochs": 3}
+    batches = train_batches(prepared, **{**of, **options})  # pyright: ignore[reportArgumentType]
     return to_device(batches, jax.devices()[0]) if on_device else batches
 
 
@@ -248,7 +271,7 @@ def test_bad_arguments_are_refused(prepared: PreparedSet) -> None:
         ({"process": (2, 2)}, "process 2 of 2"),
         ({"batch_size": 406, "epochs": 1}, "405 rows"),
         ({"scenarios": ("shop",)}, "unknown scenario 'shop'; did you mean 'shopping'"),
-        ({"split": "eval"}, "unknown split 'eval'"),
+        ({"splits": ("eval",)}, "unknown split 'eval'"),
     ):
         with pytest.raises(ValueError, match=message):
             _start(prepared, on_device=False, **options)

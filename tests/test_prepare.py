@@ -41,7 +41,7 @@ def _chunks(logs: dict[str, pa.Table], size: int = 64) -> Iterator[Chunk]:
 
 
 def _stored(prepared: PreparedSet, split: str, scenario: str) -> dict[str, np.ndarray]:
-    blocks = prepared.blocks(split, (scenario,))
+    blocks = prepared.blocks((split,), (scenario,))
     read = [blocks[i] for i in range(len(blocks))]
     return {name: np.concatenate([b[name] for b in read]) for name in read[0]}
 
@@ -104,7 +104,7 @@ def test_a_scenario_and_a_split_without_rows(tmp_path: Path) -> None:
         ("trian", (), "unknown split 'trian'; did you mean 'train'"),
     ):
         with pytest.raises(PreparedError, match=message):
-            prepared.blocks(split, scenarios)
+            prepared.blocks((split,), scenarios)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_a_damaged_block_is_named(tmp_path: Path) -> None:
     first = group.column(0).data_page_offset
     damaged[first : first + 60] = bytes(60)
     path.write_bytes(damaged)
-    blocks = prepared.blocks("train", ("standard",))
+    blocks = prepared.blocks(("train",), ("standard",))
     assert len(blocks[1]["labels"]) == 64
     with pytest.raises(PreparedError, match=rf"{path.name}: block 2 is not readable"):
         blocks[2]

@@ -135,6 +135,15 @@ def test_what_is_not_a_schema_at_all_is_told(text, names):
         Schema.from_json(text)
 
 
+def test_heads_are_the_tasks_without_another_head():
+    tasks = (Task("soft", "s", kind="soft", head="like"), TASK, Task("like", "l"), Task("teacher", "t", head="click"))
+    found = schema(tasks=tasks)
+    assert found.heads == ("click", "like")
+    assert found.head_of_task == (1, 0, 1, 0)
+    assert Schema.from_json(found.to_json()) == found
+    assert tiny.SCHEMA.heads == tiny.SCHEMA.task_names
+
+
 BAD_SCHEMAS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "duplicate feature": ({"features": (NUMBER, IDS, NUMBER)}, ("duplicate feature 'n'",)),
     "duplicate task": ({"tasks": (TASK, TASK)}, ("duplicate task 'click'",)),
@@ -153,6 +162,13 @@ BAD_SCHEMAS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "task kind": ({"tasks": (Task("like", "l", kind="warm"),)}, ("task 'like'", "'warm'")),
     "task weight": ({"tasks": (Task("like", "l", weight=-1.0),)}, ("task 'like'", "weight -1.0")),
     "task weight NaN": ({"tasks": (Task("like", "l", weight=float("nan")),)}, ("task 'like'", "weight nan")),
+    "head of no task": ({"tasks": (TASK, Task("t", "l", head="clik"))}, ("task 't': head 'clik'", "which are: click")),
+    "head of itself": ({"tasks": (TASK, Task("t", "l", head="t"))}, ("task 't': head 't'", "which are: click")),
+    "head of a head": (
+        {"tasks": (TASK, Task("t", "l", head="click"), Task("u", "l", head="t"))},
+        ("task 'u': head 't'", "which are: click"),
+    ),
+    "no head at all": ({"tasks": (Task("t", "l", head="u"), Task("u", "l", head="t"))}, ("task 't'", "none")),
     "label is a feature": ({"tasks": (Task("click", "n"),)}, ("the label 'n' of task 'click' is also a feature",)),
     "mask is a feature": ({"tasks": (Task("click", "l", mask="c"),)}, ("the mask 'c' of task 'click'",)),
     "weight is a feature": ({"tasks": (Task("click", "l", weight_column="c"),)}, ("the weight_column 'c'", "'click'")),

@@ -19,7 +19,7 @@ from tt_jax.metrics import streaming
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.schema import TOWERS, Schema
 from tt_jax.training.optimizer import schedule
-from tt_jax.training.step import MODEL_ARRAYS, TrainState, init_state, make_step, resolve_chunk_rows
+from tt_jax.training.step import MODEL_ARRAYS, TrainState, init_state, make_step, resolve_chunk_rows, step_arrays
 
 STEPS, ROWS = 6, 64
 BASE = dataclasses.replace(
@@ -30,6 +30,10 @@ DROPOUT = dataclasses.replace(BASE, model=dataclasses.replace(BASE.model, dropou
 ID_DROPOUT = dataclasses.replace(BASE, model=dataclasses.replace(BASE.model, id_dropout=0.4))
 CLICK, CONVERSION, TEACHER = tiny.SCHEMA.tasks
 NO_CONVERSION = dataclasses.replace(tiny.SCHEMA, tasks=(CLICK, dataclasses.replace(CONVERSION, weight=0.0), TEACHER))
+# The teacher's score is of the click: two heads for three labels.
+TWO_HEADS = dataclasses.replace(
+    tiny.SCHEMA, tasks=(CLICK, CONVERSION, dataclasses.replace(TEACHER, head="click", weight=0.7))
+)
 
 
 def batches(n: int, rows: int = ROWS, seed: int = 0) -> list[dict[str, np.ndarray]]:
@@ -71,6 +75,7 @@ def dense_gradient(model: TwoTower) -> Any:
 
     def loss(params: Any, tables: Any, batch: Any) -> jax.Array:
         logits, total = model.predict(params, tables, batch), jnp.float32(0)
+        logits = logits[:, np.array(model.schema.head_of_task)]
         for t, task in enumerate(model.schema.tasks):
             labelled = ~jnp.isnan(batch["labels"][:, t])
             y, w = (jnp.where(labelled, batch[name][:, t], jnp.float32(0)) for name in ("labels", "weights"))
@@ -121,7 +126,9 @@ def dense_training(run: Config, schema: Schema, data: list[dict[str, np.ndarray]
     return params, tables, accumulators
 
 
-@pytest.mark.parametrize(("run", "schema"), [(BASE, tiny.SCHEMA), (DECAY, NO_CONVERSION)], ids=["plain", "decay"])
+@pytest.mark.parametrize(
+    ("run", "schema"), [(BASE, tiny.SCHEMA), (DECAY, NO_CONVERSION), (BASE, TWO_HEADS)], ids=["plain", "decay", "heads"]
+)
 def test_steps_are_those_of_the_dense_reference(run, schema):
     data, start = batches(STEPS), fresh(run, schema)
     state = trained(compiled(run, schema=schema), fresh(run, schema), data)
@@ -236,6 +243,39 @@ def test_metrics_are_the_weighted_sums_of_all_batches():
     found = streaming.compute(state.metrics, tiny.SCHEMA.task_names)
     assert found["click"]["loss"] == pytest.approx(expected[0, 0] / expected[1, 0], rel=1e-5)
     assert found["teacher"]["calibration"] == pytest.approx(expected[3, 2] / expected[2, 2], rel=1e-5)
+
+
+def test_weights_of_tasks_come_from_the_configuration():
+    (batch,) = batches(1)
+    given = dataclasses.replace(BASE, train=dataclasses.replace(BASE.train, task_weights=("teacher=2", "click=0")))
+    weights = {"click": 0.0, "teacher": 2.0}
+    tasks = tuple(dataclasses.replace(t, weight=weights.get(t.name, t.weight)) for t in tiny.SCHEMA.tasks)
+    of_schema = dataclasses.replace(tiny.SCHEMA, tasks=tasks)
+    assert_equal(compiled(given)(fresh(), batch), compiled(schema=of_schema)(fresh(), batch))
+
+
+def test_weights_of_scenarios_multiply_those_of_the_rows():
+    (batch,) = batches(1)
+    scenario = np.arange(ROWS, dtype=np.int32)[:, None] % 2  # 0 standard, 1 shopping
+    weighted = dataclasses.replace(BASE, data=dataclasses.replace(BASE.data, scenario_weights=("shopping=0.25",)))
+    assert step_arrays(weighted) == (*MODEL_ARRAYS, "scenario")
+    assert step_arrays(BASE) == MODEL_ARRAYS
+    by_hand = {**batch, "weights": np.where(scenario == 1, batch["weights"] / np.float32(4), batch["weights"])}
+    expected = compiled()(fresh(), by_hand)
+    assert_equal(compiled(weighted)(fresh(), {**batch, "scenario": scenario}), expected)
+
+
+def test_a_task_without_any_label_changes_nothing():
+    (batch,) = batches(1)
+    labels = batch["labels"].copy()
+    labels[:, 2] = np.nan
+    state, _ = compiled(schema=TWO_HEADS)(fresh(schema=TWO_HEADS), {**batch, "labels": labels})
+    other = dataclasses.replace(
+        TWO_HEADS, tasks=(*TWO_HEADS.tasks[:2], dataclasses.replace(TWO_HEADS.tasks[2], weight=0.0))
+    )
+    expected, _ = compiled(schema=other)(fresh(schema=other), batch)
+    assert_equal((state.params, state.tables), (expected.params, expected.tables))
+    assert streaming.compute(state.metrics, TWO_HEADS.task_names)["teacher"] == {"loss": None, "calibration": None}
 
 
 @pytest.mark.parametrize("run", [DROPOUT, ID_DROPOUT], ids=["dropout", "id_dropout"])

@@ -214,8 +214,9 @@ def test_divergence_is_an_error(module_config: Config, tmp_path: Path) -> None:
     [
         ({"scenarios": ("shoping",)}, r"unknown scenario 'shoping'; did you mean 'shopping'"),
         ({"eval_split": "evil"}, r"evil"),
-        ({"train_split": "tran"}, r"tran"),
+        ({"train_splits": ("train", "tran")}, r"tran"),
         ({"path": "nowhere"}, r"nowhere"),
+        ({"scenario_weights": ("shoping=2",)}, r"data.scenario_weights: unknown scenario 'shoping'; did you mean"),
     ],
 )
 def test_what_the_data_do_not_have_is_named(change: dict, expected: str, module_config: Config, tmp_path: Path) -> None:
@@ -228,6 +229,19 @@ def test_what_the_data_do_not_have_is_named(change: dict, expected: str, module_
 def test_an_unknown_early_stop_metric_is_named(module_config: Config, tmp_path: Path) -> None:
     config = dataclasses.replace(module_config, train=dataclasses.replace(module_config.train, early_stop="clik.auc"))
     with pytest.raises(ConfigError, match=r"'clik\.auc'; did you mean 'click\.auc'"):
+        train(config, tmp_path / "w")
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        (("clik=0",), r"train\.task_weights: unknown task 'clik'; did you mean 'click'"),
+        (("click=0", "conversion=0", "teacher=0"), r"train\.task_weights: expected a weight > 0 for a task, all are 0"),
+    ],
+)
+def test_wrong_task_weights_are_named(weights: tuple, expected: str, module_config: Config, tmp_path: Path) -> None:
+    config = dataclasses.replace(module_config, train=dataclasses.replace(module_config.train, task_weights=weights))
+    with pytest.raises(ConfigError, match=expected):
         train(config, tmp_path / "w")
 
 

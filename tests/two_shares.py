@@ -29,7 +29,8 @@ def main(data: str, out: str) -> None:
     config = load_config(f"{get_config.__code__.co_filename}:two", overrides)
     setup = Setup(config, PreparedSet.open(data))
     sizes = config.data.batch_size // 2, config.seed, config.data.window
-    shares = [train_batches(setup.prepared, "train", (), *sizes, process=(i, 2), arrays=MODEL_ARRAYS) for i in range(2)]
+    of = setup.prepared, ("train",), ()
+    shares = [train_batches(*of, *sizes, process=(i, 2), arrays=MODEL_ARRAYS) for i in range(2)]
     state, step_function, losses = setup.fresh_state(), setup.compile_step(), {}
     for step in range(1, setup.total_steps + 1):
         parts = [next(share) for share in shares]

@@ -49,7 +49,7 @@ class Manifest:
       fingerprint: of the model, see `tt_jax.fingerprint`.
       created: UTC, ISO 8601.
       python, jax, flax, orbax, tt_jax: versions that wrote the bundle.
-      tasks: names, in the order of the model's outputs.
+      tasks: names of those with a head, `Schema.heads`, in the order of the model's outputs.
       utility: the expression that ads are ranked by.
       stablehlo_version: calling convention of the StableHLO artefacts.
       stablehlo_expires: date until which a newer JAX promises to run them.
@@ -76,7 +76,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class GoldenRow:
-    """A raw query and ad (feature -> JSON value) and the probability of each task that the model gave for them."""
+    """A raw query and ad (feature -> JSON value) and the probabilities, by head, that the model gave for them."""
 
     query: dict[str, Any]
     ad: dict[str, Any]
@@ -117,8 +117,8 @@ class Bundle:
             raise BundleError(f"{path}: expected {FORMAT!r} version {FORMAT_VERSION}, found {found}")
         schema = _parse(path / "schema.json", Schema.from_json)
         config = _parse(path / "config.json", Config.from_json)
-        if manifest.tasks != schema.task_names:
-            raise BundleError(f"{path}: tasks {manifest.tasks} in the manifest, {schema.task_names} in the schema")
+        if manifest.tasks != schema.heads:
+            raise BundleError(f"{path}: tasks {manifest.tasks} in the manifest, {schema.heads} in the schema")
         model = TwoTower(schema, config.model, "f32")
         params, tables = _read_weights(path / "weights", model)
         found = fingerprint(schema, config, params, tables)
@@ -135,13 +135,13 @@ class Bundle:
         """
         rows = [{"query": g.query, "ad": g.ad} for g in self.golden]
         found = golden_probabilities(self.model, self.params, self.tables, rows)
-        expected = np.array([[g.probabilities[t] for t in self.schema.task_names] for g in self.golden])
+        expected = np.array([[g.probabilities[t] for t in self.schema.heads] for g in self.golden])
         difference = np.abs(found - expected)
         row, task = np.unravel_index(int(difference.argmax()), difference.shape)
         worst, allowed = float(difference[row, task]), GOLDEN_TOLERANCE[self.model.precision]
         if not worst <= allowed:
             raise BundleError(
-                f"{self.path / 'golden.json'}: row {row}, task {self.schema.task_names[task]!r}: expected the "
+                f"{self.path / 'golden.json'}: row {row}, task {self.schema.heads[task]!r}: expected the "
                 f"probability {expected[row, task]:.6f} within {allowed} in {self.model.precision}, "
                 f"got {found[row, task]:.6f}"
             )
@@ -211,8 +211,8 @@ def _golden(text: str, schema: Schema) -> tuple[GoldenRow, ...]:
         if not isinstance(row, dict) or row.keys() != keys or not all(isinstance(v, dict) for v in row.values()):
             raise ValueError(f"row {i}: expected an object of the objects {', '.join(sorted(keys))}")
         probabilities = row["probabilities"]
-        if set(probabilities) != set(schema.task_names):
-            raise ValueError(f"row {i}: expected probabilities of {', '.join(schema.task_names)}")
+        if set(probabilities) != set(schema.heads):
+            raise ValueError(f"row {i}: expected probabilities of {', '.join(schema.heads)}")
         if not all(type(p) in (int, float) and 0 <= p <= 1 for p in probabilities.values()):
             raise ValueError(f"row {i}: expected probabilities within 0..1, got {probabilities}")
     return tuple(GoldenRow(**row) for row in data)

@@ -58,7 +58,10 @@ class DataConfig:
     Attributes:
       path: directory written by `tt-jax prepare`.
       scenarios: the scenarios to train and evaluate on; empty = all.
-      train_split, eval_split: names of splits.
+      scenario_weights: `SCENARIO=WEIGHT`, what the weights of a scenario's rows are multiplied by in the training loss;
+        1 for the others. Evaluation does not see them.
+      train_splits: names of the splits to train on, pooled.
+      eval_split: name of the split to evaluate on.
       batch_size: rows of a training batch, over all devices.
       eval_batch_size: rows of an evaluation batch.
       window: blocks mixed together by the full shuffle.
@@ -66,7 +69,8 @@ class DataConfig:
 
     path: str = ""
     scenarios: tuple[str, ...] = ()
-    train_split: str = "train"
+    scenario_weights: tuple[str, ...] = ()
+    train_splits: tuple[str, ...] = ("train",)
     eval_split: str = "eval"
     batch_size: int = 4096
     eval_batch_size: int = 16384
@@ -106,6 +110,7 @@ class TrainConfig:
       early_stop: metric of the eval split that picks the best checkpoint, as `task.metric`; "" = none.
       patience: evaluations without a better `early_stop` metric before training ends; 0 = never.
       keep_last: checkpoints kept, besides the best one.
+      task_weights: `TASK=WEIGHT`, in place of the weights of these tasks in the schema; 0 = the label is not learned.
     """
 
     epochs: float = 1.0
@@ -115,6 +120,7 @@ class TrainConfig:
     early_stop: str = ""
     patience: int = 0
     keep_last: int = 2
+    task_weights: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -183,6 +189,23 @@ class Config:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
+def parse_weights(pairs: tuple[str, ...], key: str) -> dict[str, float]:
+    """`NAME=WEIGHT` pairs, as of `data.scenario_weights`, by name. Raises `ConfigError` naming the key and the pair."""
+    found: dict[str, float] = {}
+    for pair in pairs:
+        name, equals, text = pair.rpartition("=")
+        try:
+            weight = float(text)
+        except ValueError:
+            weight = math.nan
+        if not (name and equals and math.isfinite(weight) and weight >= 0):
+            raise ConfigError(f"config.{key}: expected NAME=WEIGHT with a weight >= 0, got {pair!r}")
+        if name in found:
+            raise ConfigError(f"config.{key}: {name!r} has two weights")
+        found[name] = weight
+    return found
+
+
 def _check(c: Config) -> None:
     """Ranges. One list, so that every bound is seen at a glance."""
     positive = ("model.experts", "model.gate_hidden", "model.output_dim", "model.rank", "data.batch_size",
@@ -204,6 +227,10 @@ def _check(c: Config) -> None:
                 value = getattr(value, part)
             if not ok(value):
                 raise ConfigError(f"config.{key}: expected a number {expected}, got {value}")
+    parse_weights(c.data.scenario_weights, "data.scenario_weights")
+    parse_weights(c.train.task_weights, "train.task_weights")
+    if not c.data.train_splits or len(set(c.data.train_splits)) < len(c.data.train_splits):
+        raise ConfigError(f"config.data.train_splits: expected distinct names, got {c.data.train_splits}")
     if c.seed >= 2**32:  # JAX would drop the higher bits
         raise ConfigError(f"config.seed: expected a number below 2**32, got {c.seed}")
     if c.chunk_rows < -1:

@@ -1,7 +1,7 @@
 """Writes a bundle (see `tt_jax.bundle` for what is in it): weights, schema, config, metrics, golden rows, StableHLO.
 
 Weights and config are the source of truth. The StableHLO artefacts serve where this package is not installed, on CPU,
-CUDA and TPU, for as long as JAX promises to run them. Parameters are their arguments:
+CUDA and TPU, for as long as JAX promises to run them. Parameters are their arguments; T are the tasks with a head:
 
     query_tower, ad_tower   (params, tables, ids int32 [b, S], floats f32 [b, F]) -> f32 [b, T, D]
     scorer                  (queries f32 [b, T, D], ads f32 [n, T, D], bias f32 [T], bids f32 [n], valid bool [n])
@@ -62,7 +62,7 @@ def write_bundle(
     tables = {name: np.asarray(a) for name, a in tables.items()}
     model = TwoTower(schema, config.model, "f32")
     check_arrays(model, params, tables)
-    utility = Utility.parse(config.utility or schema.task_names[0], schema.task_names)
+    utility = Utility.parse(config.utility or schema.heads[0], schema.heads)
     mark = fingerprint(schema, config, params, tables)
     golden = _golden(model, params, tables, golden_rows)
     with published_directory(out) as directory:
@@ -83,7 +83,7 @@ def write_bundle(
             flax=importlib.metadata.version("flax"),
             orbax=importlib.metadata.version("orbax-checkpoint"),
             tt_jax=importlib.metadata.version("tt-jax"),
-            tasks=schema.task_names,
+            tasks=schema.heads,
             utility=utility.expression,
             stablehlo_version=version,
             stablehlo_expires=(now + STABLEHLO_LIFETIME).date().isoformat(),
@@ -109,7 +109,7 @@ def _golden(
     return [
         {
             **{tower: dict(row[tower]) for tower in TOWERS},
-            "probabilities": dict(zip(model.schema.task_names, p, strict=True)),
+            "probabilities": dict(zip(model.schema.heads, p, strict=True)),
         }
         for row, p in zip(rows, probabilities, strict=True)
     ]
@@ -150,7 +150,7 @@ def _export_tower(model: TwoTower, tower: Tower) -> jax.export.Exported:
 
 
 def _export_scorer(model: TwoTower, utility: Utility) -> jax.export.Exported:
-    tasks, width = len(model.schema.tasks), model.config.output_dim
+    tasks, width = len(model.schema.heads), model.config.output_dim
     b, n = jax.export.symbolic_shape("b,n", constraints=[f"n>={SCORER_K}"])
 
     def score(queries: Array, ads: Array, bias: Array, bids: Array, valid: Array) -> tuple[Array, Array, Array]:

@@ -1,14 +1,19 @@
-"""AdWorld, the synthetic ads world, as a recipe: simulated on the way, or read from what `adworld.generate` wrote."""
+"""AdWorld, the synthetic ads world, as a recipe: simulated on the way, or read from what `adworld.generate` wrote.
+
+The splits are days. `train`, `eval` and `test` are of the impression log, the auctions' winners; with `_candidates` to
+their names, of the candidate log.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 
 from input_pipeline import adworld
-from input_pipeline.adworld import AdWorldConfig, Log
+from input_pipeline.adworld import LOGS, AdWorldConfig, Log
 from input_pipeline.readers import Chunk, ReadError
 from input_pipeline.readers import read as read_tables
 from tt_jax.schema import Schema
@@ -16,32 +21,38 @@ from tt_jax.strict_json import dataclass_from_dict, parse_json
 
 # A world to simulate (None: the default one), or the directory that `generate` or the quickstart wrote.
 Source = AdWorldConfig | str | Path | None
-SPLITS = ("train", "eval", "test")
+SPLITS = ("train", "eval", "test", "train_candidates", "eval_candidates", "test_candidates")
 
 
-def schema(source: Source, labels: str = "engagement") -> Schema:
-    """The world's schema; `labels` as in `adworld.schema`."""
-    return adworld.schema(config_of(source), labels)
+def schema(source: Source) -> Schema:
+    """The world's schema."""
+    return adworld.schema(config_of(source))
 
 
-def read(source: Source, log: Log = "impressions") -> Iterator[Chunk]:
-    """A log of the world, by day, then scenario, then time (a generated one: by scenario, then day, then time)."""
+def read(source: Source, logs: tuple[Log, ...] = LOGS) -> Iterator[Chunk]:
+    """Logs of the world, by day, then scenario, then time (a generated one: by scenario, then day, then time)."""
     config = config_of(source)
     if source is None or isinstance(source, AdWorldConfig):
-        rows: dict[str, int] = {}
-        for batch in adworld.simulate(config, (log,)):
-            file = f"AdWorld seed {config.seed}, {log} of day {batch.day}, {batch.scenario}"
-            yield Chunk(adworld.split_of_day(config, batch.day), file, rows.get(file, 0), batch.table)
-            rows = {file: rows.get(file, 0) + batch.table.num_rows}
+        rows: Counter[str] = Counter()
+        for batch in adworld.simulate(config, logs):
+            file = f"AdWorld seed {config.seed}, {batch.log} of day {batch.day}, {batch.scenario}"
+            yield Chunk(_split(config, batch.log, batch.day), file, rows[file], batch.table)
+            rows[file] += batch.table.num_rows
         return
-    for file, first_row, table in read_tables(Path(source) / log):
-        day = table.column("day")[0].as_py() if table.num_rows else 0
-        yield Chunk(adworld.split_of_day(config, day), file, first_row, table)
+    for log in logs:
+        for file, first_row, table in read_tables(Path(source) / log):
+            day = table.column("day")[0].as_py() if table.num_rows else 0
+            yield Chunk(_split(config, log, day), file, first_row, table)
 
 
 def ads(source: Source) -> pa.Table:
     """All ads as of the last day: ad features, `bid`, `eligible`."""
     return adworld.corpus(config_of(source))
+
+
+def _split(config: AdWorldConfig, log: Log, day: int) -> str:
+    split = adworld.split_of_day(config, day)
+    return split if log == "impressions" else f"{split}_candidates"
 
 
 def config_of(source: Source) -> AdWorldConfig:

@@ -31,5 +31,5 @@ def run(args: argparse.Namespace) -> int:
     for split, scenarios in manifest.splits.items():
         for scenario, counts in scenarios.items():
             rates = " ".join(f"{task} {rate:.4f}" for task, rate in counts.rate.items() if rate is not None)
-            print(f"{split:<8}{scenario:<16}{counts.rows:>12,} rows  {rates}")
+            print(f"{split:<18}{scenario:<16}{counts.rows:>12,} rows  {rates}")
     return 0

@@ -51,10 +51,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _bayes(world: Any) -> dict[str, Any]:
-    """Metrics of the true probabilities. Raises `ValueError` if the world is too small to have them all."""
+    """Metrics of the true probabilities, by scenario and outcome. Raises `ValueError` if the world is too small."""
+    from input_pipeline.adworld import schema
     from input_pipeline.adworld_bayes import bayes_report
 
-    report = bayes_report(world, SPLIT)["scenarios"]
+    found, outcomes = bayes_report(world, SPLIT)["scenarios"], schema(world).heads
+    report = {scenario: {task: tasks[task] for task in outcomes} for scenario, tasks in found.items()}
     for scenario, tasks in report.items():
         for task, metrics in tasks.items():
             if metrics["auc"] is None:
@@ -80,7 +82,7 @@ def _prepare(world: Any, out: Path) -> None:
     from input_pipeline.prepare import prepare
     from input_pipeline.recipes import adworld as recipe
 
-    prepare(recipe.schema(world), recipe.read(world), out, ads=recipe.ads(world))
+    prepare(recipe.schema(world), recipe.read(world, ("impressions",)), out, ads=recipe.ads(world))
 
 
 def _scenario(scenario: str, workdir: Path, prepared: Path, seed: int, bayes: dict[str, Any]) -> dict[str, Any]:
@@ -95,7 +97,7 @@ def _scenario(scenario: str, workdir: Path, prepared: Path, seed: int, bayes: di
     _publish(trained, scenario, here, prepared)
     found = report["scenarios"][scenario]
     return {
-        "tasks": {task: _against_bayes(metrics, bayes[task]) for task, metrics in found.items()},
+        "tasks": {task: _against_bayes(found[task], of_truth) for task, of_truth in bayes.items()},
         "rows": next(iter(found.values()))["rows"],
         "examples_per_s": speed and round(speed),
         "fingerprint": report["fingerprint"],

@@ -65,7 +65,7 @@ def regret_of(trained: Any, world: Any, split: str) -> dict[str, Any]:
 
 
 def predictor(trained: Any) -> Callable[[Any], Mapping[str, Any]]:
-    """Table of log rows -> task -> the probabilities of a `Trained`."""
+    """Table of log rows -> head -> the probabilities of a `Trained`."""
     import numpy as np
 
     from tt_jax.features import Encoder
@@ -84,7 +84,7 @@ def predictor(trained: Any) -> Callable[[Any], Mapping[str, Any]]:
             spare = size - len(next(iter(part.values())))  # so that one program serves all
             padded = {name: np.pad(array, ((0, spare), (0, 0))) for name, array in part.items()}
             found.append(np.asarray(predict(trained.params, trained.tables, padded))[: size - spare])
-        return dict(zip(schema.task_names, sigmoid(np.concatenate(found)).T, strict=True))
+        return dict(zip(schema.heads, sigmoid(np.concatenate(found)).T, strict=True))
 
     return probabilities
 

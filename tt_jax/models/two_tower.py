@@ -3,7 +3,8 @@
     logit[b, t] = <query[b, t], ad[b, t]> / sqrt(D) + bias[t],    p = sigmoid(logit)
 
 The division keeps fresh logits near the bias at any D; it is folded into the query tower's output, so that serving
-takes a plain dot product. Outputs are not L2-normalised: a cosine cannot express the spread of click probabilities.
+takes a plain dot product. T are the tasks with a head of their own, `Schema.heads`. Outputs are not L2-normalised: a
+cosine cannot express the spread of click probabilities.
 
 Parameters are a flat dict `{"query/mmoe/experts/0/full/0/inner/kernel": array}`: one namespace for regex rules,
 checkpoints and exports. NNX modules exist only inside a trace.
@@ -38,7 +39,7 @@ class TowerModule(nnx.Module):
 
     def __init__(self, schema: Schema, tower: Tower, config: ModelConfig, *, precision: MatmulPrecision) -> None:
         self.inputs = TowerInput(schema, tower)
-        self.mmoe = MMoE(self.inputs.width, len(schema.tasks), config, precision=precision)
+        self.mmoe = MMoE(self.inputs.width, len(schema.heads), config, precision=precision)
         self.scale = config.output_dim**-0.5 if tower == "query" else 1.0
 
     def __call__(self, x0_dB: Array, dropout_key: Array | None = None) -> Array:
@@ -51,7 +52,7 @@ class TwoTowerModule(nnx.Module):
     def __init__(self, schema: Schema, config: ModelConfig, *, precision: MatmulPrecision) -> None:
         self.query = TowerModule(schema, "query", config, precision=precision)
         self.ad = TowerModule(schema, "ad", config, precision=precision)
-        self.bias = nnx.Param(jnp.zeros((len(schema.tasks),), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((len(schema.heads),), jnp.float32))
 
     def tower(self, tower: Tower) -> TowerModule:
         """The query or the ad side."""

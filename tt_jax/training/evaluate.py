@@ -19,7 +19,7 @@ Predict = Callable[[Params, Params, dict[str, Any]], jax.Array]
 
 
 def make_predict(model: TwoTower) -> Predict:
-    """`(params, tables, arrays) -> logits [B, T]`, jitted."""
+    """`(params, tables, arrays) -> logits [B, H]`, jitted."""
     return jax.jit(model.predict)
 
 
@@ -52,9 +52,9 @@ def evaluate(
     for batch, rows in eval_batches(prepared, split, scenarios, batch_size):
         if should_stop():
             raise Interrupted
-        logits = jax.device_get(predict(params, tables, {name: batch[name] for name in INPUT_ARRAYS}))
+        logits_BH = jax.device_get(predict(params, tables, {name: batch[name] for name in INPUT_ARRAYS}))
         state.append(
-            sigmoid(logits[:rows]),
+            sigmoid(logits_BH[:rows])[:, schema.head_of_task],
             batch["labels"][:rows],
             batch["weights"][:rows],
             place[batch["scenario"][:rows, 0]],

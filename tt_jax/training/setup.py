@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from input_pipeline.blocks import PreparedSet
 from input_pipeline.pipeline import Batches, to_device, train_batches
-from tt_jax.config import Config, ConfigError
+from tt_jax.config import Config, ConfigError, parse_weights
 from tt_jax.distributed import place_arrays
 from tt_jax.metrics import METRICS
 from tt_jax.models.dense import resolve_precision
@@ -22,7 +22,7 @@ from tt_jax.sharding import batch_sharding, make_mesh, on_mesh, place_tables, re
 from tt_jax.strict_json import nearest
 from tt_jax.training.evaluate import Predict, make_predict
 from tt_jax.training.exchange import ONE_DEVICE, ManyDevices, shard_predict, shard_step
-from tt_jax.training.step import MODEL_ARRAYS, TrainState, init_state, make_step, resolve_chunk_rows
+from tt_jax.training.step import TrainState, init_state, make_step, resolve_chunk_rows, step_arrays
 from tt_jax.utility import Utility
 
 LOWER_IS_BETTER = ("logloss", "ne", "ece", "kl", "logmae")
@@ -44,7 +44,7 @@ class Setup:
     def __post_init__(self) -> None:
         data = self.config.data
         check_config(self.config, self.prepared.schema)
-        for split in (data.train_split, data.eval_split):
+        for split in (*data.train_splits, data.eval_split):
             self.prepared.files(split, data.scenarios)  # raises if there is nothing to read
         for key, rows in (("batch_size", data.batch_size), ("eval_batch_size", data.eval_batch_size)):
             if rows % self.mesh.size:
@@ -73,7 +73,7 @@ class Setup:
     def total_steps(self) -> int:
         """Steps of the whole run, at least one."""
         data = self.config.data
-        rows = sum(f.rows for f in self.prepared.files(data.train_split, data.scenarios))
+        rows = sum(self.prepared.rows(split, data.scenarios) for split in data.train_splits)
         return max(1, int(rows * self.config.train.epochs / data.batch_size))
 
     def batches(self) -> Batches:
@@ -83,8 +83,8 @@ class Setup:
         """
         data = self.config.data
         batches = train_batches(
-            self.prepared, data.train_split, data.scenarios, data.batch_size // jax.process_count(), self.config.seed,
-            data.window, process=(jax.process_index(), jax.process_count()), arrays=MODEL_ARRAYS,
+            self.prepared, data.train_splits, data.scenarios, data.batch_size // jax.process_count(), self.config.seed,
+            data.window, process=(jax.process_index(), jax.process_count()), arrays=step_arrays(self.config),
         )  # fmt: skip
         return to_device(batches, batch_sharding(self.mesh))
 
@@ -115,7 +115,7 @@ class Setup:
         data, specs = batch_sharding(self.mesh), array_specs(self.prepared.schema)
         batch = {
             name: jax.ShapeDtypeStruct((self.config.data.batch_size, specs[name][1]), specs[name][0], sharding=data)
-            for name in MODEL_ARRAYS
+            for name in step_arrays(self.config)
         }
         chunk_rows = resolve_chunk_rows(self.config, jax.default_backend(), self.mesh.size)
         one = self.mesh.size == 1
@@ -145,10 +145,19 @@ class Setup:
 
 def check_config(config: Config, schema: Schema) -> None:
     """Raises `ConfigError` where the configuration names what the schema does not have."""
-    for name in config.data.scenarios:
-        if name not in schema.scenarios:
-            raise ConfigError(f"config.data.scenarios: unknown scenario {name!r}{nearest(name, schema.scenarios)}")
-    Utility.parse(config.utility or schema.task_names[0], schema.task_names)
+    scenario_weights = parse_weights(config.data.scenario_weights, "data.scenario_weights")
+    task_weights = parse_weights(config.train.task_weights, "train.task_weights")
+    for key, what, names, valid in (
+        ("data.scenarios", "scenario", config.data.scenarios, schema.scenarios),
+        ("data.scenario_weights", "scenario", scenario_weights, schema.scenarios),
+        ("train.task_weights", "task", task_weights, schema.task_names),
+    ):
+        for name in names:
+            if name not in valid:
+                raise ConfigError(f"config.{key}: unknown {what} {name!r}{nearest(name, valid)}")
+    if not any(task_weights.get(t.name, t.weight) for t in schema.tasks):
+        raise ConfigError("config.train.task_weights: expected a weight > 0 for a task, all are 0")
+    Utility.parse(config.utility or schema.heads[0], schema.heads)
     if not config.train.early_stop:
         if config.train.patience:
             raise ConfigError(

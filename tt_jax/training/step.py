@@ -19,18 +19,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from tt_jax.config import Config
+from tt_jax.config import Config, parse_weights
 from tt_jax.losses import cross_entropy, label_weight, masked_sum, training_loss
 from tt_jax.metrics import streaming
 from tt_jax.models.two_tower import Params, TwoTower
-from tt_jax.schema import TOWERS, Tower
+from tt_jax.schema import TOWERS, Schema, Tower
 from tt_jax.training.exchange import ONE_DEVICE, Exchange
 from tt_jax.training.optimizer import dense_optimizer, schedule, update_dense
 from tt_jax.training.sparse import Table
 
 Batch = Mapping[str, Array]
 Inputs = dict[Tower, Array]
-MODEL_ARRAYS = ("query_ids", "ad_ids", "query_floats", "ad_floats", "labels", "weights")  # what a step reads
+MODEL_ARRAYS = ("query_ids", "ad_ids", "query_floats", "ad_floats", "labels", "weights")  # what a model learns from
 CPU_CHUNK_ROWS = 512  # measured: see docs/performance.md
 
 
@@ -85,24 +85,29 @@ def resolve_chunk_rows(config: Config, platform: str, devices: int) -> int:
     return CPU_CHUNK_ROWS if platform == "cpu" and devices == 1 and batch % CPU_CHUNK_ROWS == 0 else 0
 
 
+def step_arrays(config: Config) -> tuple[str, ...]:
+    """Names of the arrays that a step reads."""
+    return (*MODEL_ARRAYS, "scenario") if config.data.scenario_weights else MODEL_ARRAYS
+
+
 def make_step(
     model: TwoTower, config: Config, total_steps: int, chunk_rows: int = 0, exchange: Exchange = ONE_DEVICE
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Array]]:
     """The step `(state, batch) -> (state, steps done)`, to be jitted with the state donated.
 
-    `batch` holds `MODEL_ARRAYS`. A step with `ManyDevices` for its exchange is for `shard_step`; `chunk_rows` are then
+    `batch` holds `step_arrays`. A step with `ManyDevices` for its exchange is for `shard_step`; `chunk_rows` are then
     of a device's share. The second output is a copy outside of the state, to wait for when that is donated.
     """
     optimizer = dense_optimizer(config.optimizer, total_steps)
     multiplier = schedule(config.optimizer, total_steps)
-    task_weights = jnp.array([t.weight for t in model.schema.tasks], jnp.float32)
+    task_weights = _task_weights(model.schema, config)
     uses_dropout = config.model.dropout > 0 or config.model.id_dropout > 0
 
     def dense_gradients(params: Params, inputs: Inputs, targets: Batch, key: Array | None) -> _DenseGradients:
         """Gradients of some examples' share of the loss."""
 
         def loss(params: Params, inputs: Inputs) -> tuple[Array, streaming.TaskSums]:
-            logits_BT = model.logits(params, inputs, key)
+            logits_BT = _of_tasks(model.logits(params, inputs, key), model.schema)
             losses_BT = cross_entropy(logits_BT, targets["labels"])
             sum_T, _ = masked_sum(losses_BT, targets["labels"], targets["weights"])
             zeros = streaming.zeros(len(model.schema.tasks))
@@ -122,10 +127,11 @@ def make_step(
             model.input_params(state.params),
             gathered,
         )
-        denominator_T = exchange.total(label_weight(batch["labels"], batch["weights"]))
+        weights = _row_weights(model.schema, config, batch)
+        denominator_T = exchange.total(label_weight(batch["labels"], weights))
         targets = {
             "labels": batch["labels"],
-            "weights": batch["weights"],
+            "weights": weights,
             "denominators": jnp.broadcast_to(denominator_T, batch["labels"].shape),
         }
         found = _over_chunks(dense_gradients, state.params, inputs, targets, key, chunk_rows)
@@ -153,6 +159,28 @@ def make_step(
         return new, done
 
     return step
+
+
+def _of_tasks(logits_BH: Array, schema: Schema) -> Array:
+    """Of the heads' logits `[B, H]`, that of each task's head, `[B, T]`."""
+    if len(schema.heads) == len(schema.tasks):
+        return logits_BH
+    return jnp.stack([logits_BH[:, h] for h in schema.head_of_task], axis=1)
+
+
+def _task_weights(schema: Schema, config: Config) -> Array:
+    """Weight of each task in the loss, float32 `[T]`."""
+    given = parse_weights(config.train.task_weights, "train.task_weights")
+    return jnp.array([given.get(t.name, t.weight) for t in schema.tasks], jnp.float32)
+
+
+def _row_weights(schema: Schema, config: Config, batch: Batch) -> Array:
+    """Weight of each row in the loss of each task, `[B, T]`."""
+    given = parse_weights(config.data.scenario_weights, "data.scenario_weights")
+    if not given:
+        return batch["weights"]
+    of_scenario = jnp.array([given.get(name, 1.0) for name in schema.scenarios], jnp.float32)
+    return batch["weights"] * of_scenario[batch["scenario"]]
 
 
 def _over_chunks(
