@@ -14,6 +14,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 
+from configs.kuairand import get_config
 from input_pipeline.blocks import PreparedSet
 from input_pipeline.manifest import Manifest
 from input_pipeline.prepare import prepare
@@ -53,24 +54,40 @@ def _table(source: Path) -> pa.Table:
 
 def test_rows_and_label_rates_are_those_of_the_readme(manifest: tuple[Manifest, PreparedSet]) -> None:
     expected = {
-        "train": (154_235, {"click": 0.4431, "long_view": 0.3117, "like": 0.01760}),
-        "eval": (30_942, {"click": 0.4389, "long_view": 0.3083, "like": 0.01516}),
+        ("train", "valid"): (154_235, {"click": 0.4431, "long_view": 0.3117, "like": 0.01760}),
+        ("eval",): (30_942, {"click": 0.4389, "long_view": 0.3083, "like": 0.01516}),
     }
-    assert list(manifest[0].splits) == list(expected)
-    for split, (rows, rates) in expected.items():
-        counts = manifest[0].splits[split]
-        assert sum(c.rows for c in counts.values()) == rows
+    assert list(manifest[0].splits) == ["train", "valid", "eval"]
+    for splits, (rows, rates) in expected.items():
+        counts = [c for split in splits for c in manifest[0].splits[split].values()]
+        assert sum(c.rows for c in counts) == rows
         for task, rate in rates.items():
-            ones = sum(c.rate[task] * c.labelled[task] for c in counts.values())  # pyright: ignore[reportOptionalOperand]
+            ones = sum(c.rate[task] * c.labelled[task] for c in counts if c.rows)  # pyright: ignore[reportOptionalOperand]
             assert ones / rows == pytest.approx(rate, abs=5e-5)
 
 
 def test_scenarios_are_the_tabs(manifest: tuple[Manifest, PreparedSet]) -> None:
-    for split in ("train", "eval"):
-        tabs = Counter(pq.read_table(DATA / f"{split}.parquet")["tab"].to_pylist())
+    for file, splits in (("train", ("train", "valid")), ("eval", ("eval",))):
+        tabs = Counter(pq.read_table(DATA / f"{file}.parquet")["tab"].to_pylist())
+        rows = {name: sum(manifest[0].splits[s][name].rows for s in splits) for name in kuairand.SCENARIOS}
         for tab in kuairand.TABS:
-            assert manifest[0].splits[split][f"tab{tab}"].rows == tabs.pop(tab)
-        assert manifest[0].splits[split]["other"].rows == sum(tabs.values())
+            assert rows[f"tab{tab}"] == tabs.pop(tab)
+        assert rows["other"] == sum(tabs.values())
+
+
+def test_the_last_day_of_train_is_valid(manifest: tuple[Manifest, PreparedSet]) -> None:
+    beijing, prepared = datetime.timezone(datetime.timedelta(hours=8)), manifest[1]
+    position = prepared.schema.key_columns.index("time_ms")
+    spans = {}
+    for split in ("train", "valid", "eval"):
+        blocks = prepared.blocks((split,), arrays=("keys",))
+        times = np.concatenate([blocks[i]["keys"][:, position] for i in range(len(blocks))])
+        spans[split] = [
+            datetime.datetime.fromtimestamp(int(t) / 1000, beijing).date() for t in (times.min(), times.max())
+        ]
+    assert spans["train"][1] == datetime.date(2022, 5, 2)
+    assert spans["valid"] == [datetime.date(2022, 5, 3)] * 2
+    assert spans["eval"][0] == datetime.date(2022, 5, 4)
 
 
 def test_no_outcome_is_a_feature_and_features_do_not_depend_on_outcomes(tmp_path: Path) -> None:
@@ -210,3 +227,16 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown recipe 'kuairnd'; did you mean 'kuairand'"):
         load("kuairnd")
     assert load("kuairand") is kuairand
+
+
+def test_selection_never_sees_eval() -> None:
+    for argument, scenarios, splits, eval_split in (
+        ("", (), ("train", "valid"), "eval"),
+        ("tab1", ("tab1",), ("train", "valid"), "eval"),
+        ("select", (), ("train",), "valid"),
+        ("tab1,select", ("tab1",), ("train",), "valid"),
+    ):
+        data = get_config(argument).data
+        assert (data.scenarios, data.train_splits, data.eval_split) == (scenarios, splits, eval_split)
+    with pytest.raises(ValueError, match="expected a scenario, 'select', or both, got 'tab1,tab0'"):
+        get_config("tab1,tab0")

@@ -3,11 +3,12 @@
 A recipe is one schema and one join: `read` streams the log and joins what is known of user and video *before* the
 impression; `ads` gives the corpus. The source directory holds, as Parquet or under the owners' CSV names,
 
-    train, eval, test                          the log by split, any of them (or the owners' logs, split here by time)
+    train, eval, test                          the log by period, any of them (or the owners' logs, split here by time)
     user_features, video_features_basic        one row a user, one a video
     user_history                               optional: what each user watched before the log begins
 
-The histories end before the log begins, so popularity and rates made of them know nothing of its future.
+The last day of `train` is the split `valid`, to select by: what is to be evaluated on `eval` learns from both. The
+histories end before the log begins, so popularity and rates made of them know nothing of its future.
 """
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions on import)
@@ -27,7 +28,7 @@ from tt_jax.schema import Feature, Schema, Task, Tower, Transform
 from tt_jax.strict_json import nearest
 
 DIM = 16  # of every embedding, so that all of them are one fused table
-SPLITS = ("train", "eval", "test")
+SPLITS = ("train", "valid", "eval", "test")
 TABS = (1, 0, 4, 6, 2)  # a scenario each; the other ten have 1.4 % of the rows
 SCENARIOS = (*(f"tab{t}" for t in TABS), "other")
 LABELS = {"click": "is_click", "long_view": "long_view", "like": "is_like"}
@@ -39,12 +40,13 @@ _IDS = pa.list_(pa.int32())
 _NO_HISTORY = pa.schema(
     {"user_id": pa.int64(), "history_len": pa.int32(), "watch_seq": _IDS, "like_seq": _IDS, "long_watch_seq": _IDS}
 ).empty_table()
+_PERIODS = ("train", "eval", "test")
 _OWNERS_LOGS = ("log_standard_4_08_to_4_21_pure.csv", "log_standard_4_22_to_5_08_pure.csv")
 _BEIJING_MS, _DAY_MS = 8 * 3_600_000, 86_400_000
 _LOG_DAY = 19_107  # 2022-04-25, the first day of the log, in days since 1970
-# The owners' logs: from this `date` on, the histories are of the days before, and split at these instants (Unix ms).
-_FIRST_DATE = 20_220_425
-_EVAL_FROM, _TEST_FROM = 1_651_593_600_000, 1_651_766_400_000  # 2022-05-04 and 2022-05-06 00:00 in Beijing
+_FIRST_DATE = 20_220_425  # of the owners' logs, the `date` from which on the histories are of the days before
+# Beginnings of the splits but the first, Unix ms: 2022-05-03, 2022-05-04 and 2022-05-06, 00:00 in Beijing.
+_STARTS = (1_651_507_200_000, 1_651_593_600_000, 1_651_766_400_000)
 
 _USER_TEXTS = {
     "user_active_degree": (
@@ -160,20 +162,16 @@ def ads(source: str | Path) -> pa.Table:
 
 def _log(source: Path) -> Iterator[Chunk]:
     """The log as it is stored, by split."""
-    paths = ((split, source / f"{split}{suffix}") for split in SPLITS for suffix in _SUFFIXES)
-    found = [(split, path) for split, path in paths if path.exists()]
-    for split, path in found:
-        for file, first_row, table in read_tables(path):
-            yield Chunk(split, file, first_row, table)
-    if found:
-        return
-    logs = [source / name for name in _OWNERS_LOGS if (source / name).exists()]
-    if not logs:
-        raise ReadError(f"{source}: no log: expected {', '.join(f'{s}.parquet' for s in SPLITS)} or {_OWNERS_LOGS[1]}")
-    for path in logs:
+    paths = [source / f"{period}{suffix}" for period in _PERIODS for suffix in _SUFFIXES]
+    found = [path for path in paths if path.exists()]
+    found = found or [source / name for name in _OWNERS_LOGS if (source / name).exists()]
+    if not found:
+        names = ", ".join(f"{period}.parquet" for period in _PERIODS)
+        raise ReadError(f"{source}: no log: expected {names} or {_OWNERS_LOGS[1]}")
+    for path in found:
         for file, first_row, table in read_tables(path):
             _require(file, table, ("date", "time_ms"))
-            split = np.searchsorted((_EVAL_FROM, _TEST_FROM), table.column("time_ms").to_numpy(), side="right")
+            split = np.searchsorted(_STARTS, table.column("time_ms").to_numpy(), side="right")
             split = np.where(table.column("date").to_numpy() < _FIRST_DATE, -1, split)
             for i, name in enumerate(SPLITS):
                 rows = np.flatnonzero(split == i)

@@ -1,0 +1,109 @@
+"""What each ingredient gives on KuaiRand-Pure: one change to configs/kuairand.py at a time, on the eval part.
+
+    python -m benchmarks.ablation --source=../shared/data/kuairand_pure --workdir=runs/ablation
+
+prints a Markdown table, for docs/quality.md: the mean over the seeds, and their standard deviation. Runs that are there
+already are not repeated. `--only NAME NAME` makes some rows of it; `--select` learns without the last day and evaluates
+on that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.kuairand import config
+from input_pipeline.prepare import prepare
+from input_pipeline.recipes import kuairand
+from tt_jax.schema import Feature
+from tt_jax.training.loop import train
+
+
+@dataclass(frozen=True)
+class Change:
+    """What differs from the default: configuration fields, by `group.field`, and features that are left out."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    drops: Callable[[Feature], bool] = lambda _: False
+
+
+def _is_rate(f: Feature) -> bool:
+    return f.name.endswith("_log_odds") or f.name in ("video_watches", "history_len")
+
+
+CHANGES = {
+    "default": Change(),
+    "no histories": Change(drops=lambda f: f.kind == "sequence"),
+    "no rates of the past": Change(drops=_is_rate),
+    "neither of both": Change(drops=lambda f: f.kind == "sequence" or _is_rate(f)),
+    "no user id": Change(drops=lambda f: f.name == "user_id"),
+    "no ids of video, author and music": Change(
+        drops=lambda f: f.name in ("video_id", "author_id", "music_id") or f.shares == "video_id"
+    ),
+    "no hour, no day of the week": Change(drops=lambda f: f.name in ("hour", "weekday")),
+    "no cross layers": Change({"model.full_rank_layers": 0, "model.low_rank_layers": 0}),
+    "one expert": Change({"model.experts": 1}),
+    "float32": Change({"precision": "f32"}),
+    "two epochs": Change({"train.epochs": 2.0}),
+    "without the last day": Change({"data.train_splits": ("train",)}),
+}
+
+
+def _prepared(change: Change, source: Path, workdir: Path) -> Path:
+    """The data with the features that the change leaves, prepared once for all changes that leave the same."""
+    whole = kuairand.schema()
+    schema = dataclasses.replace(whole, features=tuple(f for f in whole.features if not change.drops(f)))
+    out = workdir / "prepared" / schema.fingerprint[:12]
+    if not out.exists():
+        prepare(schema, kuairand.read(source), out)
+    return out
+
+
+def _metrics(name: str, change: Change, seed: int, a: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Task -> metrics of a run."""
+    run = config(select=a.select)
+    fields = {"seed": seed, "data.path": str(_prepared(change, a.source, a.workdir)), **change.config}
+    for key, value in fields.items():
+        group, _, last = key.rpartition(".")
+        changed = dataclasses.replace(getattr(run, group), **{last: value}) if group else value
+        run = dataclasses.replace(run, **{group or last: changed})
+    part = run.data.eval_split
+    result = train(run, a.workdir / f"{part} {name}, seed {seed}".replace(" ", "-"), name=f"{name}, seed {seed}")
+    if result.stopped_by or result.facts.report is None:
+        raise KeyboardInterrupt
+    return result.facts.report["overall"]
+
+
+def _row(name: str, runs: list[dict[str, dict[str, float]]]) -> str:
+    """Of the table: mean and spread over the seeds."""
+    cells = []
+    for metric in ("auc", "logloss"):
+        for task in runs[0]:
+            values = np.array([run[task][metric] for run in runs])
+            cells.append(f"{values.mean():.4f} ±{values.std(ddof=1) if len(values) > 1 else 0:.4f}")
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--source", type=Path, required=True, help="directory of the raw logs")
+    p.add_argument("--workdir", type=Path, required=True, help="directory of the runs")
+    p.add_argument("--seeds", type=int, default=3)
+    p.add_argument("--only", nargs="+", choices=CHANGES, default=list(CHANGES))
+    p.add_argument("--select", action="store_true", help="learn without the last day, evaluate on it")
+    a = p.parse_args()
+    tasks = list(kuairand.LABELS)
+    print("| | " + " | ".join(f"{metric} {task}" for metric in ("AUC", "log loss") for task in tasks) + " |")
+    print("|---" * (1 + 2 * len(tasks)) + "|")
+    for name in a.only:
+        print(_row(name, [_metrics(name, CHANGES[name], seed, a) for seed in range(a.seeds)]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
