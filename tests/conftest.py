@@ -69,3 +69,26 @@ def tiny_index(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     out = tmp_path_factory.mktemp("index") / "tiny"
     build_index(Bundle.load(tiny_bundle), tiny.ads_table(np.random.default_rng(2), 200)).save(out)
     return out
+
+
+@pytest.fixture(scope="session")
+def compared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prepared set of `tests.tiny_comparison`."""
+    from tests.tiny_comparison import prepare_splits
+
+    out = tmp_path_factory.mktemp("compared") / "set"
+    prepare_splits(out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def compared(compared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a finished comparison of pooled and split."""
+    from tests.tiny_comparison import compare_arguments
+    from tt_jax.cli.main import main
+
+    out = tmp_path_factory.mktemp("comparison") / "out"
+    with pytest.raises(SystemExit) as exit_:
+        main(compare_arguments(compared_data, out))
+    assert exit_.value.code == 0
+    return out

@@ -22,9 +22,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tt_jax/schema.py",),
     ("tt_jax/losses.py", "tt_jax/columns.py", "tt_jax/utility.py", "tt_jax/publish.py"),
     ("tt_jax/metrics/", "tt_jax/features.py", "tt_jax/config.py", "tt_jax/distributed.py"),
-    ("tt_jax/fingerprint.py", "tt_jax/models/", "tt_jax/sharding.py", "input_pipeline/", "configs/"),
+    ("tt_jax/fingerprint.py", "tt_jax/report/", "tt_jax/models/", "tt_jax/sharding.py", "input_pipeline/", "configs/"),
     ("tt_jax/training/", "tt_jax/bundle.py"),
-    ("tt_jax/export.py", "serving/"),
+    ("tt_jax/export.py", "tt_jax/compare/", "serving/"),
     ("tt_jax/cli/",),
     ("tt_jax/__main__.py",),
 )
@@ -44,6 +44,8 @@ ROOMS_OF = {
     "prometheus_client": ("serving/",),
     "tensorboardX": ("tt_jax/training/writers.py",),
     "tqdm": ("tt_jax/training/writers.py", "input_pipeline/prepare.py"),
+    "matplotlib": ("tt_jax/report/",),
+    "jinja2": ("tt_jax/report/",),
     "sklearn": (),
     "scipy": (),
     "pandas": (),
@@ -61,6 +63,7 @@ ONLY = {
     "tt_jax/config.py": set(),
     "tt_jax/losses.py": {"jax", "numpy"},
     "tt_jax/metrics/": {"jax", "numpy"},
+    "tt_jax/report/": {"jinja2", "markupsafe", "matplotlib"},
     "tt_jax/models/": {"jax", "numpy", "flax"},
     "tt_jax/cli/main.py": set(),
 }
@@ -234,6 +237,8 @@ HEAVY = {
     "ml_collections",
     "absl",
     "litestar",
+    "matplotlib",
+    "jinja2",
     "tensorboardX",
 }
 

@@ -19,6 +19,7 @@ VERBS = {
     "train": "train a model, or go on with a run",
     "evaluate": "metrics of a trained model on a split",
     "regret": "AdWorld: what a model loses against the true probabilities",
+    "compare": "configurations, modes and seeds side by side, as a report",
     "export": "a trained model to a bundle that services load",
     "index": "the ad tower over a corpus of ads",
     "score": "rank ads for one request, as JSON",

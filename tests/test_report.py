@@ -1,0 +1,150 @@
+"""The page of a report: whole, self-contained, every number led to its run; the curves that it draws."""
+
+from __future__ import annotations
+
+import copy
+import html.parser
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.calibration
+import sklearn.metrics
+
+from tt_jax.metrics.curves import calibration_curve, roc_curve
+from tt_jax.metrics.ranking import auc
+from tt_jax.report import plots
+from tt_jax.report.page import render
+
+
+class Page(html.parser.HTMLParser):
+    """What a page refers to, and the text of its links to rows."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.sources: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.add(str(value))
+            if name == "href" and tag == "a":
+                self.links.append(str(value))
+            if name in ("src", "srcset", "data") or (name == "href" and tag == "link"):
+                self.sources.append(str(value))
+
+
+@pytest.fixture(scope="module")
+def report(compared: Path) -> dict:
+    return json.loads((compared / "report.json").read_text())
+
+
+def test_the_page_needs_nothing_else(compared: Path) -> None:
+    text = (compared / "report.html").read_text()
+    page = Page(text)
+    assert page.sources == []
+    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    assert not re.search(r"url\((?!#)|@import", text)
+    assert page.tags.count("svg") > 10
+    assert all('role="img" aria-label="' in svg for svg in re.findall("<svg[^>]*>", text))
+
+
+def test_every_number_leads_to_its_runs_and_their_fingerprints(compared: Path, report: dict) -> None:
+    text = (compared / "report.html").read_text()
+    page = Page(text)
+    assert {link for link in page.links if not link.startswith("#")} == set()
+    assert {link[1:] for link in page.links} <= page.ids
+    for i, row in enumerate(report["rows"]):
+        article = text[text.index(f'<article id="row-{i}">') :].split("</article>")[0]
+        for name in (name for names in row["runs"] for name in names):
+            assert f'href="#run-{name}"' in article
+            section = text[text.index(f'<article id="run-{name}">') :].split("</article>")[0]
+            for key in ("identity", "data", "weights"):
+                assert report["runs"][name][key] in section
+    cells = re.findall(r"<td>(.*?)</td>", text.split('<section id="rows">')[0], re.DOTALL)
+    numbers = [cell for cell in cells if re.search(r"\d", re.sub("<[^>]*>", "", cell))]
+    assert len(numbers) > 50
+    assert all('href="#row-' in cell for cell in numbers)
+
+
+def test_the_page_shows_the_numbers_of_the_report(compared: Path, report: dict) -> None:
+    text = re.sub(r"\s+", " ", re.sub("<[^>]*>", "", (compared / "report.html").read_text()))
+    found = report["rows"][1]["metrics"]["test"]["shopping"]["click"]["logloss"]
+    assert f"{found['mean']:.4f} ± {found['spread']:.4f}" in text
+    low, high = (f"{100 * v:+.2f} %".replace("-", "−") for v in found["difference"]["relative_interval"])
+    assert f"[{low}, {high}]" in text
+
+
+def test_names_are_text(report: dict) -> None:
+    changed = copy.deepcopy(report)
+    changed["rows"][0]["name"] = "<script>alert(1)</script>"
+    text = render(changed)
+    assert "<script>" not in text
+    assert "&lt;script&gt;alert(1)" in text
+
+
+def test_a_report_without_evaluations_while_training(report: dict) -> None:
+    changed = copy.deepcopy(report)
+    for row in changed["rows"]:
+        row["learning"] = {scenario: {} for scenario in row["learning"]}
+        row["to_quality"] = {task: {} for task in row["to_quality"]}
+    page = Page(render(changed))
+    assert "learning" not in page.ids
+    assert {link[1:] for link in page.links} <= page.ids
+
+
+@pytest.mark.parametrize("points", [11, 10_000])
+def test_the_roc_curve(points: int) -> None:
+    rng = np.random.default_rng(0)
+    p, w = rng.random(500).astype(np.float32).round(2), rng.uniform(0.5, 2, 500)
+    y = (rng.random(500) < p).astype(np.float32)
+    found = roc_curve(p, y, w, points)
+    false, true, _ = sklearn.metrics.roc_curve(y, p, sample_weight=w, drop_intermediate=False)
+    assert found is not None
+    if points < 500:  # where a threshold passes positives only, the curve is vertical, and its upper end is taken
+        assert found.true_positive_rate == pytest.approx(np.interp(found.false_positive_rate, false, true), abs=0.02)
+    assert len(found.true_positive_rate) == min(points, len(false))
+    assert (found.false_positive_rate[[0, -1]] == (0, 1)).all()
+    assert (found.true_positive_rate[-1]) == 1
+    if points > 500:
+        assert found.true_positive_rate == pytest.approx(true)
+        area = np.trapezoid(found.true_positive_rate, found.false_positive_rate)
+        assert area == pytest.approx(auc(p, y, w))
+    assert roc_curve(p, np.zeros_like(y), w) is None
+    assert roc_curve(p[:0], y[:0], w[:0]) is None
+
+
+def test_the_calibration_curve() -> None:
+    rng = np.random.default_rng(1)
+    p = rng.random(1000).astype(np.float32)
+    y = (rng.random(1000) < p**2).astype(np.float32)
+    found = calibration_curve(p, y, np.ones(1000), bins=10)
+    true, predicted = sklearn.calibration.calibration_curve(y, p, n_bins=10, strategy="quantile")
+    assert found is not None
+    assert found.label == pytest.approx(true, abs=0.02)
+    assert found.prediction == pytest.approx(predicted, abs=0.02)
+    assert found.weight.sum() == 1000
+    weighted = calibration_curve(np.array([0.2, 0.4]), np.array([0.0, 1.0]), np.array([1.0, 3.0]), bins=1)
+    assert weighted is not None
+    assert (weighted.prediction[0], weighted.label[0]) == (pytest.approx(0.35), pytest.approx(0.75))
+    assert calibration_curve(p, y, np.zeros(1000)) is None
+
+
+def test_pictures_have_text_a_name_and_the_colours_of_the_page() -> None:
+    drawn = [plots.Line(i, [0, 1], [0, i]) for i in range(10)]
+    svg = plots.lines(drawn, 'losses of "a" & <b>', "examples", "log loss")
+    assert svg == plots.lines(drawn, 'losses of "a" & <b>', "examples", "log loss")
+    assert 'aria-label="losses of &quot;a&quot; &amp; &lt;b&gt;"' in svg
+    assert ">log loss</text>" in svg
+    assert "var(--series-7)" in svg
+    assert set(re.findall("#[0-9a-f]{6}", svg)) <= {"#ffffff", "#000000"}
+    whisker = plots.whiskers([plots.Whisker(0, "row <1>", 0.1, 0.05, 0.2)], "one", "difference")
+    assert "row &lt;1&gt;" in whisker
+    assert ">0.50</text>" in plots.heat_map([[0.5, 0.25]], ["click"], ["1", "2"], "gates")
