@@ -46,7 +46,7 @@ CHANGES = {
     "no ids of video, author and music": Change(
         drops=lambda f: f.name in ("video_id", "author_id", "music_id") or f.shares == "video_id"
     ),
-    "no hour, no day of the week": Change(drops=lambda f: f.name in ("hour", "weekday")),
+    "no day": Change(drops=lambda f: f.name == "day"),
     "no cross layers": Change({"model.full_rank_layers": 0, "model.low_rank_layers": 0}),
     "one expert": Change({"model.experts": 1}),
     "float32": Change({"precision": "f32"}),
