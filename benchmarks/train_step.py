@@ -2,8 +2,9 @@
 
     python -m benchmarks.train_step --batch 4096 --rows 1e6 --dtype f32
 
-Prints one JSON line: `examples_per_s` is the median over the timed steps. FLOPs count matmuls, forward and backward, as
-2 per multiply-add. Imports only jax, flax, optax, NumPy and this project's core.
+Prints one JSON line: `examples_per_s` is the median over the timed steps, `host_ms` what the call takes until Python
+has it back, which a run spends while the step before is computed. FLOPs count matmuls, forward and backward, as 2 per
+multiply-add. Imports only jax, flax, optax, NumPy and this project's core.
 """
 
 from __future__ import annotations
@@ -100,10 +101,11 @@ def main() -> None:
     state = init_state(model, config, 1000)
     rng = np.random.default_rng(0)
     batches = [jax.device_put(synthetic_batch(a, rng)) for _ in range(DISTINCT_BATCHES)]
-    times = []
+    times, host_times = [], []
     for i in range(a.steps + WARM_UP_STEPS):
         start = time.perf_counter()
         state, _ = step(state, batches[i % DISTINCT_BATCHES])
+        host_times.append(time.perf_counter() - start)
         jax.block_until_ready(state)
         times.append(time.perf_counter() - start)
     seconds = float(np.median(times[WARM_UP_STEPS:]))
@@ -112,6 +114,7 @@ def main() -> None:
     figures = {
         "framework": f"tt-jax, jax {jax.__version__}", "device": jax.devices()[0].device_kind, "dtype": model.precision,
         "chunk": chunk_rows, "batch": a.batch, "rows": int(a.rows), "step_ms": round(seconds * 1e3, 2),
+        "host_ms": round(float(np.median(host_times[WARM_UP_STEPS:])) * 1e3, 3),
         "examples_per_s": round(a.batch / seconds), "model_flops_per_example": flops,
         "gflops": round(flops * a.batch / seconds / 1e9, 1), "loss": round(loss, 4),
     }  # fmt: skip
