@@ -76,7 +76,7 @@ def _metrics(name: str, change: Change, seed: int, a: argparse.Namespace) -> dic
     part = run.data.eval_split
     result = train(run, a.workdir / f"{part} {name}, seed {seed}".replace(" ", "-"), name=f"{name}, seed {seed}")
     if result.stopped_by or result.facts.report is None:
-        raise KeyboardInterrupt
+        raise SystemExit(f"{name}: stopped; the same command goes on from there")
     return result.facts.report["overall"]
 
 
