@@ -28,6 +28,7 @@ from tt_jax.training.step import TrainState, make_step
 CONFIG = dataclasses.replace(
     DECAY, model=dataclasses.replace(DECAY.model, experts=1, low_rank_layers=0, mlp=(8,))
 )  # every kind of input, fewer products to compile
+MTMD = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, kind="mtmd"))
 BATCHES = 4
 # name -> mesh, chunk_rows, rules. The tables of the tiny schema are dim8 (150 rows) and dim4.
 RUNS: dict[str, tuple[str, int, tuple[str, ...]]] = {
@@ -40,16 +41,18 @@ RUNS: dict[str, tuple[str, int, tuple[str, ...]]] = {
 }
 
 
-def run(shape: str, chunk_rows: int, rules: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def run(
+    shape: str, chunk_rows: int, rules: tuple[str, ...], config: Config = CONFIG
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Facts of a run, and its arrays: losses by step, state, predictions."""
     hosts, devices = map(int, shape.split("x"))
     mesh = make_mesh(shape, jax.devices()[: hosts * devices])
-    model = TwoTower(tiny.SCHEMA, CONFIG.model, "f32")
+    model = TwoTower(tiny.SCHEMA, config.model, "f32")
     placements = place_tables(mesh, model.tables.shapes, ShardingConfig(tables=rules))
-    specs = state_specs(fresh(CONFIG), placements)
+    specs = state_specs(fresh(config), placements)
     shardings = on_mesh(mesh, specs)
-    step = make_step(model, CONFIG, STEPS, chunk_rows, ManyDevices(placements, mesh.shape))
-    state = jax.device_put(fresh(CONFIG), shardings)
+    step = make_step(model, config, STEPS, chunk_rows, ManyDevices(placements, mesh.shape))
+    state = jax.device_put(fresh(config), shardings)
     data = [jax.device_put(batch, batch_sharding(mesh)) for batch in batches(BATCHES)]
     jitted = jax.jit(
         shard_step(step, mesh, specs), out_shardings=(shardings, replicated(mesh)), donate_argnums=0
@@ -78,11 +81,11 @@ def arrays_of(state: TrainState, losses: list[np.ndarray], logits: jax.Array) ->
     return {**found, "losses": np.stack(losses), "logits": np.asarray(logits)}
 
 
-def one_device() -> dict[str, np.ndarray]:
+def one_device(config: Config = CONFIG) -> dict[str, np.ndarray]:
     """Arrays of the same run on one device, by the step that is used there."""
-    model, state, losses = TwoTower(tiny.SCHEMA, CONFIG.model, "f32"), fresh(CONFIG), []
+    model, state, losses = TwoTower(tiny.SCHEMA, config.model, "f32"), fresh(config), []
     for batch in batches(BATCHES):
-        state, _ = compiled(CONFIG)(state, batch)
+        state, _ = compiled(config)(state, batch)
         losses.append(np.asarray(state.metrics.loss_T))
     return arrays_of(state, losses, jax.jit(model.predict)(state.params, state.tables, batches(1)[0]))
 
@@ -99,6 +102,8 @@ def main() -> None:
     arrays: dict[str, Any] = {f"1|{key}": value for key, value in one_device().items()}
     for name, arguments in RUNS.items():
         facts[name], found = run(*arguments)
+        arrays.update({f"{name}|{key}": value for key, value in found.items()})
+    for name, found in (("mtmd 1", one_device(MTMD)), ("mtmd 2", run("1x2", 0, (), MTMD)[1])):
         arrays.update({f"{name}|{key}": value for key, value in found.items()})
     np.savez(sys.argv[1], **arrays)
     report = train(run_config(sys.argv[2], "2x4"), Path(sys.argv[3])).facts.report

@@ -64,8 +64,13 @@ def test_labels_are_a_matter_of_configuration() -> None:
         assert tuple(t for t in tasks if off.get(t, 1.0)) == learned
     with pytest.raises(ValueError, match="expected one of hard, soft, both, got 'sotf'"):
         get_config("labels=sotf")
-    with pytest.raises(ValueError, match="expected SCENARIO,labels=LABELS, got 'shopping,label=soft'"):
+    with pytest.raises(ValueError, match="unknown key 'label'; did you mean 'labels'"):
         get_config("shopping,label=soft")
+    with pytest.raises(ValueError, match="two values of 'scenario'"):
+        get_config("shopping,standard")
+    assert get_config("shopping,kind=mtmd").model.kind == "mtmd"
+    with pytest.raises(ValueError, match="unknown kind of model 'mtdm'; did you mean 'mtmd'"):
+        get_config("kind=mtdm")
 
 
 def recipe_schema() -> Schema:

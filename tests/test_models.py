@@ -154,7 +154,7 @@ def test_gates_are_shares():
     rows = model.rows(arrays)["query"]
     tower = model.bind(params).query
     x0 = tower.inputs(gather(tables, rows), rows, arrays["query_floats"])
-    gates = jax.jit(tower.mmoe.gates)(x0)
+    gates = jax.jit(tower.body.gates)(x0)
     assert gates.shape == (3, 3, 64)  # tasks, experts, examples
     np.testing.assert_allclose(gates.sum(axis=1), 1.0, rtol=1e-6)
     assert gates.min() >= 0
@@ -190,12 +190,12 @@ def test_init_follows_the_seed_and_the_stated_deviations():
     model = TwoTower(tiny.SCHEMA, config, "f32")
     (params, tables), (again, tables_again), (other, _) = model.init(1), model.init(1), model.init(2)
     jax.tree.map(np.testing.assert_array_equal, (params, tables), (again, tables_again))
-    kernel = "query/mmoe/experts/0/mlp/0/kernel"
+    kernel = "query/body/experts/0/mlp/0/kernel"
     assert not np.array_equal(params[kernel], other[kernel])
     assert not np.array_equal(params[kernel], params[kernel.replace("experts/0", "experts/1")])
     assert all(np.all(value == 0) for value in params.values() if value.ndim == 1)
     for name, inputs, gain in (
-        (kernel, 29, 2), ("ad/mmoe/experts/1/out/kernel", 400, 1), ("ad/mmoe/experts/0/full/0/inner/kernel", 24, 1)
+        (kernel, 29, 2), ("ad/body/experts/1/out/kernel", 400, 1), ("ad/body/experts/0/full/0/inner/kernel", 24, 1)
     ):  # fmt: skip
         assert params[name].std() == pytest.approx((gain / inputs) ** 0.5, rel=0.1)
     assert tables["dim8"].std() == pytest.approx(0.02, rel=0.1)

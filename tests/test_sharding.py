@@ -52,13 +52,13 @@ def outcome(tmp_path_factory: pytest.TempPathFactory, prepared_path: Path) -> di
     }
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_every_mesh_gives_the_numbers_of_one_device(outcome, name):
+@pytest.mark.parametrize(("one_device", "name"), [*(("1", name) for name in RUNS), ("mtmd 1", "mtmd 2")])
+def test_every_mesh_gives_the_numbers_of_one_device(outcome, one_device, name):
     arrays = outcome["arrays"]
-    keys = [key.removeprefix("1|") for key in arrays if key.startswith("1|")]
+    keys = [key.removeprefix(f"{one_device}|") for key in arrays if key.startswith(f"{one_device}|")]
     assert {"losses", "logits", "tables/dim8", "accumulators/dim4"} < set(keys)
     for key in keys:
-        one, many = arrays[f"1|{key}"], arrays[f"{name}|{key}"]
+        one, many = arrays[f"{one_device}|{key}"], arrays[f"{name}|{key}"]
         np.testing.assert_allclose(many, one, rtol=0, atol=TOLERANCE * np.abs(one).max(), err_msg=key)
     start = np.asarray(fresh(CONFIG).tables["dim8"])
     assert np.abs(arrays["1|tables/dim8"] - start).max() > 0.01

@@ -26,7 +26,7 @@ from tt_jax.config import Config
 from tt_jax.features import Encoder
 from tt_jax.fingerprint import fingerprint
 from tt_jax.models.dense import MatmulPrecision, resolve_precision
-from tt_jax.models.two_tower import TwoTower
+from tt_jax.models.two_tower import TwoTower, require_two_towers
 from tt_jax.publish import FileEntry, read_published
 from tt_jax.schema import TOWERS, Schema
 
@@ -116,7 +116,7 @@ class Bundle:
             found = f"{manifest.format!r} version {manifest.format_version}"
             raise BundleError(f"{path}: expected {FORMAT!r} version {FORMAT_VERSION}, found {found}")
         schema = _parse(path / "schema.json", Schema.from_json)
-        config = _parse(path / "config.json", Config.from_json)
+        config = _parse(path / "config.json", _served_config)
         if manifest.tasks != schema.heads:
             raise BundleError(f"{path}: tasks {manifest.tasks} in the manifest, {schema.heads} in the schema")
         model = TwoTower(schema, config.model, "f32")
@@ -193,6 +193,12 @@ def _parse(path: Path, parse: Any) -> Any:
         return parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as e:
         raise BundleError(f"{path}: {e}") from None
+
+
+def _served_config(text: str) -> Config:
+    config = Config.from_json(text)
+    require_two_towers(config.model)
+    return config
 
 
 def _object(text: str) -> dict[str, Any]:

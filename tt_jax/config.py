@@ -17,6 +17,7 @@ from typing import Any, Literal
 from tt_jax.strict_json import dataclass_from_dict, parse_json
 
 Precision = Literal["auto", "f32", "bf16"]
+ModelKind = Literal["mmoe_dcn", "mmoe_mlp", "dcn", "mlp", "mtmd", "heavy"]
 
 
 class ConfigError(ValueError):
@@ -25,13 +26,18 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The two-tower MMoE-DCN. Both towers have the same shape.
+    """The model. Both towers have the same shape.
 
     Attributes:
+      kind: what makes a tower's output of its input. `mmoe_dcn`: a mixture of DCN-V2 experts; `mmoe_mlp`: of MLPs;
+        `dcn`, `mlp`: one such stack, without experts and gates; `mtmd`: experts per domain and task, see
+        `tt_jax.models.mtmd`. `heavy` is no two-tower: an `mmoe_dcn` over the input of both sides, a teacher that is
+        never served. Kinds without cross layers ignore their numbers and rank; `dcn` and `mlp` ignore `experts` and
+        `gate_hidden`; `mtmd` has a number of experts of its own.
       experts: number of experts E per tower.
       full_rank_layers, low_rank_layers: cross layers of an expert, in this order (DCN-V2).
       rank: rank r of the low-rank cross layers.
-      mlp: hidden widths of the MLP that ends an expert.
+      mlp: hidden widths of the MLP that ends an expert or a stack.
       gate_hidden: hidden width of a task's gate.
       output_dim: D, width of a task's tower output.
       embedding_init: standard deviation of a fresh embedding row; small, so that an id never seen counts for little.
@@ -39,6 +45,7 @@ class ModelConfig:
       dropout: share of an expert's MLP activations dropped in training.
     """
 
+    kind: ModelKind = field(default="mmoe_dcn", kw_only=True)
     experts: int = 4
     full_rank_layers: int = 2
     low_rank_layers: int = 2

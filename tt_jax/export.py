@@ -28,7 +28,7 @@ from jax import Array
 from tt_jax.bundle import FORMAT, FORMAT_VERSION, Manifest, check_arrays, golden_probabilities
 from tt_jax.config import Config
 from tt_jax.fingerprint import fingerprint
-from tt_jax.models.two_tower import TwoTower
+from tt_jax.models.two_tower import TwoTower, require_two_towers
 from tt_jax.publish import describe_files, published_directory, write_manifest
 from tt_jax.schema import TOWERS, Schema, Tower
 from tt_jax.utility import Utility
@@ -56,8 +56,10 @@ def write_bundle(
       metrics: the evaluation report.
       golden_rows: at least one raw `{"query": {feature: value}, "ad": {feature: value}}`, JSON values.
 
-    Raises ValueError if `out` exists, an array is not as the model wants it, or a golden row does not fit the schema.
+    Raises ValueError if `out` exists, an array is not as the model wants it, a golden row does not fit the schema, or
+    the model is a heavy ranker.
     """
+    require_two_towers(config.model)
     params = {name: np.asarray(a) for name, a in params.items()}
     tables = {name: np.asarray(a) for name, a in tables.items()}
     model = TwoTower(schema, config.model, "f32")

@@ -7,7 +7,7 @@ from types import ModuleType
 
 from tt_jax.strict_json import nearest
 
-RECIPES = ("adworld", "kuairand")
+RECIPES = ("adworld", "census", "kuairand")
 
 
 def load(name: str) -> ModuleType:

@@ -20,6 +20,7 @@ VERBS = {
     "evaluate": "metrics of a trained model on a split",
     "regret": "AdWorld: what a model loses against the true probabilities",
     "compare": "configurations, modes and seeds side by side, as a report",
+    "label": "a teacher's probabilities as soft labels of a training set",
     "export": "a trained model to a bundle that services load",
     "index": "the ad tower over a corpus of ads",
     "score": "rank ads for one request, as JSON",

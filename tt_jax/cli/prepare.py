@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 EXAMPLE = """  tt-jax prepare kuairand --source=data/kuairand_pure --out=prepared/kuairand
+  tt-jax prepare census --source=data/census_income --out=prepared/census
   tt-jax prepare adworld --out=prepared/adworld"""
 SIMULATED = "adworld"  # the recipe that makes its logs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="adworld, or kuairand; a recipe for your own logs is a file beside theirs")
+    parser.add_argument(
+        "recipe", help="adworld, census or kuairand; a recipe for your own logs is a file beside theirs"
+    )
     parser.add_argument("--source", type=Path, help="directory of the raw logs; adworld needs none")
     parser.add_argument("--out", type=Path, required=True, help="directory to create")
 
@@ -27,9 +30,13 @@ def run(args: argparse.Namespace) -> int:
     if args.source is None and args.recipe != SIMULATED:
         raise ValueError(f"prepare {args.recipe}: expected --source, the directory of the raw logs")
     require_absent(args.out)  # before the work, not after it
-    manifest = prepare(recipe.schema(args.source), recipe.read(args.source), args.out, ads=recipe.ads(args.source))
+    print_counts(prepare(recipe.schema(args.source), recipe.read(args.source), args.out, ads=recipe.ads(args.source)))
+    return 0
+
+
+def print_counts(manifest: Any) -> None:
+    """Rows and label rates of a prepared set's `Manifest`, a line for each split and scenario."""
     for split, scenarios in manifest.splits.items():
         for scenario, counts in scenarios.items():
             rates = " ".join(f"{task} {rate:.4f}" for task, rate in counts.rate.items() if rate is not None)
             print(f"{split:<18}{scenario:<16}{counts.rows:>12,} rows  {rates}")
-    return 0

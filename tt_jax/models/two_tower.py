@@ -6,7 +6,10 @@ The division keeps fresh logits near the bias at any D; it is folded into the qu
 takes a plain dot product. T are the tasks with a head of their own, `Schema.heads`. Outputs are not L2-normalised: a
 cosine cannot express the spread of click probabilities.
 
-Parameters are a flat dict `{"query/mmoe/experts/0/full/0/inner/kernel": array}`: one namespace for regex rules,
+What makes a tower's output of its input, its body, is picked by `config.kind`. So is the exception: the heavy ranker is
+no two-tower, but is trained and evaluated as one.
+
+Parameters are a flat dict `{"query/body/experts/0/full/0/inner/kernel": array}`: one namespace for regex rules,
 checkpoints and exports. NNX modules exist only inside a trace.
 """
 
@@ -24,10 +27,13 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from tt_jax.config import ModelConfig
+from tt_jax.config import ConfigError, ModelConfig
+from tt_jax.models.baselines import SharedStack, without_cross_layers
 from tt_jax.models.dense import MatmulPrecision
 from tt_jax.models.embedding import Tables, TowerInput, gather
+from tt_jax.models.heavy_ranker import HeavyRanker
 from tt_jax.models.mmoe import MMoE
+from tt_jax.models.mtmd import DomainInput, Mtmd
 from tt_jax.schema import TOWERS, Schema, Tower
 
 Params = dict[str, Array]
@@ -38,12 +44,21 @@ class TowerModule(nnx.Module):
     """One side: `inputs` makes x0 `[d, B]` of gathered rows and floats, the call makes `[T, D, B]` of x0."""
 
     def __init__(self, schema: Schema, tower: Tower, config: ModelConfig, *, precision: MatmulPrecision) -> None:
-        self.inputs = TowerInput(schema, tower)
-        self.mmoe = MMoE(self.inputs.width, len(schema.heads), config, precision=precision)
+        self.inputs = DomainInput(schema, tower) if config.kind == "mtmd" else TowerInput(schema, tower)
+        self.body = _body(self.inputs, len(schema.heads), config, precision)
         self.scale = config.output_dim**-0.5 if tower == "query" else 1.0
 
     def __call__(self, x0_dB: Array, dropout_key: Array | None = None) -> Array:
-        return self.mmoe(x0_dB, dropout_key) * self.scale
+        return self.body(x0_dB, dropout_key) * self.scale
+
+
+def _body(inputs: TowerInput, tasks: int, config: ModelConfig, precision: MatmulPrecision) -> MMoE | SharedStack | Mtmd:
+    """x0 `[d, B]` -> `[T, D, B]`, of the configured kind."""
+    if isinstance(inputs, DomainInput):
+        return Mtmd(inputs, tasks, config, precision=precision)
+    body = MMoE if config.kind in ("mmoe_dcn", "mmoe_mlp") else SharedStack
+    sizes = config if config.kind in ("mmoe_dcn", "dcn") else without_cross_layers(config)
+    return body(inputs.width, tasks, sizes, precision=precision)
 
 
 class TwoTowerModule(nnx.Module):
@@ -79,9 +94,10 @@ class TwoTower:
         return Tables(self.schema)
 
     @cached_property
-    def _graph(self) -> tuple[nnx.GraphDef[TwoTowerModule], list[tuple[Any, Any]]]:
+    def _graph(self) -> tuple[nnx.GraphDef[TwoTowerModule | HeavyRanker], list[tuple[Any, Any]]]:
         """The module's structure, and the path and variable of every parameter."""
-        module = nnx.eval_shape(lambda: TwoTowerModule(self.schema, self.config, precision=self.precision))
+        kind = HeavyRanker if self.config.kind == "heavy" else TwoTowerModule
+        module = nnx.eval_shape(lambda: kind(self.schema, self.config, precision=self.precision))
         graph, state = nnx.split(module)
         return graph, list(nnx.to_flat_state(state))
 
@@ -103,7 +119,7 @@ class TwoTower:
         params = {_name(path): jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for path, leaf in self._graph[1]}
         return params, {n: jax.ShapeDtypeStruct(shape, jnp.float32) for n, shape in self.tables.shapes.items()}
 
-    def bind(self, params: Params) -> TwoTowerModule:
+    def bind(self, params: Params) -> TwoTowerModule | HeavyRanker:
         """The NNX module with these parameters. For use inside a trace."""
         graph, leaves = self._graph
         return nnx.merge(
@@ -140,10 +156,21 @@ class TwoTower:
         return self.logits(params, self.inputs(params, {t: gather(tables, rows[t]) for t in TOWERS}, rows, arrays))
 
     def embed(self, params: Params, tables: Params, tower: Tower, ids: Array, floats: Array) -> Array:
-        """Output of one tower, float32 `[n, T, D]`, for ids int32 `[n, S]` and floats `[n, F]`."""
-        module = self.bind(params).tower(tower)
-        rows = self.tables.rows(tower, ids)
-        return jnp.moveaxis(module(module.inputs(gather(tables, rows), rows, floats)), -1, 0)
+        """Output of one tower, float32 `[n, T, D]`, for ids int32 `[n, S]` and floats `[n, F]`.
+
+        Raises `ConfigError` for a heavy ranker.
+        """
+        require_two_towers(self.config)
+        module = self.bind(params)
+        assert isinstance(module, TwoTowerModule)
+        side, rows = module.tower(tower), self.tables.rows(tower, ids)
+        return jnp.moveaxis(side(side.inputs(gather(tables, rows), rows, floats)), -1, 0)
+
+
+def require_two_towers(config: ModelConfig) -> None:
+    """Raises `ConfigError` for a heavy ranker, which has no tower to embed ads or queries with."""
+    if config.kind == "heavy":
+        raise ConfigError("config.model.kind: a heavy ranker has no ad tower to export or index; it is for labels only")
 
 
 def _name(path: tuple[Any, ...]) -> str:
