@@ -213,6 +213,18 @@ def test_the_report_is_what_the_models_predict(compared_data: Path, compared: Pa
                     assert ours[metric]["seeds"][seed] == wants, (task, metric)
 
 
+def test_the_cost_is_that_of_the_model(compared_data: Path, compared: Path) -> None:
+    from tt_jax.training.trained import load_trained
+
+    row = json.loads((compared / "report.json").read_text())["rows"][0]
+    trained = load_trained(compared / "runs" / row["runs"][0][0])
+    assert row["cost"]["dense_parameters"] == sum(p.size for p in trained.params.values())
+    assert row["cost"]["table_parameters"] == sum(t.size for t in trained.tables.values())
+    assert row["cost"]["forward_flops"] > row["cost"]["query_flops"] > 0
+    steps = 2 * PreparedSet.open(compared_data).rows("train") // 100
+    assert row["cost"]["examples"] == {"mean": 100 * steps, "spread": 0, "seeds": [100 * steps] * SEEDS}
+
+
 def test_split_predictions_are_joined_at_their_rows(compared: Path) -> None:
     report = json.loads((compared / "report.json").read_text())
     by_scope = report["rows"][1]["metrics"]["test"]

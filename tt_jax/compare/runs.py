@@ -40,8 +40,6 @@ class Done:
       step, best_step, total_steps: the last one, that of the best checkpoint, and how many there could have been.
       examples: seen in training.
       train_seconds: spent in training steps.
-      parameters: dense parameters, and numbers in embedding tables.
-      table_numbers: see there.
     """
 
     identity: str
@@ -52,8 +50,6 @@ class Done:
     total_steps: int
     examples: int
     train_seconds: float
-    parameters: int
-    table_numbers: int
 
 
 def finish_runs(plan: Plan, prepared: PreparedSet, out: Path, say: Callable[[str], None]) -> dict[str, Done] | None:
@@ -105,8 +101,6 @@ def _describe(run: Run, result: Result, trained: Trained, weights: str) -> Done:
         total_steps=result.total_steps,
         examples=result.step * run.config.data.batch_size,
         train_seconds=result.facts.train_seconds,
-        parameters=sum(x.size for x in trained.params.values()),
-        table_numbers=sum(x.size for x in trained.tables.values()),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from tt_jax.compare.plan import Plan, Row
 from tt_jax.compare.runs import Done, read_predictions
 from tt_jax.compare.speed import row_curves, to_quality
 from tt_jax.metrics.curves import calibration_curve, roc_curve
+from tt_jax.models.cost import cost_of
 from tt_jax.schema import Schema
+from tt_jax.training.setup import make_model
 
 VERSION = 1
 
@@ -32,7 +35,7 @@ def summarise(
       `runs`: by name the fingerprints of run, data and weights, and the whole configuration.
       and what the comparison is of: `data`, `splits` with their rows, `seeds`, `tasks`, `replicates`.
     """
-    rows = [_describe(row, done) for row in plan.rows]
+    rows = [_describe(row, done, prepared.schema) for row in plan.rows]
     for split in plan.splits:
         _add_split(rows, split, plan, done, prepared, out, replicates)
     _add_learning(rows, plan, out, prepared.schema)
@@ -51,7 +54,7 @@ def summarise(
     }
 
 
-def _describe(row: Row, done: Mapping[str, Done]) -> dict[str, Any]:
+def _describe(row: Row, done: Mapping[str, Done], schema: Schema) -> dict[str, Any]:
     """What is known of a row without its predictions. Costs of runs that are one model each add up over scenarios."""
 
     def total(figure: str) -> list[float]:
@@ -65,8 +68,7 @@ def _describe(row: Row, done: Mapping[str, Done]) -> dict[str, Any]:
         "mode": row.mode,
         "runs": [[run.name for run in runs] for runs in row.seeds],
         "cost": {
-            "parameters": done[row.runs[0].name].parameters,
-            "table_numbers": done[row.runs[0].name].table_numbers,
+            **dataclasses.asdict(cost_of(make_model(row.runs[0].config, schema))),
             "train_seconds": over_seeds(seconds),
             "examples": over_seeds(examples),
             "examples_per_s": over_seeds(speed),
