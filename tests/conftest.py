@@ -92,3 +92,36 @@ def compared(compared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         main(compare_arguments(compared_data, out))
     assert exit_.value.code == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def told_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared set of `tiny.TOLD`, whose queries tell the scenario: splits train and eval."""
+    from input_pipeline.prepare import prepare
+    from input_pipeline.readers import Chunk
+    from tests import tiny
+
+    rng = np.random.default_rng(5)
+
+    def chunks() -> Iterator[Chunk]:
+        for split, rows in (("train", TRAIN_ROWS), ("eval", TRAIN_ROWS)):
+            yield Chunk(split, f"{split}.parquet", 0, pa.table(tiny.columns(rng, rows)))
+
+    out = tmp_path_factory.mktemp("told") / "set"
+    prepare(tiny.TOLD, chunks(), out, block_rows=512, ads=tiny.ads_table(rng, 40))
+    return out
+
+
+@pytest.fixture(scope="session")
+def told_run(told_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a short run on it."""
+    import dataclasses
+
+    from tests import tiny
+    from tt_jax.config import TrainConfig
+    from tt_jax.training.loop import train
+
+    data = dataclasses.replace(tiny.CONFIG.data, path=str(told_path))
+    workdir = tmp_path_factory.mktemp("told_run") / "run"
+    train(dataclasses.replace(tiny.CONFIG, data=data, train=TrainConfig(epochs=1)), workdir)
+    return workdir

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -43,6 +44,15 @@ SCHEMA = Schema(
     ad_id="ad_id",
     time="time",
     slices=("hour",),
+)
+
+# Its queries tell the scenario, and its teacher labels the output of `click`.
+TOLD = dataclasses.replace(
+    SCHEMA,
+    name="told",
+    features=(*SCHEMA.features, Feature("scenario", "categorical", "query", dim=4, vocabulary=SCENARIOS)),
+    tasks=(*SCHEMA.tasks[:2], Task("teacher", "teacher_score", kind="soft", head="click")),
+    slices=("hour", "country"),
 )
 
 CONFIG = Config(

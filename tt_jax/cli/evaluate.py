@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="directory of the run")
     parser.add_argument("--data", help="prepared set; the default is the one that the run was trained on")
     parser.add_argument("--split", help="the default is the run's eval split")
+    parser.add_argument("--bootstrap", type=int, default=0, help="replicates, for 95%% intervals (default 0: none)")
     parser.add_argument("--out", type=Path, help="write the report there, as JSON")
 
 
@@ -23,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from tt_jax.training.trained import load_trained
 
     trained = load_trained(args.workdir)
-    report = evaluate_trained(trained, args.data or trained.record.config.data.path, args.split)
+    report = evaluate_trained(trained, args.data or trained.record.config.data.path, args.split, args.bootstrap)
     if args.out:
         write_json(args.out, report)
     print(table("overall", report["overall"]))
@@ -32,20 +34,47 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def evaluate_trained(trained: Any, path: str, split: str | None = None) -> dict[str, Any]:
-    """The report of a `Trained` on a prepared set. Raises `ValueError` if that set has another schema."""
+def evaluate_trained(trained: Any, path: str, split: str | None = None, replicates: int = 0) -> dict[str, Any]:
+    """The full report of a `Trained` on a prepared set, see `tt_jax.training.report`.
+
+    Raises `ValueError` if that set has another schema.
+    """
+    from tt_jax.training.report import full_report
+
+    config = trained.record.config
+    prepared, found = predictions(trained, path, split)
+    trained_on = _trained_on(trained, prepared)
+    report = full_report(found, prepared, config.data.scenarios, config.utility, trained_on, replicates)
+    return {**report, "fingerprint": trained.fingerprint}
+
+
+def predictions(trained: Any, path: str, split: str | None = None) -> tuple[Any, Any]:
+    """The prepared set, and the `Predictions` of a `Trained` on a split of it, by default the run's eval split."""
     from input_pipeline.blocks import PreparedSet
-    from tt_jax.training.evaluate import evaluate, make_predict
+    from tt_jax.training.evaluate import make_predict, predict_rows
 
     data = trained.record.config.data
     prepared = PreparedSet.open(path)
     if prepared.schema != trained.record.schema:
         raise ValueError(f"{path}: prepared with another schema than the one that the run was trained with")
-    report = evaluate(
+    return prepared, predict_rows(
         make_predict(trained.model), trained.params, trained.tables, prepared, split or data.eval_split,
         data.scenarios, data.eval_batch_size,
     )  # fmt: skip
-    return {**report, "fingerprint": trained.fingerprint}
+
+
+def _trained_on(trained: Any, prepared: Any) -> tuple[Any, Any] | None:
+    """Prepared set and splits that the run was trained on; None, and a line that says so, where they are gone."""
+    from input_pipeline.blocks import PreparedError, PreparedSet
+
+    data = trained.record.config.data
+    if prepared.fingerprint == trained.record.data:
+        return prepared, data.train_splits
+    try:
+        return PreparedSet.open(data.path), data.train_splits
+    except PreparedError as e:
+        print(f"new and known ids are not told apart: {e}", file=sys.stderr)
+        return None
 
 
 def table(title: str, tasks: dict[str, dict[str, Any]]) -> str:

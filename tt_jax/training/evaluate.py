@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 
 from input_pipeline.blocks import PreparedSet
 from input_pipeline.pipeline import eval_batches
+from tt_jax.calibration import query_scenarios
 from tt_jax.metrics import EvalState, sigmoid
 from tt_jax.models.two_tower import Params, TwoTower
 from tt_jax.training.interrupt import Interrupted
@@ -23,6 +25,50 @@ def make_predict(model: TwoTower) -> Predict:
     return jax.jit(model.predict)
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """Every row of a split, in stored order: N rows, H heads, T tasks, K keys.
+
+    Attributes:
+      logits: float32 `[N, H]`, not calibrated.
+      labels, weights: float32 `[N, T]`; a NaN label = none.
+      scenario: int32 `[N]`, index into `Schema.scenarios`.
+      query_scenario: int32 `[N]`, what `tt_jax.calibration.query_scenarios` says.
+      keys: int64 `[N, K]`, see `Schema.key_columns`.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+    scenario: np.ndarray
+    query_scenario: np.ndarray
+    keys: np.ndarray
+
+
+def predict_rows(
+    predict: Predict,
+    params: Params,
+    tables: Params,
+    prepared: PreparedSet,
+    split: str,
+    scenarios: Sequence[str],
+    batch_size: int,
+) -> Predictions:
+    """The predictions of a split, kept whole on the host. Arguments and errors are those of `evaluate`."""
+    schema, parts = prepared.schema, []
+    for logits_BH, batch, rows in _batches(predict, params, tables, prepared, split, scenarios, batch_size):
+        part = (
+            logits_BH,
+            batch["labels"][:rows],
+            batch["weights"][:rows],
+            batch["scenario"][:rows, 0],
+            np.asarray(query_scenarios(schema, batch["query_ids"][:rows])),
+            batch["keys"][:rows],
+        )
+        parts.append(part)
+    return Predictions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
 def evaluate(
     predict: Predict,
     params: Params,
@@ -33,7 +79,7 @@ def evaluate(
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """The report of `tt_jax.metrics.EvalState.report` on a split of a prepared set.
+    """The report of `tt_jax.metrics.EvalState.report` on a split of a prepared set; each task by its head.
 
     Args:
       predict: of `make_predict`.
@@ -49,15 +95,31 @@ def evaluate(
     state = EvalState({t.name: t.kind for t in schema.tasks}, scenarios or schema.scenarios)
     place = np.array([list(state.scenarios).index(s) if s in state.scenarios else -1 for s in schema.scenarios])
     user_column = schema.key_columns.index(schema.user_id) if schema.user_id else None
-    for batch, rows in eval_batches(prepared, split, scenarios, batch_size):
-        if should_stop():
-            raise Interrupted
-        logits_BH = jax.device_get(predict(params, tables, {name: batch[name] for name in INPUT_ARRAYS}))
+    batches = _batches(predict, params, tables, prepared, split, scenarios, batch_size, should_stop)
+    for logits_BH, batch, rows in batches:
         state.append(
-            sigmoid(logits_BH[:rows])[:, schema.head_of_task],
+            sigmoid(logits_BH)[:, schema.head_of_task],
             batch["labels"][:rows],
             batch["weights"][:rows],
             place[batch["scenario"][:rows, 0]],
             None if user_column is None else batch["keys"][:rows, user_column],
         )
     return state.report()
+
+
+def _batches(
+    predict: Predict,
+    params: Params,
+    tables: Params,
+    prepared: PreparedSet,
+    split: str,
+    scenarios: Sequence[str],
+    batch_size: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray], int]]:
+    """Logits `[rows, H]`, the batch that they belong to, and its rows that are real."""
+    for batch, rows in eval_batches(prepared, split, scenarios, batch_size):
+        if should_stop():
+            raise Interrupted
+        logits_BH = jax.device_get(predict(params, tables, {name: batch[name] for name in INPUT_ARRAYS}))
+        yield logits_BH[:rows], batch, rows
