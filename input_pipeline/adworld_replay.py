@@ -37,7 +37,6 @@ from input_pipeline.adworld_funnel import (
     take_inventory,
 )
 from input_pipeline.adworld_world import SCENARIOS, SURFACES, AdWorldConfig, World, build_world
-from tt_jax.features import mix64
 
 # Requests, their columns as in the logs, and their candidates int32 [N, C] -> utilities [N, C], the higher the better.
 # An ad is given by its row in `adworld.corpus`.
@@ -116,8 +115,14 @@ class Outcomes:
     @staticmethod
     def concatenate(parts: Sequence[Outcomes]) -> Outcomes:
         """All requests of several."""
-        names = [f.name for f in dataclasses.fields(Outcomes)]
-        return Outcomes(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
+        return Outcomes(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in _FIELDS})
+
+    def at(self, rows: np.ndarray) -> Outcomes:
+        """Some of the requests."""
+        return Outcomes(**{name: getattr(self, name)[rows] for name in _FIELDS})
+
+
+_FIELDS = tuple(f.name for f in dataclasses.fields(Outcomes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,12 +156,6 @@ def replay(morning: Morning, scenario: int, rankers: Sequence[Ranker], how: Repl
     if how.passed <= config.slots:
         raise ValueError(f"passed: expected more than the world's slots = {config.slots}, got {how.passed}")
     return Outcomes.concatenate([_outcomes(morning, chunk, rankers, how) for chunk in _chunks(morning, scenario, how)])
-
-
-def arm_of(users: np.ndarray, salt: int) -> np.ndarray:
-    """0 (control) or 1 (treatment) for each user, int64: a hash, so a user is always in the same arm of a salt."""
-    of_salt = mix64(np.array([salt], np.uint64))
-    return (mix64(users.astype(np.uint64) ^ of_salt) >> np.uint64(63)).astype(np.int64)
 
 
 def _chunks(morning: Morning, scenario: int, how: Replay) -> Iterator[_Chunk]:
@@ -199,7 +198,7 @@ def _outcomes(morning: Morning, chunk: _Chunk, rankers: Sequence[Ranker], how: R
     for rank in rankers:
         utility = np.asarray(rank(chunk.requests, queries, chunk.ad))
         if utility.shape != chunk.ad.shape or np.isnan(utility).any():
-            raise ValueError(f"a ranker: expected {chunk.ad.shape} numbers, got {utility.shape} with or without NaN")
+            raise ValueError(f"a ranker: expected utilities {chunk.ad.shape} without NaN, got {utility.shape}")
         arms.append(_sell(chunk, _best(np.where(chunk.valid, utility, -np.inf), how.passed) & chunk.valid, wanted))
     by_name = {name: np.stack([arm[name] for arm in arms], 1) for name in arms[0]}
     r = chunk.requests

@@ -112,6 +112,11 @@ class Programs:
         utility, probabilities = jax.device_get(found)
         return utility[0, : len(positions)], probabilities[:, 0, : len(positions)]
 
+    def utilities(self, ids: np.ndarray, floats: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Utilities `[B, C]` of as many ads for each query, `positions` int32 `[B, C]`; compiled for that shape."""
+        program = self._get(Shape("score", *positions.shape))
+        return np.asarray(program(*self._state, ids, floats, positions)[0])
+
     def queries_at_once(self, candidates: int) -> int:
         """How many queries with lists of that length `best_candidates` takes."""
         return self._batches(_at_least(self._candidates, candidates))[-1]

@@ -170,6 +170,13 @@ class Scorer:
             answers.append(self._ads(positions, utility, probabilities))
         return answers
 
+    def utilities(self, encoded: Encoded, positions: np.ndarray) -> np.ndarray:
+        """`score` in bulk, for replays: utilities float32 `[n, C]` of C ads for each of n requests.
+
+        `positions`: int32 `[n, C]`, of the ads in the index. Compiles a program for each shape.
+        """
+        return self._programs.utilities(encoded.ids, encoded.floats, positions)
+
     def _positions(self, lists: Sequence[Sequence[AdId]], queries: int, key: str) -> list[np.ndarray]:
         if len(lists) != queries:
             raise _error(f"{key}: expected a list for each of {queries} queries, got {len(lists)}")

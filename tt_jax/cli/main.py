@@ -21,6 +21,7 @@ VERBS = {
     "regret": "AdWorld: what a model loses against the true probabilities",
     "compare": "configurations, modes and seeds side by side, as a report",
     "label": "a teacher's probabilities as soft labels of a training set",
+    "abtest": "AdWorld: two models rank the same requests, users click, advertisers pay",
     "export": "a trained model to a bundle that services load",
     "index": "the ad tower over a corpus of ads",
     "score": "rank ads for one request, as JSON",
