@@ -148,7 +148,7 @@ def test_users_are_spread_over_the_arms_anew_by_every_salt() -> None:
 
 
 def test_the_morning_is_that_of_the_logs() -> None:
-    """The users' columns are those of the last day's log, and so the query features of a replay are those of the log."""
+    """The users' columns are those of the last day's log, so a replay has the query features of the log."""
     last = next(b for b in simulate(WORLD, ("impressions",)) if b.day == WORLD.days - 1)
     users = morning().users
     row = last.table.column("user_id").to_numpy() - 1

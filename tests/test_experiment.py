@@ -12,7 +12,7 @@ RATIO = {"ctr": ("clicks", "impressions")}
 
 
 def traffic(rng: np.random.Generator, users: int, lift: float = 0.0) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Clicks and impressions `[n, 2]`, and users: a user's requests share a propensity, and the arms most of the noise."""
+    """Clicks and impressions `[n, 2]`, and users: a user's requests share a propensity, the arms share their noise."""
     requests = 1 + rng.poisson(2, users)
     user = np.repeat(np.arange(users), requests)
     rate = np.repeat(rng.beta(2, 18, users), requests)
