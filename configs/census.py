@@ -2,6 +2,8 @@
 
 tt-jax prepare census --source=data/census_income --out=prepared/census
 tt-jax train --config=configs/census.py --config.data.path=prepared/census --workdir=runs/census
+
+On the eval half, mean of seeds 0 to 2: AUC .9554 income, .9948 never married; see docs/quality.md.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ def config() -> Config:
             dropout=0.2,
         ),
         data=DataConfig(eval_split="valid", batch_size=1024),
-        optimizer=OptimizerConfig(learning_rate=1e-3, embedding_learning_rate=0.05),
-        train=TrainConfig(epochs=10, eval_every=175, early_stop="income.auc"),
+        optimizer=OptimizerConfig(learning_rate=3e-3, embedding_learning_rate=0.02),
+        train=TrainConfig(epochs=4, eval_every=175, early_stop="income.auc"),
         utility="income",
     )
 
