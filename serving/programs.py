@@ -21,6 +21,7 @@ from jax import Array
 
 from serving.index import AdIndex
 from serving.top_k import Corpus, TopK, score_and_top_k, score_candidates, score_positions
+from tt_jax.calibration import Calibration, Curves, query_scenarios
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.schema import PAD_ID
 from tt_jax.utility import Utility
@@ -58,12 +59,15 @@ class Programs:
         utility: Utility,
         max_k: int,
         max_candidates: int,
+        calibration: Calibration | None = None,
     ) -> None:
         self._model, self._utility = model, utility
         used = tuple(t for t, name in enumerate(utility.tasks) if name in utility.names)
         corpus = Corpus.pack(jnp.asarray(index.vectors), jnp.asarray(index.bids), jnp.asarray(index.valid), used)
-        self._state = (*jax.device_put((dict(params), dict(tables))), corpus)
-        self._results = _sizes(RESULTS, min(max_k, len(corpus.valid_N)))
+        curves = calibration.curves(model.schema) if calibration else None
+        self._state = (*jax.device_put((dict(params), dict(tables))), corpus, curves)
+        self._ads = len(corpus.valid_N)  # with the padding
+        self._results = _sizes(RESULTS, min(max_k, self._ads))
         self._candidates = _sizes(CANDIDATES, max_candidates)
         self._compiled: dict[Shape, Any] = {}
         self._compiling = threading.Lock()
@@ -137,8 +141,8 @@ class Programs:
         floats = jax.ShapeDtypeStruct((b, layout.float_width), jnp.float32)
         lists = jax.ShapeDtypeStruct((b, shape.size), jnp.int32)
         if shape.kind == "all":
-            scratch = jax.ShapeDtypeStruct((b, len(self._state[2].valid_N)), jnp.float32)
-            run = jax.jit(partial(_best, self._model, self._utility, shape.size), donate_argnums=5)
+            scratch = jax.ShapeDtypeStruct((b, self._ads), jnp.float32)
+            run = jax.jit(partial(_best, self._model, self._utility, shape.size), donate_argnums=6)
             return run.lower(*self._state, ids, floats, scratch)
         if shape.kind == "candidates":
             run = partial(_best_candidates, self._model, self._utility, min(self._results[-1], shape.size))
@@ -156,31 +160,47 @@ class Programs:
         return found
 
     def _fresh_scratch(self, queries: int) -> Array:
-        return jax.device_put(np.zeros((queries, len(self._state[2].valid_N)), np.float32))
+        return jax.device_put(np.zeros((queries, self._ads), np.float32))
 
 
 def _queries(model: TwoTower, params: Any, tables: Any, ids: Array, floats: Array) -> Array:
     return jnp.moveaxis(model.embed(params, tables, "query", ids, floats), 1, 0)
 
 
+def _of_queries(model: TwoTower, curves: Curves | None, ids: Array) -> Curves | None:
+    """The maps `[B, T]` of these queries, by the scenario that each tells."""
+    return curves and curves.at(query_scenarios(model.schema, ids))
+
+
 def _best(
-    model: TwoTower, utility: Utility, k: int, params: Any, tables: Any, corpus: Corpus, ids: Array, floats: Array,
-    scratch: Array,
+    model: TwoTower, utility: Utility, k: int, params: Any, tables: Any, corpus: Corpus,
+    curves: Curves | None, ids: Array, floats: Array, scratch: Array,
 ) -> tuple[TopK, Array]:  # fmt: skip
-    return score_and_top_k(_queries(model, params, tables, ids, floats), corpus, params["bias"], utility, k, scratch)
+    queries, of_query = _queries(model, params, tables, ids, floats), _of_queries(model, curves, ids)
+    return score_and_top_k(queries, corpus, params["bias"], utility, k, scratch, of_query)
 
 
 def _best_candidates(
-    model: TwoTower, utility: Utility, k: int, params: Any, tables: Any, corpus: Corpus, ids: Array, floats: Array,
-    lists: Array,
+    model: TwoTower, utility: Utility, k: int, params: Any, tables: Any, corpus: Corpus,
+    curves: Curves | None, ids: Array, floats: Array, lists: Array,
 ) -> TopK:  # fmt: skip
-    return score_candidates(_queries(model, params, tables, ids, floats), corpus, params["bias"], utility, k, lists)
+    queries, of_query = _queries(model, params, tables, ids, floats), _of_queries(model, curves, ids)
+    return score_candidates(queries, corpus, params["bias"], utility, k, lists, of_query)
 
 
 def _scores(
-    model: TwoTower, utility: Utility, params: Any, tables: Any, corpus: Corpus, ids: Array, floats: Array, lists: Array
+    model: TwoTower,
+    utility: Utility,
+    params: Any,
+    tables: Any,
+    corpus: Corpus,
+    curves: Curves | None,
+    ids: Array,
+    floats: Array,
+    lists: Array,
 ) -> tuple[Array, Array]:
-    return score_positions(_queries(model, params, tables, ids, floats), corpus, params["bias"], utility, lists)
+    queries, of_query = _queries(model, params, tables, ids, floats), _of_queries(model, curves, ids)
+    return score_positions(queries, corpus, params["bias"], utility, lists, of_query)
 
 
 def _sizes(usual: tuple[int, ...], largest: int) -> tuple[int, ...]:

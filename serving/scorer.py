@@ -89,7 +89,9 @@ class Scorer:
         self.utility = utility.expression
         self._encoder = Encoder(bundle.schema)
         self._ids = _AdIds(index.ids)
-        self._programs = Programs(bundle.model, bundle.params, bundle.tables, index, utility, max_k, max_candidates)
+        self._programs = Programs(
+            bundle.model, bundle.params, bundle.tables, index, utility, max_k, max_candidates, bundle.calibration
+        )
         if warm:
             self.warm_up()
 

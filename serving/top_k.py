@@ -10,15 +10,18 @@ the page faults of a fresh one (128 MB for 32 queries over 10^6 ads) cost a CPU 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from tt_jax.calibration import Curves
 from tt_jax.utility import Utility
 
 BLOCK = 64  # scores per block maximum; for k = 1000 of 10^6 on a CPU, 32 is as fast and 128 a tenth slower
+Bend = Callable[[Array, int | None], Array]
 PART = 65_536  # ads scored at a time, a multiple of BLOCK; 8k..128k are alike
 
 
@@ -92,7 +95,13 @@ def top_k(scores_BN: Array, k: int, block: int = BLOCK) -> tuple[Array, Array]:
 
 
 def score_and_top_k(
-    queries_TBD: Array, corpus: Corpus, biases_T: Array, utility: Utility, k: int, scratch_BN: Array
+    queries_TBD: Array,
+    corpus: Corpus,
+    biases_T: Array,
+    utility: Utility,
+    k: int,
+    scratch_BN: Array,
+    curves: Curves | None = None,
 ) -> tuple[TopK, Array]:
     """Scores every ad for every query: the best min(k, N), with N counting the padding of `Corpus.pack`.
 
@@ -103,17 +112,21 @@ def score_and_top_k(
       utility: what to rank by, over all T tasks; a NaN utility counts as -inf.
       k: results per query.
       scratch_BN: from `corpus.scratch(B)` or from the last call. Donate it to the jit.
+      curves: calibration `[B, T]` of the queries' logits; None = none.
 
     Returns:
       The best ads, and the scratch buffer.
     """
     batch, n = scratch_BN.shape
     k = min(k, n)
+    queries_TBD, biases_TB, bend = _calibrated(queries_TBD, biases_T, curves)
     maxima, chain_B1 = [], jnp.zeros((batch, 1), jnp.float32)
     for part, start in enumerate(range(0, n, PART)):
         ads = slice(start, min(start + PART, n))
         logits = {t: _product(queries_TBD[t] + chain_B1, columns[part]) for t, columns in corpus.columns.items()}
-        probabilities = {utility.tasks[t]: jax.nn.sigmoid(x_BC + biases_T[t]) for t, x_BC in logits.items()}
+        probabilities = {
+            utility.tasks[t]: jax.nn.sigmoid(bend(x_BC + biases_TB[t][:, None], t)) for t, x_BC in logits.items()
+        }
         utility_BC = _eligible(utility(probabilities, corpus.bids_N[ads]), corpus.valid_N[ads], batch)
         scratch_BN = lax.dynamic_update_slice(scratch_BN, utility_BC, (0, start))
         maxima.append(_block_maxima(scratch_BN[:, ads], BLOCK))  # read back, else XLA stores the utilities twice
@@ -124,22 +137,28 @@ def score_and_top_k(
         utility_Bk, positions_Bk = _top_k_of_blocks(scratch_BN, jnp.concatenate(maxima, axis=1), k)
     else:
         utility_Bk, positions_Bk = lax.top_k(scratch_BN, k)
-    probabilities_TBk = _probabilities_at(queries_TBD, corpus, biases_T, positions_Bk)
+    probabilities_TBk = _probabilities_at(queries_TBD, corpus, biases_TB, positions_Bk, bend)
     return TopK(positions_Bk, utility_Bk, probabilities_TBk), scratch_BN
 
 
 def score_candidates(
-    queries_TBD: Array, corpus: Corpus, biases_T: Array, utility: Utility, k: int, candidates_BC: Array
+    queries_TBD: Array,
+    corpus: Corpus,
+    biases_T: Array,
+    utility: Utility,
+    k: int,
+    candidates_BC: Array,
+    curves: Curves | None = None,
 ) -> TopK:
     """Scores a list of ads for each query: the best min(k, C). Equal utilities stand in order of the list.
 
     An ad listed twice is returned twice: the caller removes duplicates.
 
     Args:
-      queries_TBD, corpus, biases_T, utility, k: as for `score_and_top_k`, but `corpus.columns` is not read.
+      queries_TBD, corpus, biases_T, utility, k, curves: as for `score_and_top_k`, but `corpus.columns` is not read.
       candidates_BC: int32 positions of the ads; one outside 0..N-1, such as -1, is padding.
     """
-    utility_BC, probabilities_TBC = score_positions(queries_TBD, corpus, biases_T, utility, candidates_BC)
+    utility_BC, probabilities_TBC = score_positions(queries_TBD, corpus, biases_T, utility, candidates_BC, curves)
     inside_BC = (candidates_BC >= 0) & (candidates_BC < corpus.valid_N.shape[0])
     valid_BC = corpus.valid_N[candidates_BC] & inside_BC
     utility_Bk, chosen_Bk = top_k(_eligible(utility_BC, valid_BC, candidates_BC.shape[0]), k)
@@ -151,15 +170,33 @@ def score_candidates(
 
 
 def score_positions(
-    queries_TBD: Array, corpus: Corpus, biases_T: Array, utility: Utility, positions_BC: Array
+    queries_TBD: Array,
+    corpus: Corpus,
+    biases_T: Array,
+    utility: Utility,
+    positions_BC: Array,
+    curves: Curves | None = None,
 ) -> tuple[Array, Array]:
     """Utilities [B, C] and probabilities [T, B, C] of the ads at these positions, valid or not.
 
     Of no meaning for a position outside 0..N-1. `corpus.columns` is not read.
     """
-    probabilities_TBC = _probabilities_at(queries_TBD, corpus, biases_T, positions_BC)
+    queries_TBD, biases_TB, bend = _calibrated(queries_TBD, biases_T, curves)
+    probabilities_TBC = _probabilities_at(queries_TBD, corpus, biases_TB, positions_BC, bend)
     utility_BC = utility(dict(zip(utility.tasks, probabilities_TBC, strict=True)), corpus.bids_N[positions_BC])
     return utility_BC, probabilities_TBC
+
+
+def _calibrated(queries_TBD: Array, biases_T: Array, curves: Curves | None) -> tuple[Array, Array, Bend]:
+    """Queries and biases `[T, B]` with the affine part folded in, and what is left to do to the logits.
+
+    It takes the logits `[B, C]` of a task, or `[B, C, T]` of all.
+    """
+    if curves is None:
+        biases_TB = jnp.broadcast_to(biases_T[:, None], queries_TBD.shape[:2])
+        return queries_TBD, biases_TB, lambda logits, t: logits
+    queries_TBD, biases_TB = curves.fold(queries_TBD, biases_T)
+    return queries_TBD, biases_TB, lambda z, t: (curves.per_ad() if t is None else curves.head(t)).bend(z)
 
 
 def _product(queries_BD: Array, columns_DC: Array) -> Array:
@@ -173,7 +210,7 @@ def _product(queries_BD: Array, columns_DC: Array) -> Array:
     return jnp.matmul(queries_BD, columns_DC, precision="highest", preferred_element_type=jnp.float32)[:batch]
 
 
-def _probabilities_at(queries_TBD: Array, corpus: Corpus, biases_T: Array, positions_BC: Array) -> Array:
+def _probabilities_at(queries_TBD: Array, corpus: Corpus, biases_TB: Array, positions_BC: Array, bend: Bend) -> Array:
     """Probabilities [T, B, C] of the ads at these positions; of no meaning outside 0..N-1."""
     n, tasks, dim = corpus.rows_NTD.shape
     rows_BCF = corpus.rows_NTD.reshape(n, tasks * dim).at[positions_BC].get(mode="clip")
@@ -185,7 +222,7 @@ def _probabilities_at(queries_TBD: Array, corpus: Corpus, biases_T: Array, posit
         precision="highest",
         preferred_element_type=jnp.float32,
     )
-    return jax.nn.sigmoid(jnp.moveaxis(logits_BCT + biases_T, 2, 0))
+    return jax.nn.sigmoid(jnp.moveaxis(bend(logits_BCT + biases_TB.T[:, None, :], None), 2, 0))
 
 
 def _eligible(utility: Array, valid: Array, batch: int) -> Array:

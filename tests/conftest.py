@@ -104,8 +104,8 @@ def told_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(5)
 
     def chunks() -> Iterator[Chunk]:
-        for split, rows in (("train", TRAIN_ROWS), ("eval", TRAIN_ROWS)):
-            yield Chunk(split, f"{split}.parquet", 0, pa.table(tiny.columns(rng, rows)))
+        for split in ("train", "eval"):
+            yield Chunk(split, f"{split}.parquet", 0, pa.table(tiny.told_columns(rng, TRAIN_ROWS)))
 
     out = tmp_path_factory.mktemp("told") / "set"
     prepare(tiny.TOLD, chunks(), out, block_rows=512, ads=tiny.ads_table(rng, 40))
@@ -123,5 +123,5 @@ def told_run(told_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     data = dataclasses.replace(tiny.CONFIG.data, path=str(told_path))
     workdir = tmp_path_factory.mktemp("told_run") / "run"
-    train(dataclasses.replace(tiny.CONFIG, data=data, train=TrainConfig(epochs=1)), workdir)
+    train(dataclasses.replace(tiny.CONFIG, data=data, train=TrainConfig(epochs=2)), workdir)
     return workdir

@@ -219,7 +219,8 @@ def test_the_stablehlo_scorer_ranks_as_numpy_does(tiny_bundle: Path) -> None:
         queries, ads = (rng.normal(size=(size, tasks, width)).astype(np.float32) for size in (b, n))
         bias, bids = rng.normal(size=tasks).astype(np.float32), rng.exponential(size=n).astype(np.float32)
         valid = rng.random(n) < share
-        positions, utility, probabilities = map(np.asarray, exported.call(queries, ads, bias, bids, valid))
+        scenarios = np.zeros(b, np.int32)
+        positions, utility, probabilities = map(np.asarray, exported.call(queries, ads, bias, bids, valid, scenarios))
         logits = np.einsum("btd,ntd->bnt", queries.astype(np.float64), ads) + bias
         expected = 1 / (1 + np.exp(-logits))
         ranked = np.where(valid, bids * expected[:, :, 0], -np.inf)

@@ -140,6 +140,21 @@ def columns(rng: np.random.Generator, n: int) -> dict[str, list[Any]]:
     }
 
 
+def told_columns(rng: np.random.Generator, n: int) -> dict[str, list[Any]]:
+    """As `columns`, with labels that a model can learn, differently in the two scenarios."""
+    found = columns(rng, n)
+    at = [2.0 * (c in ("de", "jp")) - 1.0 for c in found["country"]]
+    at = [a if s == "standard" else 0.5 * a - 1.0 for a, s in zip(at, found["scenario"], strict=True)]
+    p = 1 / (1 + np.exp(-np.array(at)))
+    clicked = rng.random(n) < p
+    found["clicked"] = clicked.astype(int).tolist()
+    found["converted"] = (clicked & (rng.random(n) < p)).astype(int).tolist()
+    found["teacher_score"] = [
+        None if rng.random() < 0.3 else float(v) for v in np.clip(p + rng.normal(0, 0.05, n), 0, 1)
+    ]
+    return found
+
+
 def rows(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
     """The same rows, each a dict."""
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

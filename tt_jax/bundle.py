@@ -3,6 +3,7 @@
     manifest.json                     what it is, and size and SHA-256 of every other file (`Manifest`)
     schema.json config.json           `Schema`, `Config`
     metrics.json                      the evaluation report of the weights
+    calibration.json                  `Calibration`, where the model has one
     golden.json                       raw rows and their float32 probabilities, replayed wherever the bundle is loaded
     weights/                          Orbax: {"params": {name: array}, "tables": {name: array}}
     stablehlo/{query_tower,ad_tower,scorer}.bin   `jax.export` artefacts, see `tt_jax.export`
@@ -22,6 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from tt_jax.calibration import Calibration, query_scenarios
 from tt_jax.config import Config
 from tt_jax.features import Encoder
 from tt_jax.fingerprint import fingerprint
@@ -32,6 +34,7 @@ from tt_jax.schema import TOWERS, Schema
 
 FORMAT = "tt-jax bundle"
 FORMAT_VERSION = 1
+CALIBRATION = "calibration.json"
 # Largest difference of a probability: float32 sums in another order; bfloat16 inputs (8 bits) through a dozen layers.
 GOLDEN_TOLERANCE: dict[MatmulPrecision, float] = {"f32": 1e-4, "bf16": 5e-2}
 
@@ -95,6 +98,7 @@ class Bundle:
     tables: dict[str, np.ndarray]
     metrics: dict[str, Any]
     golden: tuple[GoldenRow, ...]
+    calibration: Calibration | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -121,12 +125,18 @@ class Bundle:
             raise BundleError(f"{path}: tasks {manifest.tasks} in the manifest, {schema.heads} in the schema")
         model = TwoTower(schema, config.model, "f32")
         params, tables = _read_weights(path / "weights", model)
-        found = fingerprint(schema, config, params, tables)
+        calibration = None
+        if (path / CALIBRATION).exists():
+            calibration = _parse(path / CALIBRATION, lambda text: Calibration.from_json(text, schema))
+            model_mark = fingerprint(schema, config, params, tables)
+            if calibration.model != model_mark:
+                raise BundleError(f"{path / CALIBRATION}: fitted to the model {calibration.model}, not {model_mark}")
+        found = fingerprint(schema, config, params, tables, calibration)
         if found != manifest.fingerprint:
             raise BundleError(f"{path}: fingerprint {manifest.fingerprint} in the manifest, {found} of its content")
         golden = _parse(path / "golden.json", lambda text: _golden(text, schema))
         metrics = _parse(path / "metrics.json", _object)
-        return Bundle(path, manifest, schema, config, params, tables, metrics, golden)
+        return Bundle(path, manifest, schema, config, params, tables, metrics, golden, calibration)
 
     def replay_golden(self) -> float:
         """Scores the golden rows with `model` and returns the largest difference of a probability.
@@ -134,7 +144,7 @@ class Bundle:
         Raises `BundleError` naming the row and the task if it exceeds `GOLDEN_TOLERANCE`.
         """
         rows = [{"query": g.query, "ad": g.ad} for g in self.golden]
-        found = golden_probabilities(self.model, self.params, self.tables, rows)
+        found = golden_probabilities(self.model, self.params, self.tables, rows, self.calibration)
         expected = np.array([[g.probabilities[t] for t in self.schema.heads] for g in self.golden])
         difference = np.abs(found - expected)
         row, task = np.unravel_index(int(difference.argmax()), difference.shape)
@@ -149,14 +159,25 @@ class Bundle:
 
 
 def golden_probabilities(
-    model: TwoTower, params: Mapping[str, Any], tables: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+    model: TwoTower,
+    params: Mapping[str, Any],
+    tables: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    calibration: Calibration | None = None,
 ) -> np.ndarray:
-    """Probabilities float32 `[n, T]` of raw `{"query": {...}, "ad": {...}}` rows; an absent feature is missing."""
+    """Probabilities float32 `[n, T]` of raw `{"query": {...}, "ad": {...}}` rows, calibrated with a calibration.
+
+    An absent feature is missing.
+    """
     columns = {
         f.name: [row[tower].get(f.name) for row in rows] for tower in TOWERS for f in model.schema.tower_features(tower)
     }
     arrays = Encoder(model.schema).encode(columns, outcomes=False).arrays
-    return np.asarray(jax.nn.sigmoid(jax.jit(model.predict)(dict(params), dict(tables), arrays)))
+    logits = jax.jit(model.predict)(dict(params), dict(tables), arrays)
+    if calibration is not None:
+        curves = calibration.curves(model.schema).at(query_scenarios(model.schema, arrays["query_ids"]))
+        logits = curves.apply(logits)
+    return np.asarray(jax.nn.sigmoid(logits))
 
 
 def check_arrays(model: TwoTower, params: Mapping[str, Any], tables: Mapping[str, Any]) -> None:

@@ -205,7 +205,7 @@ def _segments(knots: Sequence[float], values: Sequence[float], count: int) -> np
     """`[3, count]`; those past the last knot have no width and no slope."""
     out = np.zeros((3, count))
     x, y = np.array(knots), np.array(values)
-    out[:, : x.size - 1] = x[:-1], np.diff(x), np.diff(y) / np.diff(x) if x.size > 1 else 0.0
+    out[:, : x.size - 1] = np.stack([x[:-1], np.diff(x), np.diff(y) / np.diff(x)])
     return out
 
 

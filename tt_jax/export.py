@@ -4,7 +4,8 @@ Weights and config are the source of truth. The StableHLO artefacts serve where 
 CUDA and TPU, for as long as JAX promises to run them. Parameters are their arguments; T are the tasks with a head:
 
     query_tower, ad_tower   (params, tables, ids int32 [b, S], floats f32 [b, F]) -> f32 [b, T, D]
-    scorer                  (queries f32 [b, T, D], ads f32 [n, T, D], bias f32 [T], bids f32 [n], valid bool [n])
+    scorer                  (queries f32 [b, T, D], ads f32 [n, T, D], bias f32 [T], bids f32 [n], valid bool [n],
+                             scenarios int32 [b], of the calibration: an index into the schema's; else, pooled)
                             -> positions int32 [b, 100], utility f32 [b, 100] (-inf past the valid ads),
                                probabilities f32 [b, 100, T]; n >= 100: pad with ads that are not valid
 """
@@ -25,7 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from tt_jax.bundle import FORMAT, FORMAT_VERSION, Manifest, check_arrays, golden_probabilities
+from tt_jax.bundle import CALIBRATION, FORMAT, FORMAT_VERSION, Manifest, check_arrays, golden_probabilities
+from tt_jax.calibration import Calibration, Curves
 from tt_jax.config import Config
 from tt_jax.fingerprint import fingerprint
 from tt_jax.models.two_tower import TwoTower, require_two_towers
@@ -47,6 +49,7 @@ def write_bundle(
     tables: Mapping[str, Any],
     metrics: Mapping[str, Any],
     golden_rows: Sequence[Mapping[str, Any]],
+    calibration: Calibration | None = None,
 ) -> str:
     """Writes a bundle and returns its fingerprint.
 
@@ -55,6 +58,7 @@ def write_bundle(
       params, tables: float32 arrays, as `TwoTower.init` gives them.
       metrics: the evaluation report.
       golden_rows: at least one raw `{"query": {feature: value}, "ad": {feature: value}}`, JSON values.
+      calibration: of these weights; None = the probabilities are the model's own.
 
     Raises ValueError if `out` exists, an array is not as the model wants it, a golden row does not fit the schema, or
     the model is a heavy ranker.
@@ -65,15 +69,17 @@ def write_bundle(
     model = TwoTower(schema, config.model, "f32")
     check_arrays(model, params, tables)
     utility = Utility.parse(config.utility or schema.heads[0], schema.heads)
-    mark = fingerprint(schema, config, params, tables)
-    golden = _golden(model, params, tables, golden_rows)
+    mark = fingerprint(schema, config, params, tables, calibration)
+    golden = _golden(model, params, tables, golden_rows, calibration)
     with published_directory(out) as directory:
         (directory / "schema.json").write_text(schema.to_json(), encoding="utf-8")
         (directory / "config.json").write_text(config.to_json(), encoding="utf-8")
         _write_json(directory / "metrics.json", dict(metrics))
+        if calibration is not None:
+            (directory / CALIBRATION).write_text(calibration.to_json(), encoding="utf-8")
         _write_json(directory / "golden.json", golden)
         _write_weights(directory / "weights", params, tables)
-        version = _write_stablehlo(directory / "stablehlo", model, utility)
+        version = _write_stablehlo(directory / "stablehlo", model, utility, calibration)
         now = datetime.datetime.now(datetime.UTC)
         manifest = Manifest(
             format=FORMAT,
@@ -97,7 +103,11 @@ def write_bundle(
 
 
 def _golden(
-    model: TwoTower, params: dict[str, Any], tables: dict[str, Any], rows: Sequence[Mapping[str, Any]]
+    model: TwoTower,
+    params: dict[str, Any],
+    tables: dict[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    calibration: Calibration | None,
 ) -> list[dict[str, Any]]:
     """The rows with their probabilities. A feature that the schema does not name is an error."""
     if not rows:
@@ -107,7 +117,7 @@ def _golden(
             unknown = set(row[tower]) - {f.name for f in model.schema.tower_features(tower)}
             if unknown:
                 raise ValueError(f"golden_rows[{i}]: {min(unknown)!r} is no feature of the {tower} tower")
-    probabilities = golden_probabilities(model, params, tables, rows).tolist()
+    probabilities = golden_probabilities(model, params, tables, rows, calibration).tolist()
     return [
         {
             **{tower: dict(row[tower]) for tower in TOWERS},
@@ -128,11 +138,11 @@ def _write_weights(path: Path, params: dict[str, Any], tables: dict[str, Any]) -
         checkpointer.save(path.resolve(), {"params": params, "tables": tables})
 
 
-def _write_stablehlo(path: Path, model: TwoTower, utility: Utility) -> int:
+def _write_stablehlo(path: Path, model: TwoTower, utility: Utility, calibration: Calibration | None) -> int:
     """Writes the artefacts; returns their calling convention version."""
     path.mkdir()
     artefacts = {f"{tower}_tower": _export_tower(model, tower) for tower in TOWERS}
-    artefacts["scorer"] = _export_scorer(model, utility)
+    artefacts["scorer"] = _export_scorer(model, utility, calibration)
     for name, exported in artefacts.items():
         (path / f"{name}.bin").write_bytes(exported.serialize())
     return artefacts["scorer"].calling_convention_version
@@ -151,13 +161,20 @@ def _export_tower(model: TwoTower, tower: Tower) -> jax.export.Exported:
     return jax.export.export(jax.jit(embed), platforms=PLATFORMS)(params, tables, ids, floats)
 
 
-def _export_scorer(model: TwoTower, utility: Utility) -> jax.export.Exported:
+def _export_scorer(model: TwoTower, utility: Utility, calibration: Calibration | None) -> jax.export.Exported:
     tasks, width = len(model.schema.heads), model.config.output_dim
     b, n = jax.export.symbolic_shape("b,n", constraints=[f"n>={SCORER_K}"])
 
-    def score(queries: Array, ads: Array, bias: Array, bids: Array, valid: Array) -> tuple[Array, Array, Array]:
+    curves = calibration.curves(model.schema) if calibration else Curves.identity(model.schema)  # small: constants
+    pooled = len(model.schema.scenarios)
+
+    def score(
+        queries: Array, ads: Array, bias: Array, bids: Array, valid: Array, scenarios: Array
+    ) -> tuple[Array, Array, Array]:
+        known = (scenarios >= 0) & (scenarios < pooled)
+        of_query = curves.at(jnp.where(known, scenarios, pooled)).per_ad()
         logits = jnp.einsum("btd,ntd->bnt", queries, ads, precision="highest") + bias
-        probabilities = jax.nn.sigmoid(logits)
+        probabilities = jax.nn.sigmoid(of_query.apply(logits))
         named = {task: probabilities[:, :, t] for t, task in enumerate(utility.tasks)}
         value = jnp.broadcast_to(utility(named, bids), probabilities.shape[:2])
         ranked = jnp.where(valid & ~jnp.isnan(value), value, -jnp.inf)
@@ -166,4 +183,6 @@ def _export_scorer(model: TwoTower, utility: Utility) -> jax.export.Exported:
 
     shapes = ((b, tasks, width), (n, tasks, width), (tasks,), (n,))
     arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    return jax.export.export(jax.jit(score), platforms=PLATFORMS)(*arguments, jax.ShapeDtypeStruct((n,), jnp.bool_))
+    return jax.export.export(jax.jit(score), platforms=PLATFORMS)(
+        *arguments, jax.ShapeDtypeStruct((n,), jnp.bool_), jax.ShapeDtypeStruct((b,), jnp.int32)
+    )

@@ -10,12 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from tt_jax.calibration import Calibration
 from tt_jax.config import Config
 from tt_jax.schema import Schema
 
 
-def fingerprint(schema: Schema, config: Config, params: Mapping[str, Any], tables: Mapping[str, Any]) -> str:
-    """SHA-256, hexadecimal, of the schema, the model part of the config and every parameter and table by sorted name.
+def fingerprint(
+    schema: Schema,
+    config: Config,
+    params: Mapping[str, Any],
+    tables: Mapping[str, Any],
+    calibration: Calibration | None = None,
+) -> str:
+    """SHA-256, hexadecimal, of the schema, the model part of the config and every parameter and table by sorted name;
+    and of the calibration, if there is one: a model that is calibrated anew is another one.
 
     Arrays count with name, dtype, shape and little-endian bytes: the same weights give the same fingerprint anywhere.
     """
@@ -28,4 +36,6 @@ def fingerprint(schema: Schema, config: Config, params: Mapping[str, Any], table
             array = array.astype(array.dtype.newbyteorder("<"), copy=False)
             digest.update(f"\n{group} {name} {array.dtype.name} {array.shape}\n".encode())
             digest.update(array.reshape(-1).view(np.uint8).data)
+    if calibration is not None:
+        digest.update(f"\ncalibration {calibration.to_json()}".encode())
     return digest.hexdigest()

@@ -31,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
     print(table("overall", report["overall"]))
     for scenario, tasks in report["scenarios"].items():
         print(table(scenario, tasks))
+    if "calibrated" in report:
+        print(table("calibrated", report["calibrated"]["overall"]))
     return 0
 
 
@@ -44,7 +46,9 @@ def evaluate_trained(trained: Any, path: str, split: str | None = None, replicat
     config = trained.record.config
     prepared, found = predictions(trained, path, split)
     trained_on = _trained_on(trained, prepared)
-    report = full_report(found, prepared, config.data.scenarios, config.utility, trained_on, replicates)
+    report = full_report(
+        found, prepared, config.data.scenarios, config.utility, trained_on, replicates, trained.calibration
+    )
     return {**report, "fingerprint": trained.fingerprint}
 
 

@@ -36,6 +36,7 @@ def export_trained(trained, out: Path, data: str | None = None) -> str:  # type:
         config=trained.record.config,
         params=trained.params,
         tables=trained.tables,
+        calibration=trained.calibration,
         metrics=trained.report or {},
         golden_rows=prepared.samples(trained.record.config.data.scenarios),
     )

@@ -18,6 +18,7 @@ VERBS = {
     "prepare": "raw logs to a training set",
     "train": "train a model, or go on with a run",
     "evaluate": "metrics of a trained model on a split",
+    "calibrate": "fit a model's probabilities to the labels of a split",
     "regret": "AdWorld: what a model loses against the true probabilities",
     "compare": "configurations, modes and seeds side by side, as a report",
     "label": "a teacher's probabilities as soft labels of a training set",

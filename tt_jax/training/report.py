@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline.blocks import PreparedSet
+from tt_jax.calibration import Calibration, Curves
 from tt_jax.features import hash_string
 from tt_jax.metrics import sigmoid
 from tt_jax.metrics.bootstrap import LEVEL
@@ -32,6 +33,7 @@ def full_report(
     utility: str,
     trained_on: tuple[PreparedSet, Sequence[str]] | None,
     replicates: int = 0,
+    calibration: Calibration | None = None,
 ) -> dict[str, Any]:
     """The report of `tt_jax.metrics.EvalState`, and more, ready for JSON.
 
@@ -42,10 +44,12 @@ def full_report(
       utility: of the run; "" = the first head.
       trained_on: prepared set and splits that the model was trained on, to tell new ids; None = not at hand.
       replicates: of the bootstrap; 0 = no intervals.
+      calibration: of the model; None = it has none.
 
     Returns `overall` and `scenarios` as there; `slices`, column -> value -> task -> metrics: the slices of the schema,
     and by id of user and ad `known` and `new`, those that training never saw; `bootstrap`, how the `intervals` beside
-    the metrics were made; `funnel` by scenario, see `_funnel`; `rows`.
+    the metrics were made; `funnel` by scenario, see `_funnel`; `rows`. All of that is not calibrated; `calibrated` has
+    `overall` and `scenarios` of the calibrated probabilities.
     """
     schema, names = prepared.schema, tuple(scenarios or prepared.schema.scenarios)
     rows = rows_of(found, schema, found.logits)
@@ -64,6 +68,14 @@ def full_report(
             report["slices"][column] = rows.by_value(known, ("new", "known").__getitem__, replicates)
     if replicates:
         report["bootstrap"] = {"replicates": replicates, "level": LEVEL, "clusters": _cluster_column(schema)}
+    if calibration is not None:
+        after = rows_of(found, schema, calibrated_logits(found, schema, calibration))
+        report["calibrated"] = {
+            "method": calibration.method,
+            "split": calibration.split,
+            "overall": after.metrics(replicates=replicates),
+            "scenarios": by_scenario(after, found, schema, names, replicates),
+        }
     funnel = _funnel(found, rows, schema, names, utility)
     return {**report, **({"funnel": funnel} if funnel else {})}
 
@@ -79,6 +91,12 @@ def rows_of(found: Predictions, schema: Schema, logits: np.ndarray) -> Rows:
         users=_key(found, schema, schema.user_id) if schema.user_id else None,
         clusters=_key(found, schema, unit) if unit else np.arange(len(logits)),
     )
+
+
+def calibrated_logits(found: Predictions, schema: Schema, calibration: Calibration) -> np.ndarray:
+    """Logits float32 `[N, H]` as the scorer would have them."""
+    curves = calibration.curves(schema).at(jnp.asarray(found.query_scenario))
+    return np.asarray(jax.jit(Curves.apply)(curves, jnp.asarray(found.logits)))
 
 
 def by_scenario(
