@@ -60,7 +60,7 @@ def test_it_begins_as_the_report_of_the_loop(trained, told_path: Path, report) -
     prepared = PreparedSet.open(told_path)
     short = evaluate(make_predict(trained.model), trained.params, trained.tables, prepared, "eval", (), 64)
     assert {name: report[name] for name in short} == short
-    assert list(report) == ["overall", "scenarios", "slices", "rows", "funnel", "fingerprint"]
+    assert list(report) == ["overall", "scenarios", "slices", "rows", "funnel", "gates", "fingerprint"]
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 

@@ -37,10 +37,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def evaluate_trained(trained: Any, path: str, split: str | None = None, replicates: int = 0) -> dict[str, Any]:
-    """The full report of a `Trained` on a prepared set, see `tt_jax.training.report`.
+    """The full report of a `Trained` on a prepared set, see `tt_jax.training.report`, and its `gates`.
 
     Raises `ValueError` if that set has another schema.
     """
+    from tt_jax.training.gates import gate_report
     from tt_jax.training.report import full_report
 
     config = trained.record.config
@@ -49,7 +50,11 @@ def evaluate_trained(trained: Any, path: str, split: str | None = None, replicat
     report = full_report(
         found, prepared, config.data.scenarios, config.utility, trained_on, replicates, trained.calibration
     )
-    return {**report, "fingerprint": trained.fingerprint}
+    gates = gate_report(
+        trained.model, trained.params, trained.tables, prepared, split or config.data.eval_split,
+        config.data.scenarios, config.data.eval_batch_size,
+    )  # fmt: skip
+    return {**report, **({"gates": gates} if gates else {}), "fingerprint": trained.fingerprint}
 
 
 def predictions(trained: Any, path: str, split: str | None = None) -> tuple[Any, Any]:

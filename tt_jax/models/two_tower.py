@@ -155,6 +155,22 @@ class TwoTower:
         rows = self.rows(arrays)
         return self.logits(params, self.inputs(params, {t: gather(tables, rows[t]) for t in TOWERS}, rows, arrays))
 
+    def gates(self, params: Params, tables: Params, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Share of each expert in each head, float32 `[T, E, B]`, of each mixture of experts.
+
+        They are `query` and `ad`; a heavy ranker has one, `pair`; kinds without MMoE gates have none.
+        """
+        rows, module = self.rows(arrays), self.bind(params)
+        inputs = self.inputs(params, {t: gather(tables, rows[t]) for t in TOWERS}, rows, arrays)
+        if isinstance(module, HeavyRanker):
+            return {"pair": module.body.gates(jnp.concatenate([inputs[t] for t in TOWERS]))}
+        found: dict[str, Array] = {}
+        for t in TOWERS:
+            body = module.tower(t).body
+            if isinstance(body, MMoE):
+                found[t] = body.gates(inputs[t])
+        return found
+
     def embed(self, params: Params, tables: Params, tower: Tower, ids: Array, floats: Array) -> Array:
         """Output of one tower, float32 `[n, T, D]`, for ids int32 `[n, S]` and floats `[n, F]`.
 
