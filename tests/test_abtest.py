@@ -87,7 +87,13 @@ def test_two_models_and_the_report(call: Call, home: Path, tmp_path: Path) -> No
     assert report["control"]["shopping"] == report["control"]["standard"]
     assert report["world"] == dataclasses.asdict(WORLD)
     assert report["groups"]["all"]["sums"]["requests"] == [300, 300]
-    assert report["groups"]["all"]["effects"]["recall"]["relative"] != 0
+    recall = report["groups"]["all"]["effects"]["recall"]
+    assert recall["relative"] != 0
+    page = (tmp_path / "abtest.html").read_text()
+    assert page.count("<svg role=") == page.count("<section>") == len(report["groups"])
+    assert f"{recall['low']:+.2%} .. {recall['high']:+.2%}" in page
+    assert report["treatment"]["standard"]["fingerprint"] in page
+    assert not {"<script", "http:", "https:", "url("} & set(page.split())
 
 
 def test_one_model_as_both_arms(call: Call, home: Path) -> None:

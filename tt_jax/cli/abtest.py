@@ -34,11 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the requests and all that chance decides (default 0)")
     parser.add_argument("--design", choices=("paired", "split"), default="paired", help="default paired")
     parser.add_argument("--repeat", type=int, default=0, help="split experiments to count the significant ones of")
-    parser.add_argument("--out", type=Path, help="directory for abtest.json")
+    parser.add_argument("--out", type=Path, help="directory for abtest.json and abtest.html")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a table per group of requests; writes the JSON."""
+    """Prints a table per group of requests; writes JSON and HTML."""
     from input_pipeline.adworld_experiment import count_significant, report
     from input_pipeline.adworld_replay import Outcomes, Replay, replay, wake
     from input_pipeline.adworld_world import SCENARIOS
@@ -74,8 +74,19 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         by_arm = {name: _describe(arm) for name, arm in zip(ARMS, arms, strict=True)}
         settings = {"design": args.design, "day": morning.day, "scenarios": scenarios, **dataclasses.asdict(how)}
-        write_json(args.out / "abtest.json", {**settings, **by_arm, "world": dataclasses.asdict(world), **found})
+        written = {**settings, **by_arm, "world": dataclasses.asdict(world), **found}
+        write_json(args.out / "abtest.json", written)
+        if not args.repeat:
+            (args.out / "abtest.html").write_text(_page(written), encoding="utf-8")
     return 0
+
+
+def _page(report: Mapping[str, Any]) -> str:
+    try:
+        from tt_jax.report.experiment import experiment_page
+    except ModuleNotFoundError as e:
+        raise ValueError(f"--out: abtest.html needs {e.name}; pip install 'tt-jax[report]'") from None
+    return experiment_page(report)
 
 
 def load_arm(text: str, name: str, world: Any) -> Arm:
