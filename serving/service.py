@@ -1,15 +1,13 @@
-"""HTTP around the scorer. The event loop parses and awaits; JAX runs in one thread of its own."""
+"""HTTP around the scorer. The event loop parses and awaits; JAX runs in the batcher's thread."""
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
 import logging
 import platform
 import signal
 import socket
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import FrameType
@@ -20,6 +18,7 @@ from litestar import Litestar, MediaType, Request, Response, get, post
 from litestar.exceptions import ClientException, HTTPException, InternalServerException
 from litestar.openapi import ResponseSpec
 
+from serving.batcher import Batcher
 from serving.docs import RankOperation, openapi_config
 from serving.messages import (
     Ads,
@@ -29,12 +28,11 @@ from serving.messages import (
     Limits,
     ModelAnswer,
     RankAnswer,
-    Work,
     one_line,
     read_request,
     to_work,
 )
-from serving.scorer import RequestError, ScoredAd, Scorer
+from serving.scorer import RequestError, Scorer
 from serving.telemetry import Telemetry
 from tt_jax.schema import Feature
 
@@ -46,39 +44,15 @@ _ERRORS = {
 }
 
 
-class Dispatcher:
-    """Runs the scorer, one request after the other, in one thread. `submit` is all that the handlers know of it."""
-
-    def __init__(self, scorer: Scorer) -> None:
-        self._scorer = scorer
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dispatcher")
-
-    async def submit(self, work: Work) -> list[list[ScoredAd]]:
-        """The ranked ads of each query. Raises `RequestError`."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._rank, work)
-
-    def _rank(self, work: Work) -> list[list[ScoredAd]]:
-        try:
-            encoded = self._scorer.encode(work.queries)
-        except RecursionError:  # from the repr of a value in the encoder's own error
-            raise RequestError("a feature value is nested too deeply") from None
-        return self._scorer.rank(encoded, work.k, work.candidates)
-
-    def close(self) -> None:
-        """Waits for the request in progress and ends the thread."""
-        self._thread.shutdown(cancel_futures=True)
-
-
 class Service:
     """What the handlers share. `ready` is False before start-up and while the process drains."""
 
     def __init__(self, scorer: Scorer, max_body: int, max_queries: int) -> None:
         versions = {name: importlib.metadata.version(name) for name in ("tt-jax", "jax", "litestar")}
         versions = {name.replace("-", "_"): v for name, v in versions.items()} | {"python": platform.python_version()}
-        self.scorer = scorer
         self.limits = Limits(scorer.max_k, max_queries, scorer.max_candidates, max_body)
         self.telemetry = Telemetry(scorer, versions)
-        self.dispatcher = Dispatcher(scorer)
+        self.batcher = Batcher(scorer)
         self.ready = False
         self.model = ModelAnswer(
             name=scorer.schema.name,
@@ -121,7 +95,7 @@ def create_app(scorer: Scorer, *, max_body: int = 2**20, max_queries: int = 64) 
             yield
         finally:
             service.ready = False
-            service.dispatcher.close()
+            service.batcher.close()
 
     app = Litestar(
         [rank, live, ready, metrics, model],
@@ -149,12 +123,11 @@ async def rank(request: Request[Any, Any, Any]) -> RankAnswer | BatchAnswer:
         raise ClientException(e.detail) from None  # the client went away: nobody reads this, and it is no fault of ours
     message = read_request(body)
     work = to_work(message, service.limits.queries)
-    ranked = await service.dispatcher.submit(work)
-    service.telemetry.ranked(work.queries, ranked)
-    mark, index = service.scorer.fingerprint, service.scorer.index_id
+    ranked = await service.batcher.submit(work)
+    service.telemetry.ranked(work.queries, ranked.ads)
     if message.query is not None:
-        return RankAnswer(ranked[0], mark, index)
-    return BatchAnswer([Ads(ads) for ads in ranked], mark, index)
+        return RankAnswer(ranked.ads[0], ranked.bundle, ranked.index)
+    return BatchAnswer([Ads(ads) for ads in ranked.ads], ranked.bundle, ranked.index)
 
 
 @get("/health/live", media_type=MediaType.TEXT)

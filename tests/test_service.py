@@ -168,7 +168,7 @@ def test_wrong_paths_methods_and_sizes(client: Client) -> None:
 
 
 def test_a_crash_is_logged_and_not_shown(client: Client, caplog: pytest.LogCaptureFixture) -> None:
-    client.app.state.service.dispatcher.close()  # as if its thread had died
+    client.app.state.service.batcher.close()  # as if its thread had died
     assert error_of(client.post("/v1/rank", content=b'{"query": {}}'), 500) == "internal error"
     assert "Traceback" in caplog.text
     assert "/v1/rank" in caplog.text
@@ -176,7 +176,7 @@ def test_a_crash_is_logged_and_not_shown(client: Client, caplog: pytest.LogCaptu
 
 def test_the_event_loop_turns_while_the_scorer_works(client: Client) -> None:
     service, busy, answers = client.app.state.service, threading.Event(), []
-    service.dispatcher._thread.submit(busy.wait)
+    service.batcher._thread.submit(busy.wait)
     asking = threading.Thread(target=lambda: answers.append(post(client, {"query": {}, "k": 1})))
     asking.start()
     try:
