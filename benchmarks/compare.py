@@ -104,7 +104,8 @@ def _input_round(a: argparse.Namespace, ratios: Ratios) -> None:
 
 def _rows_round(ratios: Ratios) -> None:
     """Time of a step on the smallest table over that on a larger one."""
-    times = [_run([sys.executable, "-m", "benchmarks.train_step", "--rows", rows])[-1]["step_ms"] for rows in TABLE_ROWS]
+    step = [sys.executable, "-m", "benchmarks.train_step", "--rows"]
+    times = [_run([*step, rows])[-1]["step_ms"] for rows in TABLE_ROWS]
     for rows, ms in zip(TABLE_ROWS[1:], times[1:], strict=True):
         ratios.add(f"train step, {rows} / {TABLE_ROWS[0]} table rows", ms, times[0], times[0] / ms)
 
