@@ -1,4 +1,4 @@
-"""Between the event loop and JAX: one thread that holds the scorer, ranks what was submitted, and changes the scorer."""
+"""Between the event loop and JAX: one thread that holds the scorer, ranks with it and changes it."""
 
 from __future__ import annotations
 
