@@ -149,6 +149,9 @@ def test_the_verb_writes_it(told_run: Path, tmp_path: Path, report, capsys: pyte
     assert printed[at].split() == ["standard", *SHOWN]
     assert printed[at + 1].split() == wanted
     assert "funnel, standard" in "\n".join(printed)
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", f"--workdir={told_run}", "--bootstrap=-1"])
+    assert (end.value.code, capsys.readouterr().err) == (2, "tt-jax: error: --bootstrap=-1: expected at least 0\n")
 
 
 def test_a_table_has_the_ends_of_intervals_below() -> None:

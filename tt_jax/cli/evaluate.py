@@ -26,6 +26,8 @@ def run(args: argparse.Namespace) -> int:
     from tt_jax.publish import write_json
     from tt_jax.training.trained import load_trained
 
+    if args.bootstrap < 0:
+        raise ValueError(f"--bootstrap={args.bootstrap}: expected at least 0")
     trained = load_trained(args.workdir)
     report = evaluate_trained(trained, args.data or trained.record.config.data.path, args.split, args.bootstrap)
     if args.out:

@@ -41,7 +41,7 @@ def row_log_errors(p: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.abs(np.log(_clipped(p)) - np.log(_clipped(y)))
 
 
-def binned_calibration_error(weight_G: np.ndarray, gap_G: np.ndarray, bins: int = ECE_BINS) -> float:
+def binned_calibration_error(weight: np.ndarray, gap: np.ndarray, bins: int = ECE_BINS) -> float:
     """Expected calibration error: mean over bins of |mean prediction - mean label|, weighted by the bins' weight.
 
     The bins are quantiles of the predictions, of equal weight. Equal-width bins would put nearly all rows of a rare
@@ -49,14 +49,13 @@ def binned_calibration_error(weight_G: np.ndarray, gap_G: np.ndarray, bins: int 
     does not depend on row order, and a constant predictor has the error |p - mean label|.
 
     Args:
-      weight_G, gap_G: float64, of groups of rows that tie, in order of prediction: their weight, and weighted sum of
-        p - y.
+      weight, gap: float64 `[G + 1]`, of rows in order of prediction: what weight, and weighted p - y, add up to before
+        each of the G groups that tie, and in all.
     """
-    end_G = np.cumsum(weight_G)
-    bounds = np.searchsorted(end_G - weight_G / 2, np.arange(1, bins) * (end_G[-1] / bins))
-    gap_before_G = np.concatenate([[0.0], np.cumsum(gap_G)])
-    gap_at_bounds = gap_before_G[np.concatenate([[0], bounds, [weight_G.size]])]
-    return float(np.abs(np.diff(gap_at_bounds)).sum() / end_G[-1])
+    middle = 0.5 * (weight[1:] + weight[:-1])
+    bounds = np.searchsorted(middle, np.arange(1, bins) * (weight[-1] / bins))
+    gap_at_bounds = gap[np.concatenate([[0], bounds, [middle.size]])]
+    return float(np.abs(np.diff(gap_at_bounds)).sum() / weight[-1])
 
 
 def _mean(values: np.ndarray, w: np.ndarray) -> float:

@@ -19,7 +19,8 @@ def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float | 
     """
     order = ascending(scores)
     won, lost = _by_class(labels[order], weights[order])
-    return area(won, lost, tie_starts(scores[order]))
+    ties = tie_bounds(scores[order])
+    return area(running(won, ties), running(lost, ties))
 
 
 def gauc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, users: np.ndarray) -> float | None:
@@ -32,8 +33,8 @@ def gauc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, users: np.
     codes, order = user_codes(users), ascending(scores)
     order = order[by_user(codes[order])]
     won, lost = _by_class(labels[order], weights[order])
-    ties, first = user_ties(scores[order], codes[order])
-    return grouped_area(won, lost, ties, first)
+    ties, user_bounds = user_ties(scores[order], codes[order])
+    return grouped_area(running(won, ties), running(lost, ties), user_bounds)
 
 
 # ---- sorting ---------------------------------------------------------------------------------------------------------
@@ -75,17 +76,17 @@ def _places_by(keys: np.ndarray, bits: int) -> np.ndarray:
     return both & ((1 << bits) - 1)
 
 
-def tie_starts(scores: np.ndarray) -> np.ndarray:
-    """The first row of each group that ties, int64 `[G]`, of sorted scores `[n]`."""
-    return np.flatnonzero(_changes(scores))
+def tie_bounds(scores: np.ndarray) -> np.ndarray:
+    """The first row of each group that ties, and n: int64 `[G + 1]`, of sorted scores `[n]`."""
+    return np.append(np.flatnonzero(_changes(scores)), scores.size)
 
 
 def user_ties(scores: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of rows sorted by user, then score: the first row of each group of one user that ties, int64 `[G]`, and each
-    user's first group, int64 `[U]`."""
+    """Of rows sorted by user, then score: `tie_bounds` of the groups of one user that tie, and the first group of each
+    user, and G: int64 `[U + 1]`."""
     new_user = _changes(codes)
     ties = np.flatnonzero(new_user | _changes(scores))
-    return ties, np.flatnonzero(new_user[ties])
+    return np.append(ties, scores.size), np.append(np.flatnonzero(new_user[ties]), ties.size)
 
 
 def _changes(values: np.ndarray) -> np.ndarray:
@@ -97,48 +98,47 @@ def _changes(values: np.ndarray) -> np.ndarray:
 # ---- areas -----------------------------------------------------------------------------------------------------------
 
 
-def area(won: np.ndarray, lost: np.ndarray, ties: np.ndarray) -> float | None:
+def running(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """What the values of sorted rows, float64 `[..., n]`, add up to before each of the bounds: `[..., G + 1]`."""
+    n = values.shape[-1]
+    sums = np.zeros((*values.shape[:-1], n + 1))
+    np.cumsum(values, axis=-1, out=sums[..., 1:])
+    return sums if bounds.size == n + 1 else sums.take(bounds, axis=-1)
+
+
+def area(won: np.ndarray, lost: np.ndarray) -> float | None:
     """AUC of rows sorted by score: `auc` for any number of weightings.
 
     Args:
-      won, lost: float64 `[n]`, each row's weight as a positive and as a negative.
-      ties: of `tie_starts`.
+      won, lost: float64 `[G + 1]`, `running` sums at `tie_bounds` of the weights of positive and of negative rows.
     """
-    won, lost = of_groups(won, ties), of_groups(lost, ties)
-    beaten = np.cumsum(lost)
-    positive, negative = float(won.sum()), float(beaten[-1]) if beaten.size else 0.0
-    if not positive > 0 or not negative > 0:
+    if not won[-1] > 0 or not lost[-1] > 0:
         return None
-    beaten -= 0.5 * lost
-    beaten *= won
-    return float(beaten.sum()) / (positive * negative)
+    return float(_beaten(won, lost).sum()) / float(won[-1] * lost[-1])
 
 
-def grouped_area(won: np.ndarray, lost: np.ndarray, ties: np.ndarray, first: np.ndarray) -> float | None:
+def grouped_area(won: np.ndarray, lost: np.ndarray, user_bounds: np.ndarray) -> float | None:
     """GAUC of rows sorted by user, then score: `gauc` for any number of weightings.
 
     Args:
-      won, lost: as of `area`.
-      ties, first: of `user_ties`.
+      won, lost: as of `area`, at the bounds of `user_ties`.
+      user_bounds: of `user_ties`.
     """
-    if not first.size:
+    if user_bounds.size == 1:
         return None
-    won, lost = of_groups(won, ties), of_groups(lost, ties)
-    lost_before = np.concatenate([[0.0], np.cumsum(lost)])
-    start_U = lost_before[first]
-    positive_U = np.add.reduceat(won, first)
-    negative_U = np.diff(start_U, append=lost_before[-1])
-    won_U = np.add.reduceat(won * (lost_before[:-1] + 0.5 * lost), first) - positive_U * start_U
+    positive_U, negative_U = np.diff(won[user_bounds]), np.diff(lost[user_bounds])
+    first_U = user_bounds[:-1]
+    beaten_U = np.add.reduceat(_beaten(won, lost), first_U) - positive_U * lost[first_U]
     both = (positive_U > 0) & (negative_U > 0)
     if not both.any():
         return None
-    auc_U, weight_U = won_U[both] / (positive_U[both] * negative_U[both]), (positive_U + negative_U)[both]
+    auc_U, weight_U = beaten_U[both] / (positive_U[both] * negative_U[both]), (positive_U + negative_U)[both]
     return float((auc_U * weight_U).sum() / weight_U.sum())
 
 
-def of_groups(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Sums over groups of rows that follow each other, `[G]`; `starts`: the first row of each."""
-    return values if starts.size == values.size else np.add.reduceat(values, starts)
+def _beaten(won: np.ndarray, lost: np.ndarray) -> np.ndarray:
+    """Of each group the weight of pairs in which a positive row of it stands above a negative one, ties one half."""
+    return np.diff(won) * (0.5 * (lost[1:] + lost[:-1]))
 
 
 def _by_class(labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

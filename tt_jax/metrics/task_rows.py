@@ -84,19 +84,20 @@ class TaskRows:
 
     def ordered(self, times: np.ndarray | None = None) -> dict[str, float | None]:
         """AUC, GAUC and ECE, None where one is undefined. `times`: float64 `[n]`, how often each row counts."""
-        terms = self.terms_Sn[:3]
-        weight, label, prediction = terms if times is None else terms * times
-        ece = None
-        if weight.any():
-            weight_G, gap_G = (ranking.of_groups(values, self._ties) for values in (weight, prediction - label))
-            ece = probability.binned_calibration_error(weight_G, gap_G)
-        if not self.ranked:
-            return {"auc": None, "gauc": None, "ece": ece}
-        won, lost, gauc = label, weight - label, None
-        if self._by_user is not None:
-            order, ties, first = self._by_user
-            gauc = ranking.grouped_area(won[order], lost[order], ties, first)
-        return {"auc": ranking.area(won, lost, self._ties), "gauc": gauc, "ece": ece}
+        terms = self.terms_Sn[:3] if times is None else self.terms_Sn[:3] * times
+        weight, label, prediction = ranking.running(terms, self._ties)
+        found: dict[str, float | None] = dict.fromkeys(("auc", "gauc", "ece"))
+        if weight[-1] > 0:
+            found["ece"] = probability.binned_calibration_error(weight, prediction - label)
+        if self.ranked:
+            found["auc"] = ranking.area(label, weight - label)
+        if self.ranked and self._by_user is not None:
+            order, ties, user_bounds = self._by_user
+            won, lost = terms[1], terms[0] - terms[1]
+            found["gauc"] = ranking.grouped_area(
+                ranking.running(won[order], ties), ranking.running(lost[order], ties), user_bounds
+            )
+        return found
 
     @cached_property
     def ranked(self) -> bool:
@@ -105,7 +106,7 @@ class TaskRows:
 
     @cached_property
     def _ties(self) -> np.ndarray:
-        return ranking.tie_starts(self.p)
+        return ranking.tie_bounds(self.p)
 
     @cached_property
     def _by_user(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
