@@ -80,6 +80,9 @@ def test_the_page_shows_the_numbers_of_the_report(compared: Path, report: dict) 
     assert f"{found['mean']:.4f} ± {found['spread']:.4f}" in text
     low, high = (f"{100 * v:+.2f} %".replace("-", "−") for v in found["difference"]["relative_interval"])
     assert f"[{low}, {high}]" in text
+    ece = report["rows"][1]["metrics"]["test"]["shopping"]["click"]["ece"]["difference"]
+    figures = (f"{v:+.5f}".replace("-", "−") for v in (ece["absolute"], *ece["absolute_interval"]))
+    assert "{} [{}, {}]".format(*figures) in text
 
 
 def test_names_are_text(report: dict) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from input_pipeline.blocks import PreparedSet
 from tt_jax.compare.plan import Run
+from tt_jax.metrics.ranking import user_codes
 
 OVERALL = "overall"
 
@@ -24,7 +25,7 @@ class Rows:
       labels, weights: float32 `[n, T]`, as in a prepared set.
       scenario: int `[n]`, index into `scenarios`.
       scenarios: those that the rows are of.
-      users: int64 `[n]`; None if the logs have no user.
+      users: int64 `[n]`, of `tt_jax.metrics.ranking.user_codes`; None if the logs have no user.
       clusters: int64 `[n]`, whose rows are not independent of one another: users, else requests.
     """
 
@@ -49,7 +50,7 @@ def read_rows(prepared: PreparedSet, split: str, scenarios: Sequence[str]) -> Ro
     schema = prepared.schema
     place = np.array([scenarios.index(name) if name in scenarios else -1 for name in schema.scenarios])
     keys = {name: found["keys"][:, i] for i, name in enumerate(schema.key_columns)}
-    users = keys[schema.user_id] if schema.user_id else None
+    users = user_codes(keys[schema.user_id]) if schema.user_id else None
     requests = keys[schema.request_id] if schema.request_id else np.full(len(found["labels"]), -1, np.int64)
     return Rows(
         labels=found["labels"],

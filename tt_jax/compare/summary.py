@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.blocks import PreparedSet
-from tt_jax.compare.figures import TaskRows, differences, over_seeds
+from tt_jax.compare.figures import curves_of, differences, metrics_over_seeds, over_seeds, replicates_over_seeds
 from tt_jax.compare.outcomes import Rows, join_predictions, read_rows
 from tt_jax.compare.plan import Plan, Row
 from tt_jax.compare.runs import Done, read_predictions
 from tt_jax.compare.speed import row_curves, to_quality
-from tt_jax.metrics.curves import calibration_curve, roc_curve
+from tt_jax.metrics.task_rows import TaskRows, check_values
 from tt_jax.models.cost import cost_of
-from tt_jax.schema import Schema
+from tt_jax.schema import Schema, Task
 from tt_jax.training.setup import make_model
 
 VERSION = 1
@@ -117,46 +117,27 @@ def _scope(
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Metrics and curves by task, of each row of the report, on the chosen rows of a split."""
     found: list[tuple[dict[str, Any], dict[str, Any]]] = [({}, {}) for _ in predictions]
+    users = None if rows.users is None else rows.users[chosen]
+    clusters = rows.clusters[chosen]
     for i, task in enumerate(schema.tasks):
-        head = schema.head_of_task[i]
-        users = None if rows.users is None else rows.users[chosen]
-        scored = TaskRows(
-            rows.labels[chosen, i], rows.weights[chosen, i], users, rows.clusters[chosen],
-            soft=task.kind == "soft", replicates=replicates,
-        )  # fmt: skip
-        reference: dict[str, np.ndarray] = {}
-        for k, of_seeds in enumerate(predictions):
-            p_Sn = [p[chosen, head] for p in of_seeds]
-            metrics, replicated = scored.metrics(p_Sn), scored.replicates(p_Sn)
-            reference = replicated if k == 0 else reference
-            intervals = differences(replicated, reference) if k else {}
-            for name, interval in intervals.items():
-                metrics[name]["difference"] = _difference(metrics[name], found[0][0][task.name][name], interval)
-            found[k][0][task.name] = metrics
-            found[k][1][task.name] = scored_curves(scored, p_Sn[0])
+        columns = rows.labels[chosen, i], rows.weights[chosen, i]
+        replicated: list[dict[str, np.ndarray]] = []
+        for of_seeds, (metrics, drawn) in zip(predictions, found, strict=True):
+            p_Sn = [p[chosen, schema.head_of_task[i]] for p in of_seeds]
+            scored = [_scored(task, p, *columns, users) for p in p_Sn]
+            metrics[task.name], drawn[task.name] = metrics_over_seeds(scored), curves_of(scored[0])
+            replicated.append(replicates_over_seeds(scored, clusters, replicates))
+            if len(replicated) > 1:
+                reference = found[0][0][task.name]
+                differing = differences(metrics[task.name], reference, replicated[-1], replicated[0])
+                for name, difference in differing.items():
+                    metrics[task.name][name]["difference"] = difference
     return found
 
 
-def _difference(ours: dict[str, Any], reference: dict[str, Any], intervals: dict[str, Any]) -> dict[str, Any]:
-    """A paired difference to the reference, of the means over seeds, with its intervals."""
-    absolute = ours["mean"] - reference["mean"]
-    return {
-        "absolute": absolute,
-        "absolute_interval": intervals["absolute"],
-        "relative": absolute / reference["mean"] if reference["mean"] else None,
-        "relative_interval": intervals["relative"],
-    }
-
-
-def scored_curves(scored: TaskRows, probabilities: np.ndarray) -> dict[str, Any]:
-    """`roc` and `calibration` of predictions for all rows; None where one is undefined."""
-    arguments = probabilities[scored.rows], scored.labels, scored.weights
-    roc = roc_curve(*arguments) if scored.ranked else None
-    calibration = calibration_curve(*arguments)
-    return {
-        "roc": roc and {name: values.tolist() for name, values in roc._asdict().items()},
-        "calibration": calibration and {name: values.tolist() for name, values in calibration._asdict().items()},
-    }
+def _scored(task: Task, p: np.ndarray, labels: np.ndarray, weights: np.ndarray, users: np.ndarray | None) -> TaskRows:
+    check_values(p, labels, weights, soft=task.kind == "soft", where=f"task {task.name!r}: ")
+    return TaskRows.of(p, labels, weights, users, soft=task.kind == "soft")
 
 
 def _add_learning(rows: list[dict[str, Any]], plan: Plan, out: Path, schema: Schema) -> None:

@@ -49,7 +49,8 @@ def full_report(
     Returns `overall` and `scenarios` as there; `slices`, column -> value -> task -> metrics: the slices of the schema,
     and by id of user and ad `known` and `new`, those that training never saw; `bootstrap`, how the `intervals` beside
     the metrics were made; `funnel` by scenario, see `_funnel`; `rows`. All of that is not calibrated; `calibrated` has
-    `overall` and `scenarios` of the calibrated probabilities.
+    `overall` and `scenarios` of the calibrated probabilities and, with intervals, `differences`, task -> metric -> the
+    paired interval of what calibration changes, on all rows.
     """
     schema, names = prepared.schema, tuple(scenarios or prepared.schema.scenarios)
     rows = rows_of(found, schema, found.logits)
@@ -76,7 +77,9 @@ def full_report(
             "overall": after.metrics(replicates=replicates),
             "scenarios": by_scenario(after, found, schema, names, replicates),
         }
-    funnel = _funnel(found, rows, schema, names, utility)
+        if replicates:
+            report["calibrated"]["differences"] = after.differences(rows, replicates)
+    funnel = _funnel(found, rows, schema, names, utility, replicates)
     return {**report, **({"funnel": funnel} if funnel else {})}
 
 
@@ -142,12 +145,12 @@ def _known(
 
 
 def _funnel(
-    found: Predictions, rows: Rows, schema: Schema, names: Sequence[str], expression: str
+    found: Predictions, rows: Rows, schema: Schema, names: Sequence[str], expression: str, replicates: int
 ) -> dict[str, Any] | None:
     """`funnel_metrics` by scenario against the teacher, whose probabilities are the soft labels; None without them.
 
     Both are ranked by the utility. A prepared set has no bids, so every bid is 1. If the teacher has not labelled all
-    that the utility needs, it is the first head that the teacher has labelled.
+    that the utility needs, it is the first head that the teacher has labelled. Its intervals are over requests.
     """
     teachers = {schema.heads[schema.head_of_task[t]]: t for t, task in enumerate(schema.tasks) if task.kind == "soft"}
     labelled = {head: t for head, t in teachers.items() if not np.isnan(found.labels[:, t]).all()}
@@ -164,7 +167,7 @@ def _funnel(
     by_name = {}
     for name in names:
         part = found.scenario == schema.scenarios.index(name)
-        by_name[name] = funnel_metrics(score[part], teacher[part], requests[part])
+        by_name[name] = funnel_metrics(score[part], teacher[part], requests[part], replicates=replicates)
     return {"utility": utility.expression, "bid": 1, "scenarios": by_name}
 
 
