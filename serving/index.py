@@ -249,7 +249,7 @@ def embed_rows(
 ) -> np.ndarray:
     """Vectors `[n, T, D]` of n raw ads, by the bundle's ad tower. Raises `EncodeError`."""
     model = bundle.model
-    embed = jax.jit(lambda *args: model.embed(*args[:2], "ad", *args[2:]).astype(DTYPES[dtype]))
+    embed = jax.jit(lambda params, tables, *ad: model.embed(params, tables, "ad", *ad).astype(DTYPES[dtype]))
     weights = jax.device_put((bundle.params, bundle.tables))
     vectors = np.empty((n, len(bundle.schema.heads), model.config.output_dim), DTYPES[dtype])
     embed_ads(Encoder(bundle.schema), features, max(1, min(batch, n)), partial(embed, *weights), vectors)

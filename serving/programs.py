@@ -24,7 +24,7 @@ from serving.ads import Update
 from serving.calls import ad_vectors, best, best_candidates, scores
 from serving.index import AdIndex
 from serving.top_k import Corpus, TopK
-from tt_jax.calibration import Calibration
+from tt_jax.calibration import Calibration, Curves
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.schema import PAD_ID
 from tt_jax.utility import Utility
@@ -36,6 +36,8 @@ NO_AD = -1
 EMBEDDED = (64, 1024)  # changed ads at a time
 UPDATED = 64  # fewest positions of an update; times 4, 16, ...
 GROWTH = 1.25  # of the places when all are taken: every scan reads them all, so twice as many would cost twice the time
+
+State = tuple[Any, Any, Corpus, Curves | None]  # parameters, tables, ads, calibration: first arguments of a program
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ class Programs:
         used = tuple(t for t, name in enumerate(utility.tasks) if name in utility.names)
         parts = (jnp.asarray(index.vectors), jnp.asarray(index.bids), jnp.asarray(index.valid))
         curves = calibration.curves(model.schema) if calibration else None
-        self._state = (*jax.device_put((dict(params), dict(tables))), Corpus.pack(*parts, used, places), curves)
+        weights = jax.device_put((dict(params), dict(tables)))
+        self._state: State = (*weights, Corpus.pack(*parts, used, places), curves)
         self._prepare(like)
 
     def _prepare(self, like: Programs | None) -> None:

@@ -30,7 +30,7 @@ from tests import tiny
 from tests.service_calls import error_of, post, some_queries
 from tt_jax.bundle import Bundle
 
-MAX_K = 20
+MAX_K = 16
 TOKEN = "a-token-of-the-tests"
 AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}
 QUERY = some_queries(1)[0]
@@ -83,7 +83,8 @@ def both(tiny_bundle: Path, tiny_index: Path) -> Iterator[Both]:
     app = create_app(load(tiny_bundle, tiny_index, max_k=MAX_K, live=True))
     service = app.state.service
     live = Live(service.batcher, service.telemetry, sources, ads=True)
-    with TestClient(app) as client, TestClient(create_admin(service, live, TOKEN), headers=AUTHORIZED) as admin:
+    with TestClient(app) as client, TestClient(create_admin(service, live, TOKEN)) as admin:
+        admin.headers.update(AUTHORIZED)
         yield Both(client, admin)
     live.close()
 

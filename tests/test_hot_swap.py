@@ -119,8 +119,8 @@ def test_swaps_under_load(pairs: dict[tuple[str, str], Pair], swaps: int, tmp_pa
     app = create_app(load(order[0].bundle, order[0].index, max_k=MAX_K, live=True))
     service = app.state.service
     live = Live(service.batcher, service.telemetry, Sources(order[0].bundle, order[0].index), ads=True)
-    headers = {"authorization": f"Bearer {TOKEN}"}
-    with TestClient(app) as client, TestClient(create_admin(service, live, TOKEN), headers=headers) as admin:
+    with TestClient(app) as client, TestClient(create_admin(service, live, TOKEN)) as admin:
+        admin.headers["authorization"] = f"Bearer {TOKEN}"
         before, sizes = _live_bytes(), []
         with Load(client, pairs) as clients:
             for i in range(1, swaps + 1):
