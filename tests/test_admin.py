@@ -25,6 +25,7 @@ from serving.changing import load
 from serving.delta import Base, make_delta
 from serving.index import AdIndex, build_index
 from serving.live import Live, Sources
+from serving.scorer import Scorer
 from serving.service import create_app
 from tests import tiny
 from tests.service_calls import error_of, post, some_queries
@@ -77,10 +78,10 @@ def _recent(status: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def both(tiny_bundle: Path, tiny_index: Path) -> Iterator[Both]:
+def both(tiny_bundle: Path, tiny_index: Path, warm_scorer: Scorer) -> Iterator[Both]:
     """One service for all tests of this file: none may rely on what it serves."""
     sources = Sources(tiny_bundle, tiny_index)
-    app = create_app(load(tiny_bundle, tiny_index, max_k=MAX_K, live=True))
+    app = create_app(load(tiny_bundle, tiny_index, max_k=MAX_K, live=True, like=warm_scorer))
     service = app.state.service
     live = Live(service.batcher, service.telemetry, sources, ads=True)
     with TestClient(app) as client, TestClient(create_admin(service, live, TOKEN)) as admin:
@@ -162,19 +163,6 @@ def test_changed_ads_are_in_the_next_answer(fresh: Both) -> None:
     assert first in [ad["id"] for ad in post(fresh.service, {"query": QUERY, "k": 10})["ads"]]
 
 
-def test_more_ads_than_places(fresh: Both) -> None:
-    """Compiled off the dispatcher thread: the service goes on, and the answer after it has the new ads."""
-    places = fresh.status()["places"]
-    n = places - fresh.status()["ads"] + 1
-    rows = tiny.rows(tiny.ad_columns(np.random.default_rng(8), n, list(range(10**6, 10**6 + n))))
-    body = {"upsert": [{**row, "bid": 1e6 + i, "eligible": True} for i, row in enumerate(rows)]}
-    status = fresh.change("/admin/ads", body)
-    assert status["places"] > places
-    assert status["ads"] == places + 1
-    ids = {ad["id"] for ad in post(fresh.service, {"query": QUERY, "k": MAX_K})["ads"]}
-    assert ids <= set(range(10**6, 10**6 + n))
-
-
 def test_deltas_one_after_the_other(fresh: Both, tiny_bundle: Path, tiny_index: Path, tmp_path: Path) -> None:
     bundle, rng = Bundle.load(tiny_bundle), np.random.default_rng(4)
     base: Path = tiny_index
@@ -239,6 +227,19 @@ def test_a_service_that_drains_is_not_changed(both: Both) -> None:
         assert both.status()["ready"] is False
     finally:
         both.service.app.state.service.ready = True
+
+
+def test_more_ads_than_places(fresh: Both) -> None:
+    """Compiled anew for more of them. The last user of `fresh`: another load would have to compile too."""
+    places = fresh.status()["places"]
+    n = places - fresh.status()["ads"] + 1
+    rows = tiny.rows(tiny.ad_columns(np.random.default_rng(8), n, list(range(10**6, 10**6 + n))))
+    body = {"upsert": [{**row, "bid": 1e6 + i, "eligible": True} for i, row in enumerate(rows)]}
+    status = fresh.change("/admin/ads", body)
+    assert status["places"] > places
+    assert status["ads"] == places + 1
+    ids = {ad["id"] for ad in post(fresh.service, {"query": QUERY, "k": MAX_K})["ads"]}
+    assert ids <= set(range(10**6, 10**6 + n))
 
 
 def test_the_process_reloads_what_a_link_points_to(tiny_bundle: Path, tiny_index: Path, tmp_path: Path) -> None:

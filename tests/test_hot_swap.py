@@ -17,7 +17,7 @@ from litestar import Litestar
 from litestar.testing import TestClient
 
 from serving.admin import create_admin
-from serving.changing import load
+from serving.changing import HEADROOM, load
 from serving.index import build_index
 from serving.live import Live, Sources
 from serving.scorer import Scorer
@@ -27,7 +27,7 @@ from tests.service_calls import plain, some_queries
 from tt_jax.bundle import Bundle
 from tt_jax.export import write_bundle
 
-MAX_K, ADS, QUERIES, CLIENTS = 16, 150, some_queries(4, seed=5), 3
+MAX_K, ADS, QUERIES, CLIENTS = 16, 200, some_queries(4, seed=5), 3
 TOKEN = "a-token-of-the-tests"
 
 
@@ -45,7 +45,7 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Pair]:
+def pairs(tmp_path_factory: pytest.TempPathFactory, warm_scorer: Scorer) -> dict[tuple[str, str], Pair]:
     """By their names in answers: two models of other weights, one of which with two indexes of other ads."""
     root, made = tmp_path_factory.mktemp("pairs"), {}
     for seed in (0, 1):
@@ -58,7 +58,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Pai
         for ads in range(seed + 1):
             index = root / f"index{seed}{ads}"
             build_index(Bundle.load(bundle), tiny.ads_table(np.random.default_rng(ads), ADS)).save(index)
-            scorer = Scorer.load(bundle, index, max_k=MAX_K, warm=False)
+            scorer = Scorer.load(bundle, index, max_k=MAX_K, warm=False, headroom=HEADROOM, like=warm_scorer)
             answers = [plain(scorer.top_k([query], 5)[0]) for query in QUERIES]
             made[scorer.fingerprint, scorer.index_id] = Pair(bundle, index, answers)
     return made
@@ -114,9 +114,9 @@ def _live_bytes() -> int:
 
 
 @pytest.mark.parametrize("swaps", [20, pytest.param(100, marks=pytest.mark.slow)])
-def test_swaps_under_load(pairs: dict[tuple[str, str], Pair], swaps: int, tmp_path: Path) -> None:
+def test_swaps_under_load(pairs: dict[tuple[str, str], Pair], warm_scorer: Scorer, swaps: int, tmp_path: Path) -> None:
     order = list(pairs.values())
-    app = create_app(load(order[0].bundle, order[0].index, max_k=MAX_K, live=True))
+    app = create_app(load(order[0].bundle, order[0].index, max_k=MAX_K, live=True, like=warm_scorer))
     service = app.state.service
     live = Live(service.batcher, service.telemetry, Sources(order[0].bundle, order[0].index), ads=True)
     with TestClient(app) as client, TestClient(create_admin(service, live, TOKEN)) as admin:
