@@ -87,6 +87,7 @@ def create_admin(service: Service, live: Live, token: str) -> Litestar:
             RequestError: partial(_refuse, 400),
             ChangeError: partial(_refuse, 400),
             DeltaError: partial(_refuse, 409),
+            OSError: partial(_refuse, 409),  # a path that cannot be read
             LoadError: partial(_refuse, 409),
             HTTPException: _http_error,
             Exception: _crash,

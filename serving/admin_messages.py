@@ -174,3 +174,5 @@ def _errors_of(key: str) -> Iterator[None]:
     except EncodeError as e:
         where = key if e.row is None else f"{key}[{e.row}]"
         raise ChangeError(f"{where}: column {e.column!r}: {e.reason}") from None
+    except RecursionError:  # from the repr of a value in such an error
+        raise ChangeError(f"{key}: a value is nested too deeply") from None

@@ -220,6 +220,25 @@ def test_what_cannot_be_loaded_changes_nothing_and_says_why(
         error_of(both.admin.request(method, path), code)
 
 
+def test_random_bodies_never_crash_it(both: Both) -> None:
+    rng, ranked = np.random.default_rng(3), post(both.service, {"query": QUERY})
+    ids = [ad["id"] for ad in ranked["ads"]]
+    row = tiny.rows(tiny.ad_columns(rng, 1, [77]))[0] | {"bid": 1.0, "eligible": True}
+    seeds = [
+        json.dumps(body).encode() for body in ({"upsert": [row, row]}, {"rebid": [[ids[0], 2.0]], "remove": [0.5]})
+    ]
+    deep = (b"[" * n + b"1" + b"]" * n for n in (400, 900, 970, 20_000))
+    seeds += [b'{"upsert": [{"ad_id": 7, "bid": 1, "eligible": true, "advertiser": %s}]}' % value for value in deep]
+    for i in range(240):
+        body = bytearray(seeds[i % len(seeds)])
+        for _ in range(i // 60):
+            at = int(rng.integers(len(body)))
+            body[at : at + int(rng.integers(3))] = rng.bytes(int(rng.integers(3)))
+        error_of(both.admin.post("/admin/ads", content=bytes(body)), 400)
+    assert post(both.service, {"query": QUERY}) == ranked
+    error_of(both.admin.post("/admin/delta", content=json.dumps({"delta": "x" * 5000})), 409)
+
+
 def test_a_service_that_drains_is_not_changed(both: Both) -> None:
     both.service.app.state.service.ready = False
     try:

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serves until SIGTERM; SIGHUP loads the bundle, the index and the deltas anew."""
+    import signal
     from contextlib import ExitStack
     from functools import partial
 
@@ -32,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from serving.service import require_port
     from serving.service import run as serve
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it serves: what it is about to load is the newest
     if (args.admin_port is None) != (args.admin_token_file is None):
         raise ValueError("expected --admin-port and --admin-token-file together")
     require_port(args.port)
