@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -13,6 +14,7 @@ from serving.scorer import RequestError, ScoredAd
 from tt_jax.strict_json import nearest
 
 Id = int | str
+S = TypeVar("S", bound=Struct)
 EXAMPLE = '{"query": {"<feature>": <value>, ...}, "k": 10}'
 LONGEST_VALUE, LONGEST_MESSAGE = 80, 600  # characters of an error
 
@@ -105,13 +107,21 @@ _DECODER = msgspec.json.Decoder(RankRequest)
 
 
 def read_request(body: bytes) -> RankRequest:
-    """Decodes a body. Raises `RequestError` that names the key and its value, or the place of the malformed JSON."""
+    """Decodes a body. Raises `RequestError` as `read_body` does."""
+    return read_body(body, _DECODER, EXAMPLE)
+
+
+def read_body(body: bytes, decoder: msgspec.json.Decoder[S], example: str) -> S:
+    """Decodes a body to a message, of which `example` is one.
+
+    Raises `RequestError` that names the key and its value, or the place of the malformed JSON.
+    """
     if not body.strip():
-        raise RequestError(f"empty body; expected JSON such as {EXAMPLE}")
+        raise RequestError(f"empty body; expected JSON such as {example}")
     try:
-        return _DECODER.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as e:
-        raise RequestError(_explain_type(str(e), body)) from None
+        raise RequestError(_explain_type(str(e), body, decoder.type.__struct_fields__)) from None
     except RecursionError:
         raise RequestError("invalid JSON: nested too deeply") from None
     except UnicodeDecodeError as e:
@@ -158,11 +168,11 @@ def one_line(message: str) -> str:
     return line if len(line) <= LONGEST_MESSAGE else f"{line[: LONGEST_MESSAGE - 200]} ... {line[-200:]}"
 
 
-def _explain_type(message: str, body: bytes) -> str:
+def _explain_type(message: str, body: bytes, keys: Iterable[str]) -> str:
     """msgspec's "Expected `int`, got `str` - at `$.k`", with the name of the key first and the value itself."""
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", message, re.DOTALL):
         name = unknown[1]
-        return f"unknown key {show(name)}{nearest(name, RankRequest.__struct_fields__)}"
+        return f"unknown key {show(name)}{nearest(name, keys)}"
     what, _, path = message.partition(" - at ")
     path = path.strip("`").removeprefix("$").removeprefix(".")
     if wrong := re.fullmatch(r"Expected `(.*)`, got `(.*)`", what):

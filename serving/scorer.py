@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from serving.index import AdId, AdIndex
+from serving.ad_rows import AdId
+from serving.ads import AdIdError, Ads
+from serving.index import AdIndex
 from serving.programs import QUERIES, Programs
 from tt_jax.bundle import Bundle
 from tt_jax.columns import EncodeError
@@ -59,20 +63,29 @@ class Encoded:
 
 
 class Scorer:
-    """Ranks and scores the ads of an index with the model of a bundle. Safe in threads.
+    """Ranks and scores the ads of an index with the model of a bundle. Safe in threads, but see `serving.changing`.
 
     Attributes:
       schema: of the bundle.
       bundle: its manifest.
       fingerprint: of the bundle.
-      index_id: of the index.
+      ads: those of the index, by position.
+      index_id: version of the index, as text: its id, and after changes what they lead to.
       index_size, eligible: ads in the index, and those of them that may be returned.
       utility: the expression that ads are ranked by.
       max_k, max_candidates: largest `k`, longest list of candidates.
     """
 
     def __init__(
-        self, bundle: Bundle, index: AdIndex, *, max_k: int = 1000, max_candidates: int = 16_384, warm: bool = True
+        self,
+        bundle: Bundle,
+        index: AdIndex,
+        *,
+        max_k: int = 1000,
+        max_candidates: int = 16_384,
+        warm: bool = True,
+        headroom: float = 0.0,
+        like: Scorer | None = None,
     ) -> None:
         """See `load`. Does not replay the golden rows."""
         if index.fingerprint != bundle.fingerprint:
@@ -83,30 +96,51 @@ class Scorer:
         if max_k < 1 or max_candidates < 1:
             raise ValueError(f"expected max_k and max_candidates >= 1, got {max_k} and {max_candidates}")
         self.bundle, self.schema, self.fingerprint = bundle.manifest, bundle.schema, bundle.fingerprint
-        self.index_id, self.index_size, self.eligible = index.index_id, len(index.ids), int(index.valid.sum())
         self.max_k, self.max_candidates = max_k, max_candidates
         utility = Utility.parse(bundle.manifest.utility, bundle.schema.heads)
         self.utility = utility.expression
         self._encoder = Encoder(bundle.schema)
-        self._ids = _AdIds(index.ids)
+        self._set_ads(Ads.of(index))
         self._programs = Programs(
-            bundle.model, bundle.params, bundle.tables, index, utility, max_k, max_candidates, bundle.calibration
+            bundle.model,
+            bundle.params,
+            bundle.tables,
+            index,
+            utility,
+            max_k,
+            max_candidates,
+            bundle.calibration,
+            places=math.ceil(len(index.ids) * (1 + headroom)),
+            like=None if like is None else like._programs,
         )
         if warm:
             self.warm_up()
 
     @staticmethod
     def load(
-        bundle: str | Path, index: str | Path, *, max_k: int = 1000, max_candidates: int = 16_384, warm: bool = True
+        bundle: str | Path,
+        index: str | Path,
+        *,
+        max_k: int = 1000,
+        max_candidates: int = 16_384,
+        warm: bool = True,
+        headroom: float = 0.0,
+        like: Scorer | None = None,
     ) -> Scorer:
         """Reads and verifies a bundle and an index, and replays the golden rows of the bundle.
 
-        `warm` compiles every program now, which takes seconds; else each is compiled when it is first needed. Raises
-        `BundleError`, `AdIndexError` or `IndexMismatchError`.
+        Args:
+          bundle, index: directories.
+          max_k, max_candidates: largest `k`, longest list of candidates.
+          warm: compile every program now, which takes seconds; else each is compiled when it is first needed.
+          headroom: free places for new ads, as a share of the ads. Every scan reads those too.
+          like: a scorer whose compiled programs are used where they fit.
+
+        Raises `BundleError`, `AdIndexError` or `IndexMismatchError`.
         """
         read, ads = Bundle.load(bundle), AdIndex.load(index)
         read.replay_golden()
-        return Scorer(read, ads, max_k=max_k, max_candidates=max_candidates, warm=warm)
+        return Scorer(read, ads, max_k=max_k, max_candidates=max_candidates, warm=warm, headroom=headroom, like=like)
 
     def warm_up(self) -> None:
         """Compiles all that requests can need."""
@@ -179,6 +213,22 @@ class Scorer:
         """
         return self._programs.utilities(encoded.ids, encoded.floats, positions)
 
+    def with_ads(self, ads: Ads, programs: Programs) -> Scorer:
+        """The same, with other ads and the programs that hold them. For `serving.changing`."""
+        other = copy.copy(self)
+        other._programs = programs
+        other._set_ads(ads)
+        return other
+
+    def _set_ads(self, ads: Ads) -> None:
+        self.ads, self.index_id = ads, str(ads.version)
+        self.index_size, self.eligible = len(ads.ids), int(np.count_nonzero(ads.valid))
+
+    @property
+    def programs(self) -> Programs:
+        """The compiled programs, which hold the arrays."""
+        return self._programs
+
     def _positions(self, lists: Sequence[Sequence[AdId]], queries: int, key: str) -> list[np.ndarray]:
         if len(lists) != queries:
             raise _error(f"{key}: expected a list for each of {queries} queries, got {len(lists)}")
@@ -188,7 +238,10 @@ class Scorer:
                 raise _error(f"{key} of query {i}: expected a list of ids, got {ids!r}")
             if len(ids) > self.max_candidates:
                 raise _error(f"{key} of query {i}: expected at most {self.max_candidates} ids, got {len(ids)}")
-            found.append(self._ids.positions(ids, f"{key} of query {i}"))
+            try:
+                found.append(self.ads.ids.positions(ids))
+            except AdIdError as e:
+                raise _error(f"{key} of query {i}: {e}") from None
         return found
 
     def _candidate_batches(self, lists: list[np.ndarray]) -> Iterator[list[int]]:
@@ -209,52 +262,8 @@ class Scorer:
 
     def _ads(self, positions: np.ndarray, utility: np.ndarray, probabilities_Tn: np.ndarray) -> list[ScoredAd]:
         names = self.schema.heads
-        columns = zip(self._ids.at(positions), utility.tolist(), probabilities_Tn.T.tolist(), strict=True)
+        columns = zip(self.ads.ids.at(positions), utility.tolist(), probabilities_Tn.T.tolist(), strict=True)
         return [ScoredAd(ad, score, dict(zip(names, p, strict=True))) for ad, score, p in columns]
-
-
-class _AdIds:
-    """Ids <-> positions in the index."""
-
-    def __init__(self, ids: np.ndarray | list[str]) -> None:
-        self._ids = ids
-        if isinstance(ids, list):
-            self._index: dict[Any, int] = {name: i for i, name in enumerate(ids)}
-        else:
-            self._order = np.argsort(ids)
-            self._sorted = ids[self._order]
-
-    def at(self, positions: np.ndarray) -> list[Any]:
-        """The ids at these positions."""
-        if isinstance(self._ids, list):
-            return [self._ids[p] for p in positions.tolist()]
-        return self._ids[positions].tolist()
-
-    def positions(self, ids: Sequence[AdId], where: str) -> np.ndarray:
-        """int `[n]`. Raises `RequestError` naming ids of a wrong type, and some of those that are not there."""
-        wanted = str if isinstance(self._ids, list) else int
-        for value in ids:
-            if type(value) is not wanted:
-                raise _error(f"{where}: expected {'a string' if wanted is str else 'an integer'}, got {value!r}")
-        if isinstance(self._ids, list):
-            found = np.fromiter((self._index.get(value, -1) for value in ids), np.int64, len(ids))
-        else:
-            found = self._search(ids)
-        unknown = np.flatnonzero(found < 0)
-        if len(unknown):
-            some = ", ".join(repr(ids[i])[:50] for i in unknown[:3])
-            raise _error(f"{where}: {len(unknown)} unknown ad ids: {some}{', ...' if len(unknown) > 3 else ''}")
-        return found
-
-    def _search(self, ids: Sequence[Any]) -> np.ndarray:
-        """Positions of integers, -1 for an unknown one."""
-        try:
-            values = np.array(ids, np.int64)
-        except OverflowError:  # an id of more than 64 bits
-            inside = [v if -(2**63) <= v < 2**63 else None for v in ids]
-            return np.array([-1 if v is None else int(self._search([v])[0]) for v in inside])
-        at = np.minimum(np.searchsorted(self._sorted, values), len(self._sorted) - 1)
-        return np.where(self._sorted[at] == values, self._order[at], -1)
 
 
 def _batches(rows: Sequence[int], size: int) -> Iterator[list[int]]:

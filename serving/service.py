@@ -7,8 +7,8 @@ import logging
 import platform
 import signal
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +19,7 @@ from litestar.exceptions import ClientException, HTTPException, InternalServerEx
 from litestar.openapi import ResponseSpec
 
 from serving.batcher import Batcher
+from serving.changing import load
 from serving.docs import RankOperation, openapi_config
 from serving.messages import (
     Ads,
@@ -54,7 +55,12 @@ class Service:
         self.telemetry = Telemetry(scorer, versions)
         self.batcher = Batcher(scorer)
         self.ready = False
-        self.model = ModelAnswer(
+        self._versions = versions
+
+    def model(self) -> ModelAnswer:
+        """What is served now."""
+        scorer = self.batcher.scorer
+        return ModelAnswer(
             name=scorer.schema.name,
             tasks=scorer.schema.heads,
             utility=scorer.utility,
@@ -64,7 +70,7 @@ class Service:
             index=scorer.index_id,
             ads=scorer.index_size,
             eligible_ads=scorer.eligible,
-            versions=versions,
+            versions=self._versions,
         )
 
 
@@ -154,7 +160,7 @@ async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
 @get("/v1/model")
 async def model(request: Request[Any, Any, Any]) -> ModelAnswer:
     """What is served: features of a query, tasks, utility, limits, fingerprints, versions."""
-    return _service(request).model
+    return _service(request).model()
 
 
 def _service(request: Request[Any, Any, Any]) -> Service:
@@ -186,12 +192,20 @@ def _crash(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorA
     return _error(500, "internal error")
 
 
+Beside = Callable[[Service], AbstractAsyncContextManager[None]]
+
+
 class _Server(uvicorn.Server):
     """Ends a drained process by returning, where uvicorn raises the signal again and dies of it."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, beside: Beside) -> None:
         super().__init__(config)
-        self._service = service
+        self._service, self._beside = service, beside
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serves until a signal, with what runs beside it."""
+        async with self._beside(self._service):
+            await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM or SIGINT: no longer ready, drain; a second SIGINT does not wait."""
@@ -201,18 +215,38 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def run(bundle: Path, index: Path, *, host: str = "127.0.0.1", port: int = 8080, max_k: int = 1000) -> None:
+@asynccontextmanager
+async def _nothing(_: Service) -> AsyncIterator[None]:
+    yield
+
+
+def run(
+    bundle: Path,
+    index: Path,
+    deltas: Path | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    max_k: int = 1000,
+    live: bool = False,
+    beside: Beside = _nothing,
+) -> None:
     """Loads and warms the scorer, then serves in one process until SIGTERM or SIGINT. Port 0 takes a free one.
 
-    Raises ValueError for a port that is none, what `Scorer.load` raises, and OSError naming an address that is taken.
+    Args:
+      bundle, index, deltas, max_k, live: see `serving.changing.load`.
+      beside: entered before the service takes requests, and left when it has drained.
+
+    Raises ValueError for a port that is none, what `load` raises, and OSError naming an address that is taken.
     """
-    if not 0 <= port < 2**16:
-        raise ValueError(f"port: expected 0 to {2**16 - 1}, got {port}")
-    scorer = Scorer.load(bundle, index, max_k=max_k)
-    app = create_app(scorer)
-    with _listen(host, port) as listener:
+    require_port(port)
+    app = create_app(
+        load(bundle, index, deltas, max_k=max_k, live=live)
+    )  # no name for the scorer: it would be kept when another takes its place
+    with listen(host, port) as listener:
         address = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-        print(f"serving http://{address} (docs at /schema): {_describe(scorer)}", flush=True)
+        what = _describe(app.state.service.batcher.scorer)
+        print(f"serving http://{address} (docs at /schema): {what}", flush=True)
         config = uvicorn.Config(
             app,
             lifespan="on",
@@ -222,10 +256,17 @@ def run(bundle: Path, index: Path, *, host: str = "127.0.0.1", port: int = 8080,
             server_header=False,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
-        _Server(config, app.state.service).run(sockets=[listener])
+        _Server(config, app.state.service, beside).run(sockets=[listener])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def require_port(port: int) -> None:
+    """Raises ValueError unless it is one, or 0 for a free one."""
+    if not 0 <= port < 2**16:
+        raise ValueError(f"port: expected 0 to {2**16 - 1}, got {port}")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError naming the address that cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)

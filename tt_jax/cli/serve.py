@@ -12,14 +12,47 @@ EXAMPLE = """  tt-jax serve --bundle=bundles/kuairand --index=indexes/kuairand -
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", type=Path, required=True, help="directory that `tt-jax export` wrote")
     parser.add_argument("--index", type=Path, required=True, help="directory that `tt-jax index` wrote")
+    parser.add_argument("--deltas", type=Path, help="directory of the deltas of this index (default none)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on (default 8080)")
     parser.add_argument("--max-k", type=int, default=1000, help="largest k of a request (default 1000)")
+    parser.add_argument(
+        "--admin-port", type=int, help="port of the admin listener, on 127.0.0.1 (default: no listener)"
+    )
+    parser.add_argument("--admin-token-file", type=Path, help="file with the token of the admin listener")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serves until SIGTERM."""
+    """Serves until SIGTERM; SIGHUP loads the bundle, the index and the deltas anew."""
+    import signal
+    from contextlib import ExitStack
+    from functools import partial
+
+    from serving.admin import administered, open_listener, read_token
+    from serving.live import Sources
+    from serving.service import require_port
     from serving.service import run as serve
 
-    serve(args.bundle, args.index, host=args.host, port=args.port, max_k=args.max_k)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it serves: what it is about to load is the newest
+    if (args.admin_port is None) != (args.admin_token_file is None):
+        raise ValueError("expected --admin-port and --admin-token-file together")
+    require_port(args.port)
+    sources, token = Sources(args.bundle, args.index, args.deltas), ""
+    with ExitStack() as stack:
+        listener = None
+        if args.admin_port is not None:
+            require_port(args.admin_port)
+            token = read_token(args.admin_token_file)
+            listener = stack.enter_context(open_listener(args.admin_port))
+            print(f"admin http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+        serve(
+            args.bundle,
+            args.index,
+            args.deltas,
+            host=args.host,
+            port=args.port,
+            max_k=args.max_k,
+            live=listener is not None,
+            beside=partial(administered, sources=sources, listener=listener, token=token),
+        )
     return 0
