@@ -11,9 +11,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from serving.scorer import ScoredAd, Scorer
 
-_STARTED = "tt_jax_started"
+STARTED = "tt_jax_started"  # in the state of a request
 _UNMATCHED = "unmatched"  # one label for all unknown paths: clients choose those
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+SHED = ("full", "slow", "expired", "late", "gone", "closing")
 
 
 class Telemetry:
@@ -30,6 +32,7 @@ class Telemetry:
         self.ads = Counter("tt_jax_ads_ranked", "Ads in the answers.", registry=r)
         missing = Counter("tt_jax_feature_missing", "Queries without a value of the feature.", ("feature",), registry=r)
         self.missing = {f.name: missing.labels(f.name) for f in scorer.schema.tower_features("query")}
+        self.queue = QueueMetrics(r)
         Gauge("tt_jax_index_ads", "Ads in the index.", registry=r).set(scorer.index_size)
         Gauge("tt_jax_index_eligible_ads", "Ads in the index that may be returned.", registry=r).set(scorer.eligible)
         service = {"model": scorer.schema.name, "bundle": scorer.fingerprint, "index": scorer.index_id}
@@ -46,7 +49,7 @@ class Telemetry:
         """Middleware that notes when a request of a known route began."""
 
         async def started(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["state"][_STARTED] = time.perf_counter()
+            scope["state"][STARTED] = time.perf_counter()
             await app(scope, receive, send)
 
         return started
@@ -57,12 +60,29 @@ class Telemetry:
             return
         route = scope.get("path_template", _UNMATCHED)
         self.requests.labels(route, str(message["status"])).inc()
-        if started := scope["state"].get(_STARTED):
+        if started := scope["state"].get(STARTED):
             self.seconds.labels(route).observe(time.perf_counter() - started)
 
     def text(self) -> bytes:
         """The metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class QueueMetrics:
+    """What the batcher counts, by reason (`shed`):
+
+    `full`, `slow` were not taken: no place in the queue, or too long a wait; `expired`, `late` missed their deadline in
+    the queue, or in the batch; of `gone` the client left, and `closing` were still queued when the process had to end.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.queued = Gauge("tt_jax_queue_queries", "Queries that wait.", registry=registry)
+        what = "From the queue's end to the start of the batch."
+        self.wait = Histogram("tt_jax_queue_seconds", what, registry=registry, buckets=_SECONDS)
+        self.batch = Histogram("tt_jax_batch_queries", "Queries of a batch.", registry=registry, buckets=_BATCHES)
+        shed = Counter("tt_jax_shed", "Requests that were not answered with ads.", ("reason",), registry=registry)
+        self.shed = {reason: shed.labels(reason) for reason in SHED}
 
 
 def _is_missing(value: Any) -> bool:

@@ -4,10 +4,14 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pytest
+
+if TYPE_CHECKING:
+    from serving.scorer import Scorer
 
 # Set before jax is imported, and inherited by the processes that tests start. The cache lives as long as the tests:
 # many of them compile the same training step.
@@ -69,6 +73,14 @@ def tiny_index(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     out = tmp_path_factory.mktemp("index") / "tiny"
     build_index(Bundle.load(tiny_bundle), tiny.ads_table(np.random.default_rng(2), 200)).save(out)
     return out
+
+
+@pytest.fixture(scope="session")
+def warm_scorer(tiny_bundle: Path, tiny_index: Path) -> "Scorer":
+    """A scorer of both, all programs compiled, for at most 20 ads."""
+    from serving.scorer import Scorer
+
+    return Scorer.load(tiny_bundle, tiny_index, max_k=20)
 
 
 @pytest.fixture(scope="session")

@@ -15,11 +15,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on (default 8080)")
     parser.add_argument("--max-k", type=int, default=1000, help="largest k of a request (default 1000)")
+    parser.add_argument("--max-queue", type=int, default=256, help="queries that may wait; more get 503 (default 256)")
+    parser.add_argument(
+        "--max-wait-ms", type=float, default=0.0, help="how long few waiting queries wait for more (default 0)"
+    )
+    parser.add_argument("--grace-s", type=float, default=10.0, help="from SIGTERM to the exit, at most (default 10)")
+    parser.add_argument("--read-s", type=float, default=10.0, help="for a request's head, and its body (default 10)")
+    parser.add_argument("--unread-s", type=float, default=30.0, help="for a client to take an answer (default 30)")
+    parser.add_argument("--keep-alive-s", type=int, default=75, help="for a connection to be idle (default 75)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Serves until SIGTERM."""
+    from serving.load import Load
     from serving.service import run as serve
 
-    serve(args.bundle, args.index, host=args.host, port=args.port, max_k=args.max_k)
+    load = Load(
+        max_queue=args.max_queue,
+        max_wait=args.max_wait_ms / 1e3,
+        grace=args.grace_s,
+        read=args.read_s,
+        unread=args.unread_s,
+        keep_alive=args.keep_alive_s,
+    )
+    serve(args.bundle, args.index, host=args.host, port=args.port, max_k=args.max_k, load=load)
     return 0

@@ -1,0 +1,103 @@
+"""The HTTP server around an application: uvicorn, with limits on clients that are slow or silent, and a clean end."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import time
+from asyncio import BaseTransport
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from litestar import Litestar
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from serving.load import Load
+
+_LONGEST_HEAD = 65_536  # bytes
+_LAST_ANSWER = 0.8  # of the grace time: when answers that are not written yet are given up
+
+
+class Connection(HttpToolsProtocol):
+    """One connection. uvicorn closes those that are idle after an answer; `close_if_stuck` is for the others."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_since: float | None = None  # the head of a request is awaited since then
+        self._head_bytes = 0
+        self._unread_since: float | None = None
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        """Who connects is to send a request."""
+        self._head_since = time.monotonic()
+        super().connection_made(transport)  # pyright: ignore[reportArgumentType]
+
+    def data_received(self, data: bytes) -> None:
+        """The clock of a later request starts at the first byte of its head."""
+        if self._head_since is None and self.cycle.response_complete:
+            self._head_since, self._head_bytes = time.monotonic(), 0
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_since is not None and self._head_bytes > _LONGEST_HEAD and not self.transport.is_closing():
+            self.send_400_response("The head of the request is too long.")
+
+    def on_headers_complete(self) -> None:
+        """From here the handler limits the time for the body."""
+        self._head_since, self._head_bytes = None, 0
+        super().on_headers_complete()
+
+    def close_if_stuck(self, load: Load) -> None:
+        """Closes the connection if a head is not complete in time, or an answer not read. To be called every second."""
+        now = time.monotonic()
+        if not self.transport.get_write_buffer_size():
+            self._unread_since = None
+        elif self._unread_since is None:
+            self._unread_since = now
+        late = self._head_since is not None and now - self._head_since > load.read
+        unread = self._unread_since is not None and now - self._unread_since > load.unread
+        if late or unread:
+            self.transport.abort()
+
+
+class Server(uvicorn.Server):
+    """Ends a drained process by returning, where uvicorn raises the signal again and dies of it."""
+
+    def __init__(self, app: Litestar, load: Load, drain: Callable[[], None]) -> None:
+        """`drain` is called, in a signal handler, when SIGTERM or SIGINT has come."""
+        config = uvicorn.Config(
+            app,
+            http=Connection,
+            lifespan="on",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=load.keep_alive,
+            timeout_graceful_shutdown=_LAST_ANSWER * load.grace,  # pyright: ignore[reportArgumentType], a float is fine
+        )
+        super().__init__(config)
+        self._load, self._drain = load, drain
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second; once a second, connections that are stuck are closed."""
+        if counter % 10 == 0:
+            for connection in tuple(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.close_if_stuck(self._load)
+        return await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM or SIGINT: drain; a second SIGINT does not wait."""
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        if not self.should_exit:
+            self._drain()
+        self.should_exit = True
+
+
+def allow_many_connections() -> None:
+    """Each takes a file descriptor, of which a process may have few unless it asks for more."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
