@@ -246,8 +246,9 @@ class Scorer:
 
     def _ads(self, positions: np.ndarray, utility: np.ndarray, probabilities_Tn: np.ndarray) -> list[ScoredAd]:
         names = self.schema.heads
-        columns = zip(self._ids.at(positions), utility.tolist(), probabilities_Tn.T.tolist(), strict=True)
-        return [ScoredAd(ad, score, dict(zip(names, p, strict=True))) for ad, score, p in columns]
+        # No `strict`: of a hundred ads it would take a third of the time.
+        probabilities = [dict(zip(names, p)) for p in probabilities_Tn.T.tolist()]  # noqa: B905
+        return list(map(ScoredAd, self._ids.at(positions), utility.tolist(), probabilities))
 
 
 class _AdIds:

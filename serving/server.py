@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import signal
 import time
@@ -74,6 +75,7 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # who the client is does not matter
             timeout_keep_alive=load.keep_alive,
             timeout_graceful_shutdown=_LAST_ANSWER * load.grace,  # pyright: ignore[reportArgumentType], a float is fine
         )
@@ -95,6 +97,14 @@ class Server(uvicorn.Server):
         if not self.should_exit:
             self._drain()
         self.should_exit = True
+
+
+def calm_garbage_collector() -> None:
+    """To be called once all is loaded. A full collection walks all that JAX and the libraries hold, a pause of 0.1 s in
+    which nothing is answered, and answers of a few thousand objects each would bring one about every second."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
 
 
 def allow_many_connections() -> None:

@@ -20,6 +20,7 @@ from litestar.openapi import ResponseSpec
 
 from serving.batcher import Batcher, DeadlineError, OverloadError, Ranked
 from serving.docs import RankOperation, openapi_config
+from serving.json_response import JsonResponse
 from serving.load import Load
 from serving.messages import (
     Ads,
@@ -35,7 +36,7 @@ from serving.messages import (
     to_work,
 )
 from serving.scorer import RequestError, Scorer
-from serving.server import Server, allow_many_connections
+from serving.server import Server, allow_many_connections, calm_garbage_collector
 from serving.telemetry import STARTED, Telemetry
 from tt_jax.schema import Feature
 
@@ -132,7 +133,7 @@ def create_app(scorer: Scorer, *, max_body: int = 2**20, max_queries: int = 64, 
 
 # Not declared as `data`: Litestar would choose the decoder by Content-Type, and `curl -d` sends that of a form.
 @post("/v1/rank", status_code=200, operation_class=RankOperation, responses=_ERRORS)
-async def rank(request: Request[Any, Any, Any]) -> RankAnswer | BatchAnswer:
+async def rank(request: Request[Any, Any, Any]) -> Response[RankAnswer | BatchAnswer]:
     """The best ads for a query, or for each of several. The body is read as JSON, whatever its Content-Type."""
     service = _service(request)
     deadline = read_deadline(request.scope["headers"], request.scope["state"][STARTED])
@@ -143,8 +144,8 @@ async def rank(request: Request[Any, Any, Any]) -> RankAnswer | BatchAnswer:
     ranked = await _unless_gone(request, service.batcher.submit(work, deadline))
     service.telemetry.ranked(work.queries, ranked.ads)
     if message.query is not None:
-        return RankAnswer(ranked.ads[0], ranked.bundle, ranked.index)
-    return BatchAnswer([Ads(ads) for ads in ranked.ads], ranked.bundle, ranked.index)
+        return JsonResponse(RankAnswer(ranked.ads[0], ranked.bundle, ranked.index))
+    return JsonResponse(BatchAnswer([Ads(ads) for ads in ranked.ads], ranked.bundle, ranked.index))
 
 
 async def _read_body(request: Request[Any, Any, Any], seconds: float) -> bytes:
@@ -251,6 +252,7 @@ def run(
     scorer = Scorer.load(bundle, index, max_k=max_k)
     load = load or Load()
     app = create_app(scorer, load=load)
+    calm_garbage_collector()
     with _listen(host, port) as listener:
         address = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         print(f"serving http://{address} (docs at /schema): {_describe(scorer)}", flush=True)

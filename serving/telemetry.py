@@ -32,6 +32,7 @@ class Telemetry:
         self.ads = Counter("tt_jax_ads_ranked", "Ads in the answers.", registry=r)
         missing = Counter("tt_jax_feature_missing", "Queries without a value of the feature.", ("feature",), registry=r)
         self.missing = {f.name: missing.labels(f.name) for f in scorer.schema.tower_features("query")}
+        self._lists = {f.name for f in scorer.schema.tower_features("query") if f.kind in ("bag", "sequence", "dense")}
         self.queue = QueueMetrics(r)
         Gauge("tt_jax_index_ads", "Ads in the index.", registry=r).set(scorer.index_size)
         Gauge("tt_jax_index_eligible_ads", "Ads in the index that may be returned.", registry=r).set(scorer.eligible)
@@ -42,8 +43,11 @@ class Telemetry:
         """Counts queries that were ranked, what was missing in them, and the ads of their answers."""
         self.queries.inc(len(queries))
         self.ads.inc(sum(map(len, answers)))
-        for name, counter in self.missing.items():
-            counter.inc(sum(_is_missing(query.get(name)) for query in queries))
+        for query in queries:
+            for name, counter in self.missing.items():
+                value = query.get(name)
+                if value is None or (name in self._lists and all(v is None for v in value)):  # as the encoder has it
+                    counter.inc()
 
     def start(self, app: ASGIApp) -> ASGIApp:
         """Middleware that notes when a request of a known route began."""
@@ -83,8 +87,3 @@ class QueueMetrics:
         self.batch = Histogram("tt_jax_batch_queries", "Queries of a batch.", registry=registry, buckets=_BATCHES)
         shed = Counter("tt_jax_shed", "Requests that were not answered with ads.", ("reason",), registry=registry)
         self.shed = {reason: shed.labels(reason) for reason in SHED}
-
-
-def _is_missing(value: Any) -> bool:
-    """What the encoder takes for missing, of JSON values that it has accepted."""
-    return value is None or (type(value) is list and all(v is None for v in value))
