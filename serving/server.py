@@ -13,10 +13,11 @@ from typing import Any
 
 import uvicorn
 from litestar import Litestar
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from serving.load import Load
 
+BACKLOG = 2048  # connections that the kernel accepts before we do
 _LONGEST_HEAD = 65_536  # bytes
 _LAST_ANSWER = 0.8  # of the grace time: when answers that are not written yet are given up
 
@@ -29,6 +30,7 @@ class Connection(HttpToolsProtocol):
         self._head_since: float | None = None  # the head of a request is awaited since then
         self._head_bytes = 0
         self._unread_since: float | None = None
+        self._answering: RequestResponseCycle | None = None  # `cycle` is the last one read, of several in a row
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Who connects is to send a request."""
@@ -48,6 +50,17 @@ class Connection(HttpToolsProtocol):
         """From here the handler limits the time for the body."""
         self._head_since, self._head_bytes = None, 0
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """uvicorn tells the last request that was read; this tells the one that is being answered."""
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+        super().connection_lost(exc)
 
     def close_if_stuck(self, load: Load) -> None:
         """Closes the connection if a head is not complete in time, or an answer not read. To be called every second."""
@@ -70,6 +83,7 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app,
             http=Connection,
+            backlog=BACKLOG,
             lifespan="on",
             ws="none",
             log_config=None,

@@ -9,8 +9,8 @@ import math
 import platform
 import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from serving.messages import (
     to_work,
 )
 from serving.scorer import RequestError, Scorer
-from serving.server import Server, allow_many_connections, calm_garbage_collector
+from serving.server import BACKLOG, Server, allow_many_connections, calm_garbage_collector
 from serving.telemetry import STARTED, Telemetry
 from tt_jax.schema import Feature
 
@@ -248,21 +248,33 @@ def run(
     """
     if not 0 <= port < 2**16:
         raise ValueError(f"port: expected 0 to {2**16 - 1}, got {port}")
-    allow_many_connections()
-    scorer = Scorer.load(bundle, index, max_k=max_k)
     load = load or Load()
-    app = create_app(scorer, load=load)
-    calm_garbage_collector()
-    with _listen(host, port) as listener:
+    allow_many_connections()
+    with _bound(host, port) as listener:  # before the seconds that loading takes
+        scorer = Scorer.load(bundle, index, max_k=max_k)
+        app = create_app(scorer, load=load)
+        calm_garbage_collector()
+        with _address_error(host, port):
+            listener.listen(BACKLOG)
         address = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         print(f"serving http://{address} (docs at /schema): {_describe(scorer)}", flush=True)
         Server(app, load, app.state.service.drain).run(sockets=[listener])
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that has the address, but refuses connections until it listens."""
+    with ExitStack() as on_error, _address_error(host, port):
+        listener = on_error.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        on_error.pop_all()
+        return listener
+
+
+@contextmanager
+def _address_error(host: str, port: int) -> Iterator[None]:
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        yield
     except OSError as e:
         raise OSError(f"cannot listen on {host}:{port}: {e.strerror or e}") from None
 
