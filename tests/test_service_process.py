@@ -189,15 +189,17 @@ def test_nobody_ranks_for_clients_that_left(server: ServingProcess, expected: li
 
 def test_sigterm_with_a_full_queue(server: ServingProcess, expected: list[dict[str, Any]]) -> None:
     """All that was admitted is answered, also what is still being sent; nothing new is; the process ends in time."""
-    waiting = [server.connect() for _ in range(50)]
+    waiting, queued, ranked = [server.connect() for _ in range(60)], "tt_jax_queue_queries", "tt_jax_batch_queries_sum"
+    before = server.metric(ranked)
     watch, slow = server.connect(), server.connect()
     assert get(watch, "/health/ready").startswith(b"HTTP/1.1 200")
     body = json.dumps({"query": QUERY, "k": 5}).encode()
     slow.sendall(head(len(body)) + body[:5])
     for connection in waiting:
         connection.sendall(head(len(MANY)) + MANY)
-    while server.metric("tt_jax_queue_queries") < 64:
-        time.sleep(0.001)
+    while server.metric(ranked) + server.metric(queued) < before + 60 * 64:
+        time.sleep(0.001)  # until all have been read
+    assert server.metric(queued)
     start = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
     while server.listens():
