@@ -31,7 +31,8 @@ from serving.index import now
 from serving.live import Live, LoadError, Sources
 from serving.messages import ErrorAnswer, one_line
 from serving.scorer import RequestError
-from serving.service import Service, listen
+from serving.server import bound, listen
+from serving.service import Service
 
 LOOPBACK = "127.0.0.1"
 MIN_TOKEN = 16  # characters
@@ -75,7 +76,9 @@ async def administered(
 
 def open_listener(port: int) -> socket.socket:
     """Of the admin listener, on loopback. Raises OSError naming the address."""
-    return listen(LOOPBACK, port)
+    listener = bound(LOOPBACK, port)
+    listen(listener)
+    return listener
 
 
 def create_admin(service: Service, live: Live, token: str) -> Litestar:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -104,6 +105,24 @@ class Work:
 
 
 _DECODER = msgspec.json.Decoder(RankRequest)
+
+# The second is what Envoy, and with it Istio, tells a service by itself: how long the caller still waits.
+DEADLINE_HEADERS = (b"x-deadline-ms", b"x-envoy-expected-rq-timeout-ms")
+
+
+def read_deadline(headers: Iterable[tuple[bytes, bytes]], arrived: float) -> float:
+    """When a request that came at the time `arrived` (s) must be answered, by its headers; inf if they do not say.
+
+    Raises `RequestError` that names the header and its value.
+    """
+    deadline = math.inf
+    for name, value in headers:
+        if name in DEADLINE_HEADERS:
+            if not (value.isdigit() and len(value) <= 9):
+                got = shorten(value.decode("latin-1"))
+                raise RequestError(f"header {name.decode()}: expected a whole number of milliseconds, got {got!r}")
+            deadline = min(deadline, arrived + int(value) / 1e3)
+    return deadline
 
 
 def read_request(body: bytes) -> RankRequest:

@@ -56,6 +56,23 @@ class Shape:
     size: int
 
 
+@dataclass(frozen=True)
+class Running:
+    """A call that was started for some queries. XLA computes while Python goes on."""
+
+    _found: TopK
+    _queries: int
+
+    def wait(self) -> None:
+        """Returns when the results are there."""
+        jax.block_until_ready(self._found)
+
+    def result(self) -> TopK:
+        """NumPy arrays, without the padding. Waits."""
+        found, n = jax.device_get(self._found), self._queries
+        return TopK(found.positions_Bk[:n], found.utility_Bk[:n], found.probabilities_TBk[:, :n])
+
+
 class Programs:
     """The programs of one bundle and one index, and the buffers that they use. Safe in threads, but see `updated`."""
 
@@ -138,17 +155,17 @@ class Programs:
                 if b not in self._scratch:
                     self._scratch[b] = self._fresh_scratch(b)
 
-    def best(self, ids: np.ndarray, floats: np.ndarray, k: int) -> TopK:
-        """The best of all ads, at least min(k, N) of them, for at most `QUERIES[-1]` queries; NumPy arrays."""
-        n, shape = len(ids), Shape("all", _at_least(QUERIES, len(ids)), _at_least(self._results, k))
-        return _first_rows(self._run_on_scratch(shape, *_pad(ids, floats, shape.queries)), n)
+    def best(self, ids: np.ndarray, floats: np.ndarray, k: int) -> Running:
+        """The best of all ads, at least min(k, N) of them, for at most `QUERIES[-1]` queries."""
+        shape = Shape("all", _at_least(QUERIES, len(ids)), _at_least(self._results, k))
+        return Running(self._run_on_scratch(shape, *_pad(ids, floats, shape.queries)), len(ids))
 
-    def best_candidates(self, ids: np.ndarray, floats: np.ndarray, positions: list[np.ndarray]) -> TopK:
+    def best_candidates(self, ids: np.ndarray, floats: np.ndarray, positions: list[np.ndarray]) -> Running:
         """The best min(max_k, C) of a list of positions for each query; at most `queries_at_once(C)` queries."""
         size = _at_least(self._candidates, max(map(len, positions)))
         shape = Shape("candidates", _at_least(self._batches(size), len(ids)), size)
         lists = _pad_lists(positions, shape)
-        return _first_rows(self._get(shape)(*self._state, *_pad(ids, floats, shape.queries), lists), len(ids))
+        return Running(self._get(shape)(*self._state, *_pad(ids, floats, shape.queries), lists), len(ids))
 
     def scores(self, ids: np.ndarray, floats: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Utility `[C]` and probabilities `[T, C]` of the ads at these positions, for one query."""
@@ -201,6 +218,13 @@ class Programs:
         other._state = (params, tables, Corpus.pack(*parts, tuple(corpus.columns), places), curves)
         other._prepare(None)
         return other
+
+    def lane(self, k: int, candidates: int | None) -> Shape:
+        """The largest program that a query can share with others: of the whole index, or of lists of that length."""
+        if candidates is None:
+            return Shape("all", QUERIES[-1], _at_least(self._results, k))
+        size = _at_least(self._candidates, candidates)
+        return Shape("candidates", self._batches(size)[-1], size)
 
     def queries_at_once(self, candidates: int) -> int:
         """How many queries with lists of that length `best_candidates` takes."""
@@ -287,8 +311,3 @@ def _pad_lists(positions: list[np.ndarray], shape: Shape) -> np.ndarray:
     for row, found in zip(lists, positions, strict=False):
         row[: len(found)] = found
     return lists
-
-
-def _first_rows(found: TopK, n: int) -> TopK:
-    found = jax.device_get(found)
-    return TopK(found.positions_Bk[:n], found.utility_Bk[:n], found.probabilities_TBk[:, :n])

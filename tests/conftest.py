@@ -135,7 +135,7 @@ def told_run(told_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def warm_scorer(tiny_bundle: Path, tiny_index: Path) -> Scorer:
-    """Of the tiny pair with k up to 16, and room for new ads. For others to be `like` it: compiling takes seconds."""
+    """Of the tiny pair with k up to 20, and room for new ads. For others to be `like` it: compiling takes seconds."""
     from serving.changing import load
 
-    return load(tiny_bundle, tiny_index, max_k=16, live=True)
+    return load(tiny_bundle, tiny_index, max_k=20, live=True)

@@ -31,7 +31,7 @@ from tests import tiny
 from tests.service_calls import error_of, post, some_queries
 from tt_jax.bundle import Bundle
 
-MAX_K = 16
+MAX_K = 20
 TOKEN = "a-token-of-the-tests"
 AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}
 QUERY = some_queries(1)[0]
@@ -269,7 +269,7 @@ def test_the_process_reloads_what_a_link_points_to(tiny_bundle: Path, tiny_index
     (tmp_path / "deltas").mkdir()
     build_index(bundle, tiny.ads_table(rng, 200)).save(tmp_path / "next")
     arguments = [f"--bundle={tiny_bundle}", f"--index={tmp_path / 'index'}", f"--deltas={tmp_path / 'deltas'}"]
-    arguments += ["--port=0", "--max-k=16", "--admin-port=0", f"--admin-token-file={tmp_path / 'token'}"]
+    arguments += ["--port=0", "--max-k=20", "--admin-port=0", f"--admin-token-file={tmp_path / 'token'}"]
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "tt_jax", "serve", *arguments],
         stdout=subprocess.PIPE,

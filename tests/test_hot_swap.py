@@ -27,7 +27,7 @@ from tests.service_calls import plain, some_queries
 from tt_jax.bundle import Bundle
 from tt_jax.export import write_bundle
 
-MAX_K, ADS, QUERIES, CLIENTS = 16, 200, some_queries(4, seed=5), 3
+MAX_K, ADS, QUERIES, CLIENTS = 20, 200, some_queries(4, seed=5), 3
 TOKEN = "a-token-of-the-tests"
 
 

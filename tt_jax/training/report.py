@@ -14,7 +14,7 @@ import numpy as np
 
 from input_pipeline.blocks import PreparedSet
 from tt_jax.calibration import Calibration, Curves
-from tt_jax.features import hash_string
+from tt_jax.hashing import hash_string
 from tt_jax.metrics import sigmoid
 from tt_jax.metrics.bootstrap import LEVEL
 from tt_jax.metrics.funnel import funnel_metrics
