@@ -88,7 +88,7 @@ def same(found: Ranked, work: Work, scorer: Scorer) -> None:
 
 def some_work(scorer: Scorer, n: int) -> list[Work]:
     """Requests of every kind: any k, one query or several, of all ads or of lists, short, long and empty."""
-    rng, ids = np.random.default_rng(5), scorer._ids.at(np.arange(scorer.index_size))
+    rng, ids = np.random.default_rng(5), scorer.ads.ids.at(np.arange(scorer.index_size))
     found = []
     for i, query in enumerate(some_queries(n, seed=6)):
         queries = [query, *some_queries(int(rng.integers(4)) if i % 3 == 0 else 0, seed=i)]
