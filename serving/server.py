@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from litestar import Litestar
+from litestar.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from serving.load import Load
@@ -78,7 +78,7 @@ class Connection(HttpToolsProtocol):
 class Server(uvicorn.Server):
     """Ends a drained process by returning, where uvicorn raises the signal again and dies of it."""
 
-    def __init__(self, app: Litestar, load: Load, drain: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp, load: Load, drain: Callable[[], None]) -> None:
         """`drain` is called, in a signal handler, when SIGTERM or SIGINT has come."""
         config = uvicorn.Config(
             app,
