@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import logging
-import math
 import platform
 import time
 from collections.abc import AsyncIterator, Callable
@@ -20,6 +19,7 @@ from litestar.openapi import ResponseSpec
 from serving.batcher import Batcher, DeadlineError, OverloadError, Ranked
 from serving.changing import load as load_scorer
 from serving.docs import RankOperation, openapi_config
+from serving.door import Door
 from serving.json_response import JsonResponse
 from serving.load import Load
 from serving.messages import (
@@ -41,6 +41,7 @@ from serving.telemetry import STARTED, Telemetry
 from tt_jax.schema import Feature
 
 _LAST_BATCH = 0.6  # of the grace time: when no batch is started any more
+RANK = "/v1/rank"
 _log = logging.getLogger(__name__)
 _ERRORS = {
     400: ResponseSpec(ErrorAnswer, description="The request is wrong; `error` says where.", generate_examples=False),
@@ -137,7 +138,7 @@ def create_app(scorer: Scorer, *, max_body: int = 2**20, max_queries: int = 64, 
 
 
 # Not declared as `data`: Litestar would choose the decoder by Content-Type, and `curl -d` sends that of a form.
-@post("/v1/rank", status_code=200, operation_class=RankOperation, responses=_ERRORS)
+@post(RANK, status_code=200, operation_class=RankOperation, responses=_ERRORS)
 async def rank(request: Request[Any, Any, Any]) -> Response[RankAnswer | BatchAnswer]:
     """The best ads for a query, or for each of several. The body is read as JSON, whatever its Content-Type."""
     service = _service(request)
@@ -217,7 +218,7 @@ def _bad_request(_: Request[Any, Any, Any], error: RequestError) -> Response[Err
 
 
 def _overloaded(_: Request[Any, Any, Any], error: OverloadError) -> Response[ErrorAnswer]:
-    return _error(503, str(error), {"retry-after": str(max(1, math.ceil(error.retry_after)))})
+    return _error(503, str(error), {"retry-after": error.retry_after_header})
 
 
 def _late(_: Request[Any, Any, Any], error: DeadlineError) -> Response[ErrorAnswer]:
@@ -283,9 +284,10 @@ def run(
         calm_garbage_collector()
         listen(listener)
         address = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-        service = app.state.service
+        service: Service = app.state.service
+        door = Door(app, RANK, service.batcher, service.telemetry)
         print(f"serving http://{address} (docs at /schema): {_describe(service.batcher.scorer)}", flush=True)
-        Server(app, load, service.drain, lambda: beside(service)).run(sockets=[listener])
+        Server(door, load, service.drain, lambda: beside(service)).run(sockets=[listener])
 
 
 def _describe(scorer: Scorer) -> str:
