@@ -32,6 +32,7 @@ from serving.messages import (
     read_request,
     to_work,
 )
+from serving.request_log import LogSettings, RequestLog
 from serving.scorer import RequestError, Scorer
 from serving.telemetry import Telemetry
 from tt_jax.schema import Feature
@@ -47,12 +48,13 @@ _ERRORS = {
 class Service:
     """What the handlers share. `ready` is False before start-up and while the process drains."""
 
-    def __init__(self, scorer: Scorer, max_body: int, max_queries: int) -> None:
+    def __init__(self, scorer: Scorer, max_body: int, max_queries: int, log: LogSettings | None) -> None:
         versions = {name: importlib.metadata.version(name) for name in ("tt-jax", "jax", "litestar")}
         versions = {name.replace("-", "_"): v for name, v in versions.items()} | {"python": platform.python_version()}
         self.limits = Limits(scorer.max_k, max_queries, scorer.max_candidates, max_body)
         self.telemetry = Telemetry(scorer, versions)
         self.batcher = Batcher(scorer)
+        self.request_log = RequestLog(log, self.telemetry.registry) if log else None
         self.ready = False
         self.model = ModelAnswer(
             name=scorer.schema.name,
@@ -79,14 +81,17 @@ def _feature_info(f: Feature) -> FeatureInfo:
     )
 
 
-def create_app(scorer: Scorer, *, max_body: int = 2**20, max_queries: int = 64) -> Litestar:
+def create_app(
+    scorer: Scorer, *, max_body: int = 2**20, max_queries: int = 64, log: LogSettings | None = None
+) -> Litestar:
     """The ASGI application of a warm scorer, for one run of its lifespan.
 
     Args:
       max_body: bytes; a longer body is answered with 413.
       max_queries: most queries of one request.
+      log: of a sample of the requests, for `tt-jax parity`; None = no log.
     """
-    service = Service(scorer, max_body, max_queries)
+    service = Service(scorer, max_body, max_queries, log)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -96,6 +101,8 @@ def create_app(scorer: Scorer, *, max_body: int = 2**20, max_queries: int = 64) 
         finally:
             service.ready = False
             service.batcher.close()
+            if service.request_log:
+                service.request_log.close()
 
     app = Litestar(
         [rank, live, ready, metrics, model],
@@ -125,6 +132,8 @@ async def rank(request: Request[Any, Any, Any]) -> RankAnswer | BatchAnswer:
     work = to_work(message, service.limits.queries)
     ranked = await service.batcher.submit(work)
     service.telemetry.ranked(work.queries, ranked.ads)
+    if service.request_log:
+        service.request_log.offer(work, ranked)
     if message.query is not None:
         return RankAnswer(ranked.ads[0], ranked.bundle, ranked.index)
     return BatchAnswer([Ads(ads) for ads in ranked.ads], ranked.bundle, ranked.index)
@@ -201,15 +210,26 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def run(bundle: Path, index: Path, *, host: str = "127.0.0.1", port: int = 8080, max_k: int = 1000) -> None:
+def run(
+    bundle: Path,
+    index: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    max_k: int = 1000,
+    log: LogSettings | None = None,
+) -> None:
     """Loads and warms the scorer, then serves in one process until SIGTERM or SIGINT. Port 0 takes a free one.
 
-    Raises ValueError for a port that is none, what `Scorer.load` raises, and OSError naming an address that is taken.
+    `log`: of a sample of the requests.
+
+    Raises ValueError for a port that is none, what `Scorer.load` and `RequestLog` raise, and OSError naming an address
+    that is taken.
     """
     if not 0 <= port < 2**16:
         raise ValueError(f"port: expected 0 to {2**16 - 1}, got {port}")
     scorer = Scorer.load(bundle, index, max_k=max_k)
-    app = create_app(scorer)
+    app = create_app(scorer, log=log)
     with _listen(host, port) as listener:
         address = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         print(f"serving http://{address} (docs at /schema): {_describe(scorer)}", flush=True)
