@@ -48,8 +48,8 @@ def full_report(
 
     Returns `overall` and `scenarios` as there; `slices`, column -> value -> task -> metrics: the slices of the schema,
     and by id of user and ad `known` and `new`, those that training never saw; `bootstrap`, how the `intervals` beside
-    the metrics were made; `funnel` by scenario, see `_funnel`; `rows`. All of that is not calibrated; `calibrated` has
-    `overall` and `scenarios` of the calibrated probabilities.
+    the metrics were made; `funnel` by scenario, see `funnel_of`; `rows`. All of that is not calibrated; `calibrated`
+    has `overall` and `scenarios` of the calibrated probabilities.
     """
     schema, names = prepared.schema, tuple(scenarios or prepared.schema.scenarios)
     rows = rows_of(found, schema, found.logits)
@@ -76,7 +76,7 @@ def full_report(
             "overall": after.metrics(replicates=replicates),
             "scenarios": by_scenario(after, found, schema, names, replicates),
         }
-    funnel = _funnel(found, rows, schema, names, utility)
+    funnel = funnel_of(found, rows, schema, names, utility)
     return {**report, **({"funnel": funnel} if funnel else {})}
 
 
@@ -141,7 +141,7 @@ def _known(
     return np.where(seen, KNOWN, NEW)[code]
 
 
-def _funnel(
+def funnel_of(
     found: Predictions, rows: Rows, schema: Schema, names: Sequence[str], expression: str
 ) -> dict[str, Any] | None:
     """`funnel_metrics` by scenario against the teacher, whose probabilities are the soft labels; None without them.
