@@ -55,13 +55,13 @@ class PortableIndex:
         """Reads what `tt-jax index` wrote. Raises `PortableError` unless every file is exactly as it was written."""
         path = Path(path)
         manifest = _verified(path, "tt-jax ad index", 1)
-        vectors, bids, valid = (np.load(path / f"{n}.npy", allow_pickle=False) for n in ("vectors", "bids", "valid"))
+        vectors, bids, valid = (_arrays(path / f"{name}.npy") for name in ("vectors", "bids", "valid"))
         if manifest["dtype"] == "bf16":
             vectors = vectors.view(np.dtype(jnp.bfloat16)).astype(np.float32)
         if manifest["id_dtype"] == "string":
             ids = json.loads((path / "ids.json").read_text(encoding="utf-8"))
         else:
-            ids = np.load(path / "ids.npy", allow_pickle=False)
+            ids = _arrays(path / "ids.npy")
         return PortableIndex(vectors, ids, bids, valid, manifest["fingerprint"])
 
 
@@ -85,14 +85,11 @@ class PortableBundle:
         """
         path = Path(path)
         manifest = _verified(path, "tt-jax bundle", 2)
-        with zipfile.ZipFile(path / "weights.npz") as packed:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in packed.infolist()):
-                raise PortableError(f"{path / 'weights.npz'}: packed arrays; expected them as they are")
-        with np.load(path / "weights.npz", allow_pickle=False) as arrays:
-            params, tables = (
-                {key.removeprefix(group): arrays[key] for key in arrays.files if key.startswith(group)}
-                for group in ("params/", "tables/")
-            )
+        arrays = _arrays(path / "weights.npz")
+        params, tables = (
+            {key.removeprefix(group): array for key, array in arrays.items() if key.startswith(group)}
+            for group in ("params/", "tables/")
+        )
         return PortableBundle(path, manifest, params, tables, _functions(path, manifest, expired))
 
     def embed(self, tower: Literal["query", "ad"], ids: np.ndarray, floats: np.ndarray) -> np.ndarray:
@@ -121,8 +118,7 @@ class PortableBundle:
 
     def replay_golden(self) -> float:
         """Largest difference of a probability of the golden rows. Raises `PortableError` past `TOLERANCE`."""
-        with np.load(self.path / "stablehlo" / "golden.npz", allow_pickle=False) as arrays:
-            golden = {key: arrays[key] for key in arrays.files}
+        golden = _arrays(self.path / "stablehlo" / "golden.npz")
         queries, ads = (self.embed(t, golden[f"{t}_ids"], golden[f"{t}_floats"]) for t in ("query", "ad"))
         scenarios, worst = np.asarray(self.functions["scenarios"](golden["query_ids"])), 0.0
         for i, expected in enumerate(golden["probabilities"]):  # the scorer ranks, so each row has an ad of its own
@@ -164,6 +160,20 @@ def _functions(path: Path, manifest: Mapping[str, Any], expired: Expired) -> dic
     bundle = Bundle.load(path)
     utility = Utility.parse(bundle.manifest.utility, bundle.schema.heads)
     return {n: jax.jit(a.function) for n, a in artefacts(bundle.model, utility, bundle.calibration).items()}
+
+
+def _arrays(path: Path) -> Any:
+    """The array of an .npy file, or all of an .npz by name; nothing in them is unpacked or unpickled."""
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        with zipfile.ZipFile(path) as packed:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in packed.infolist()):
+                raise ValueError("packed arrays; expected them as they are")
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as e:  # zipfile, tokenize and NumPy raise every kind for a damaged file
+        raise PortableError(f"{path}: NumPy cannot read it: {e}") from None
 
 
 def _verified(path: Path, kind: str, version: int) -> dict[str, Any]:
