@@ -79,8 +79,9 @@ def write_bundle(
         if calibration is not None:
             (directory / CALIBRATION).write_text(calibration.to_json(), encoding="utf-8")
         _write_json(directory / "golden.json", golden)
-        named = {"params": params, "tables": tables}
-        np.savez(directory / WEIGHTS, **{f"{g}/{n}": a for g, arrays in named.items() for n, a in arrays.items()})
+        groups = {"params": params, "tables": tables}
+        arrays: dict[str, Any] = {f"{group}/{n}": a for group, named in groups.items() for n, a in named.items()}
+        np.savez(directory / WEIGHTS, **arrays)
         version = _write_stablehlo(directory / "stablehlo", model, utility, calibration)
         np.savez(directory / "stablehlo" / "golden.npz", **_encoded_golden(schema, golden))
         now = datetime.datetime.now(datetime.UTC)
@@ -129,7 +130,7 @@ def _golden(
     ]
 
 
-def _encoded_golden(schema: Schema, golden: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+def _encoded_golden(schema: Schema, golden: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Encoded golden rows and their probabilities `[n, T]`, for those who have no encoder."""
     probabilities = [[row["probabilities"][head] for head in schema.heads] for row in golden]
     return {**golden_arrays(schema, golden), "probabilities": np.array(probabilities, np.float32)}
