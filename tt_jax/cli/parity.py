@@ -143,12 +143,13 @@ def findings(
     ]
     for feature, figures in features.items():
         for figure, f in figures.items():
-            if feature not in ignored and not abs(f["difference"]) <= thresholds[figure]:
-                rates = f", {f['serving']:.4f} in serving and {f['training']:.4f} in training" if "serving" in f else ""
-                what = figure.replace("_", " ")
-                found.append(
-                    f"{feature}: {what} differs by {f['difference']:+.4f}{rates}; {thresholds[figure]} is fine"
-                )
+            if feature in ignored or abs(f["difference"]) <= thresholds[figure]:
+                continue
+            said = f"is {f['difference']:.4f}"
+            if "serving" in f:
+                rates = f"{f['serving']:.4f} in serving and {f['training']:.4f} in training"
+                said = f"differs by {f['difference']:+.4f}, {rates}"
+            found.append(f"{feature}: {figure.replace('_', ' ')} {said}; {thresholds[figure]} is fine")
     return found
 
 
