@@ -121,7 +121,7 @@ def test_a_calibrated_bundle_by_scenario(calibrated: Path) -> None:
 def test_an_index_of_few_ads_and_of_strings(calibrated: Path, tmp_path: Path) -> None:
     bundle, table = Bundle.load(calibrated / "bundle"), tiny.ads_table(np.random.default_rng(4), 30)
     few = build_index(bundle, table)
-    named = AdIndex(few.vectors, [f"ad é {i}" for i in few.ids], few.bids, few.valid, few.fingerprint, "x", "now")
+    named = AdIndex(few.vectors, [f"ad é {i}" for i in few.ids], few.bids, few.valid, few.fingerprint, "x", few.created)
     named.save(tmp_path / "index")
     index = PortableIndex.load(tmp_path / "index")
     assert index.ids == named.ids
