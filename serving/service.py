@@ -35,6 +35,7 @@ from serving.messages import (
     read_request,
     to_work,
 )
+from serving.request_log import LogSettings, RequestLog
 from serving.scorer import RequestError, Scorer
 from serving.server import Server, allow_many_connections, bound, calm_garbage_collector, listen
 from serving.telemetry import STARTED, Telemetry
@@ -55,13 +56,14 @@ _ERRORS = {
 class Service:
     """What the handlers share. `ready` is False before start-up and while the process drains."""
 
-    def __init__(self, scorer: Scorer, max_body: int, max_queries: int, load: Load) -> None:
+    def __init__(self, scorer: Scorer, max_body: int, max_queries: int, load: Load, log: LogSettings | None) -> None:
         versions = {name: importlib.metadata.version(name) for name in ("tt-jax", "jax", "litestar")}
         versions = {name.replace("-", "_"): v for name, v in versions.items()} | {"python": platform.python_version()}
         self.limits = Limits(scorer.max_k, max_queries, scorer.max_candidates, max_body)
         self.telemetry = Telemetry(scorer, versions)
         self.load = load
         self.batcher = Batcher(scorer, load=load, metrics=self.telemetry.queue)
+        self.request_log = RequestLog(log, self.telemetry.registry) if log else None
         self.ready = False
         self._versions = versions
 
@@ -98,14 +100,22 @@ def _feature_info(f: Feature) -> FeatureInfo:
     )
 
 
-def create_app(scorer: Scorer, *, max_body: int = 2**20, max_queries: int = 64, load: Load | None = None) -> Litestar:
+def create_app(
+    scorer: Scorer,
+    *,
+    max_body: int = 2**20,
+    max_queries: int = 64,
+    load: Load | None = None,
+    log: LogSettings | None = None,
+) -> Litestar:
     """The ASGI application of a warm scorer, for one run of its lifespan.
 
     Args:
       max_body: bytes; a longer body is answered with 413.
       max_queries: most queries of one request.
+      log: of a sample of the requests, for `tt-jax parity`; None = no log.
     """
-    service = Service(scorer, max_body, max_queries, load or Load())
+    service = Service(scorer, max_body, max_queries, load or Load(), log)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -115,6 +125,8 @@ def create_app(scorer: Scorer, *, max_body: int = 2**20, max_queries: int = 64, 
         finally:
             service.ready = False
             service.batcher.close()
+            if service.request_log:
+                service.request_log.close()
 
     app = Litestar(
         [rank, live, ready, metrics, model],
@@ -149,6 +161,8 @@ async def rank(request: Request[Any, Any, Any]) -> Response[RankAnswer | BatchAn
     work = to_work(message, service.limits.queries)
     ranked = await _unless_gone(request, service.batcher.submit(work, deadline))
     service.telemetry.ranked(work.queries, ranked.ads)
+    if service.request_log:
+        service.request_log.offer(work, ranked)
     if message.query is not None:
         return JsonResponse(RankAnswer(ranked.ads[0], ranked.bundle, ranked.index))
     return JsonResponse(BatchAnswer([Ads(ads) for ads in ranked.ads], ranked.bundle, ranked.index))
@@ -262,6 +276,7 @@ def run(
     port: int = 8080,
     max_k: int = 1000,
     load: Load | None = None,
+    log: LogSettings | None = None,
     live: bool = False,
     beside: Beside = _nothing,
 ) -> None:
@@ -270,16 +285,17 @@ def run(
     Args:
       bundle, index, deltas, max_k, live: see `serving.changing.load`.
       load: limits.
+      log: of a sample of the requests.
       beside: entered before the service takes requests, and left when it has drained.
 
-    Raises ValueError for a port that is none, what `serving.changing.load` raises, and OSError naming an address that
-    is taken.
+    Raises ValueError for a port that is none, what `serving.changing.load` and `RequestLog` raise, and OSError naming
+    an address that is taken.
     """
     load = load or Load()
     allow_many_connections()
     with bound(host, port) as listener:  # before the seconds that loading takes
         app = create_app(  # no name for the scorer: it would be kept when another takes its place
-            load_scorer(bundle, index, deltas, max_k=max_k, live=live), load=load
+            load_scorer(bundle, index, deltas, max_k=max_k, live=live), load=load, log=log
         )
         calm_garbage_collector()
         listen(listener)
