@@ -35,7 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 ROOMS_OF = {
     "grain": ("input_pipeline/",),
     "tensorflow_datasets": ("input_pipeline/",),
-    "orbax": ("tt_jax/training/checkpoint.py",),
+    "orbax": ("tt_jax/training/checkpoint.py", "tt_jax/export.py"),
     "optax": ("tt_jax/training/",),
     "flax": ("tt_jax/models/",),
     "ml_collections": ("configs/", "tt_jax/cli/"),
