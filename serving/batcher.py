@@ -196,7 +196,7 @@ class Batcher:
             return False
         if done > request.deadline:
             self._metrics.shed["expired"].inc()
-            dropped.append((request.answer, DeadlineError("the deadline passed while the request was queued")))
+            dropped.append((request.answer, DeadlineError("the deadline passes while the request is queued")))
             return False
         if done > self.closing_at:
             self._metrics.shed["closing"].inc()
