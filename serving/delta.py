@@ -141,7 +141,7 @@ class Delta:
             ids, marked = (load_ids(path, name, manifest.id_dtype) for name in ("ids", "marked_ids"))
             timestamp(manifest.created)
             changes = Changes(load_vectors(path, manifest.dtype), ids, bids, valid, Marks(marked, *marks))
-        except (OSError, ValueError, TypeError, EOFError) as e:
+        except Exception as e:  # as of `AdIndex.load`
             raise DeltaError(f"{path}: {e}") from e
         before = IndexVersion(manifest.index_id, manifest.sequence - 1, manifest.follows)
         if before.after(changes.changes_id) != manifest.version:
