@@ -25,9 +25,8 @@ from tt_jax.cli.export import export_trained
 from tt_jax.cli.main import main
 from tt_jax.export import SCORER_K
 from tt_jax.metrics import calibrators, sigmoid, task_metrics
-from tt_jax.training.calibrate import fit_calibration, own_tasks, read_calibration
+from tt_jax.training.calibrate import calibrated_logits, fit_calibration, own_tasks, read_calibration
 from tt_jax.training.evaluate import Predictions
-from tt_jax.training.report import calibrated_logits
 from tt_jax.training.trained import load_trained
 
 
@@ -165,7 +164,7 @@ def test_online_equals_offline(method, run: Path, told_path: Path, tmp_path: Pat
     before, after = report["overall"]["click"], report["calibrated"]["overall"]["click"]
     assert after["logloss"] <= before["logloss"]
     _, found = predictions(trained, str(told_path))
-    offline = sigmoid(calibrated_logits(found, tiny.TOLD, calibration))
+    offline = sigmoid(calibrated_logits(found.logits, found.query_scenario, tiny.TOLD, calibration))
     assert after == task_metrics(offline[:, 0], found.labels[:, 0], found.weights[:, 0],
                                  found.keys[:, tiny.TOLD.key_columns.index("user_id")], soft=False)  # fmt: skip
     # Online: raw queries and ads of the log, through a bundle, an index and the compiled programs.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tt_jax.metrics import probability, task_metrics
+from tt_jax.metrics import loss_metrics, probability, task_metrics
 from tt_jax.metrics.bootstrap import LEVEL, cluster_draws
 from tt_jax.metrics.ranking import SortedRows
 
@@ -58,6 +58,14 @@ class TaskRows:
             task_metrics(p[self.rows], self.labels, self.weights.astype(np.float32), self.users, soft=self.soft)
             for p in probabilities_Sn
         ]
+        return {name: over_seeds([f[name] for f in found]) for name in found[0]}
+
+    def losses(self, probabilities_Sn: Sequence[np.ndarray]) -> dict[str, Figure]:
+        """`loss_metrics` over seeds, of the same predictions; empty without a row that counts."""
+        if not self.weights.any():
+            return {}
+        weights = self.weights.astype(np.float32)
+        found = [loss_metrics(p[self.rows], self.labels, weights, soft=self.soft) for p in probabilities_Sn]
         return {name: over_seeds([f[name] for f in found]) for name in found[0]}
 
     def replicates(self, probabilities_Sn: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

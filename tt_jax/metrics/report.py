@@ -43,10 +43,15 @@ def task_metrics(
     if not soft or bool(((y == 0) | (y == 1)).all()):
         metrics["auc"] = ranking.auc(p, y, w)
         metrics["gauc"] = None if users is None else ranking.gauc(p, y, w, users[labelled])
+    return metrics | loss_metrics(p, y, w, soft=soft)
+
+
+def loss_metrics(p: np.ndarray, y: np.ndarray, w: np.ndarray, *, soft: bool) -> Metrics:
+    """Those of `task_metrics` that do not rank, of labelled rows of which at least one has weight."""
     loss, constant = probability.log_loss(p, y, w), probability.rate_entropy(y, w)
     w64 = w.astype(np.float64)
     label_sum = float(w64 @ y)
-    metrics |= {
+    metrics: Metrics = {
         "logloss": loss,
         "ne": loss / constant if constant > 0 else None,
         "calibration": float(w64 @ p) / label_sum if label_sum > 0 else None,
