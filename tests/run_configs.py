@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
     data = dataclasses.replace(config.data, batch_size=100, eval_batch_size=16)
     if arg == "compare":
         model = dataclasses.replace(model, low_rank_layers=0, mlp=(), output_dim=12, embedding_init=0.05)
-        train = dataclasses.replace(train, epochs=2, log_every=10, eval_every=14, save_every=0)
+        train = dataclasses.replace(train, epochs=2, log_every=10, eval_every=28, save_every=0)
         data = dataclasses.replace(data, batch_size=32, eval_batch_size=512)
         config = dataclasses.replace(config, optimizer=OptimizerConfig(learning_rate=0.03, embedding_learning_rate=0.3))
     return config_dict(dataclasses.replace(config, model=model, data=data, train=train))

@@ -113,6 +113,7 @@ def test_every_section_is_there_and_every_picture_has_its_numbers(compared: Path
 
 def test_names_are_text_and_what_a_report_does_not_have_is_not_shown(report: dict) -> None:
     changed = copy.deepcopy(report) | {"calibrate": "none", "world": None, "funnel": {}}
+    del changed["splits"]["test_candidates"]  # half the pictures will do
     changed["rows"][0]["name"] = "<script>alert(1)</script>"
     for row in changed["rows"]:
         row["learning"] = {scenario: {} for scenario in row["learning"]}
