@@ -25,7 +25,7 @@ from tt_jax.cli.export import export_trained
 from tt_jax.cli.main import main
 from tt_jax.export import SCORER_K
 from tt_jax.metrics import calibrators, sigmoid, task_metrics
-from tt_jax.training.calibrate import calibrated_logits, fit_calibration, own_tasks, read_calibration
+from tt_jax.training.calibrate import calibrated_logits, fit_calibration, fit_heads, own_tasks, read_calibration
 from tt_jax.training.evaluate import Predictions
 from tt_jax.training.trained import load_trained
 
@@ -255,7 +255,12 @@ def test_wrong_tasks_and_a_calibration_of_other_weights(run: Path, capsys) -> No
     wrong = Predictions(upside_down, labels, np.ones_like(labels), nowhere * 0, nowhere, np.zeros((400, 0), np.int64))
     with pytest.raises(CalibrationError, match="higher logits of 'click' have fewer positives"):
         fit_calibration(wrong, tiny.TOLD, "platt", {"click": "click"}, "eval", "m")
+    wrong.logits[:, 1] *= -1  # of the conversion, which is then right
+    fitted, left_out = fit_heads(wrong, tiny.TOLD, "platt", own_tasks(tiny.TOLD), "eval", "m")
+    assert fitted == fit_calibration(wrong, tiny.TOLD, "platt", {"conversion": "conversion"}, "eval", "m")
+    assert left_out == {"click": "task 'click': higher logits of 'click' have fewer positives: nothing to fit"}
     wrong.labels[:] = 0
+    assert fit_heads(wrong, tiny.TOLD, "platt", own_tasks(tiny.TOLD), "eval", "m")[0] is None
     with pytest.raises(
         CalibrationError, match="task 'click' has 400 labelled rows of the split 'eval', and 0 positives"
     ):

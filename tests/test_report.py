@@ -123,10 +123,15 @@ def test_names_are_text_and_what_a_report_does_not_have_is_not_shown(report: dic
         }
         row |= {"funnel": {}, "regret": {}}
     for run in changed["runs"].values():
-        run |= {"calibration": None, "not_calibrated": {}, "gates": {split: {} for split in run["gates"]}}
+        run |= {
+            "calibration": None,
+            "not_calibrated": {"click": "no <labels>"},
+            "gates": {split: {} for split in run["gates"]},
+        }
     text = render(changed)
     assert "<script>" not in text
     assert "&lt;script&gt;alert(1)" in text
+    assert "click is not calibrated: no &lt;labels&gt;" in text
     page = Page(text)
     assert not SECTIONS & page.ids
     assert {link[1:] for link in page.links} <= page.ids
