@@ -4,19 +4,23 @@
 
 `--peers` holds `train_step_torch.py` and `topk_peers.py`; `--peer-python` is a Python with torch, faiss-cpu and NumPy.
 The peers of the input, each at its best setting, are in this folder, and have their rows in memory already. A ratio is
-speed over speed: above 1, ours is faster. Prints a JSON line per ratio, then the table.
+speed over speed: above 1, ours is faster. `--only=rows` compares ours with itself, on tables of other sizes. All sides
+run with huge pages, as `tt-jax` does. Prints a JSON line per ratio of each round, then a table of their spread.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+
+from tt_jax.cli.main import HUGE_PAGES
 
 TRAIN_SHAPES = {  # name -> flags that both sides understand
     "default": [],
@@ -27,6 +31,7 @@ TRAIN_SHAPES = {  # name -> flags that both sides understand
     "narrow": ["--cat", "7", "--dim", "16", "--num", "16"],
     "wide": ["--cat", "32", "--num", "32"],
 }
+TABLE_ROWS = ("1e4", "1e6", "1e7", "1e8")
 
 
 def main() -> None:
@@ -35,9 +40,10 @@ def main() -> None:
     p.add_argument("--peer-python", required=True)
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--shapes", nargs="+", choices=TRAIN_SHAPES, default=["default"])
-    p.add_argument("--only", choices=("train_step", "top_k", "input"))
+    p.add_argument("--only", choices=("train_step", "top_k", "input", "rows"))
     a = p.parse_args()
-    ratios: dict[str, list[float]] = defaultdict(list)
+    os.environ.setdefault("GLIBC_TUNABLES", HUGE_PAGES)
+    ratios = Ratios()
     for _ in range(a.rounds):
         if a.only in (None, "train_step"):
             for shape in a.shapes:
@@ -47,37 +53,61 @@ def main() -> None:
             _top_k_round(a, ratios)
         if a.only in (None, "input"):
             _input_round(a, ratios)
-    for name, found in ratios.items():
-        print(json.dumps({"ratio": name, "rounds": len(found), **_spread(found)}))
+        if a.only in (None, "rows"):
+            _rows_round(ratios)
     print(f"\n{'ours / peer':<44}{'median':>8}{'min':>8}{'max':>8}")
-    for name, found in ratios.items():
-        print(f"{name:<44}" + "".join(f"{v:>8.2f}" for v in _spread(found).values()))
+    for name, found in ratios.found.items():
+        spread = statistics.median(found), min(found), max(found)
+        print(f"{name:<44}" + "".join(f"{v:>8.2f}" for v in spread))
 
 
-def _train_round(a: argparse.Namespace, shape: str, dtype: str, ratios: dict[str, list[float]]) -> None:
+class Ratios:
+    """Ratios of every round by name; each is printed as it is found, with the two figures it is of."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, name: str, ours: float, peer: float, ratio: float | None = None) -> None:
+        """`ratio`: where it is not `ours / peer`, as for times."""
+        ratio = ours / peer if ratio is None else ratio
+        self.found[name].append(ratio)
+        line = {"ratio": name, "round": len(self.found[name]), "ours": ours, "peer": peer, "value": round(ratio, 3)}
+        print(json.dumps({**line, "load": round(os.getloadavg()[0], 1)}), flush=True)
+
+
+def _train_round(a: argparse.Namespace, shape: str, dtype: str, ratios: Ratios) -> None:
     flags = [*TRAIN_SHAPES[shape], "--dtype", dtype]
     ours = _run([sys.executable, "-m", "benchmarks.train_step", *flags])[-1]
     peer = _run([a.peer_python, str(a.peers / "train_step_torch.py"), "--compile", *flags])[-1]
-    ratios[f"train step {dtype} {shape} / torch.compile"].append(ours["examples_per_s"] / peer["examples_per_s"])
+    ratios.add(f"train step {dtype} {shape} / torch.compile", ours["examples_per_s"], peer["examples_per_s"])
 
 
-def _top_k_round(a: argparse.Namespace, ratios: dict[str, list[float]]) -> None:
+def _top_k_round(a: argparse.Namespace, ratios: Ratios) -> None:
     ours = {line["batch"]: line["ms"] for line in _run([sys.executable, "-m", "benchmarks.top_k"])}
     for line in _run([a.peer_python, str(a.peers / "topk_peers.py")]):
-        ratios[f"top-k of 1e6, B = {line['batch']} / {line['peer']}"].append(line["ms"] / ours[line["batch"]])
+        b, peer = line["batch"], line["ms"]
+        ratios.add(f"top-k of 1e6, B = {b} / {line['peer']}", ours[b], peer, peer / ours[b])
 
 
-def _input_round(a: argparse.Namespace, ratios: dict[str, list[float]]) -> None:
-    found = _run([sys.executable, "-m", "benchmarks.input", "--runs", "1"])[-1]
+def _input_round(a: argparse.Namespace, ratios: Ratios) -> None:
+    found = _run([sys.executable, "-m", "benchmarks.input", "--runs", "3"])[-1]
     ours = found["examples_per_s"]
-    ratios["input / plain scan of the same bytes"].append(found["ratio"])
+    ratios.add("input / plain scan of the same bytes", ours, round(ours / found["ratio"]))
     torch = str(Path(__file__).parent / "peers" / "input_torch.py")
     for command in ([sys.executable, "-m", "benchmarks.input_rows", "--runs", "1"], [a.peer_python, torch, "--runs=1"]):
         best: dict[str, int] = {}
         for line in _run(command):
             best[line["peer"]] = max(best.get(line["peer"], 0), line["examples_per_s"])
         for peer, rate in best.items():
-            ratios[f"input / {peer}"].append(ours / rate)
+            ratios.add(f"input / {peer}", ours, rate)
+
+
+def _rows_round(ratios: Ratios) -> None:
+    """Time of a step on the smallest table over that on a larger one."""
+    step = [sys.executable, "-m", "benchmarks.train_step", "--rows"]
+    times = [_run([*step, rows])[-1]["step_ms"] for rows in TABLE_ROWS]
+    for rows, ms in zip(TABLE_ROWS[1:], times[1:], strict=True):
+        ratios.add(f"train step, {rows} / {TABLE_ROWS[0]} table rows", ms, times[0], times[0] / ms)
 
 
 def _run(command: list[str]) -> list[dict[str, Any]]:
@@ -87,14 +117,6 @@ def _run(command: list[str]) -> list[dict[str, Any]]:
     if done.returncode or not lines:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     return lines
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(values), 3),
-        "min": round(min(values), 3),
-        "max": round(max(values), 3),
-    }
 
 
 if __name__ == "__main__":

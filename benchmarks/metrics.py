@@ -22,6 +22,8 @@ from benchmarks.train_step import add_shape, make_config, synthetic_batch, synth
 from tt_jax.losses import cross_entropy
 from tt_jax.metrics import EvalState, sigmoid, streaming
 from tt_jax.metrics.bootstrap import metric_intervals
+from tt_jax.metrics.ranking import user_codes
+from tt_jax.metrics.task_rows import TaskRows
 from tt_jax.models.dense import resolve_precision
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.training.evaluate import INPUT_ARRAYS, make_predict
@@ -86,12 +88,12 @@ def main() -> None:
 
     report_s = seconds(report, a.repeats)
     z, y, w, _, users = (np.concatenate(column) for column in zip(*parts, strict=True))
-    p = sigmoid(z)
+    p, codes = sigmoid(z), user_codes(users)
 
     def intervals() -> None:
         for t in range(a.tasks):
-            columns = p[:, t], y[:, t], w[:, t]
-            metric_intervals(*columns, users, users, soft=False, replicates=a.replicates)
+            rows = TaskRows.of(p[:, t], y[:, t], w[:, t], codes, soft=False)
+            metric_intervals(rows, users, replicates=a.replicates)
 
     figures = {
         "benchmark": "metrics", "device": jax.devices()[0].device_kind, "batch": a.batch, "tasks": a.tasks,

@@ -10,7 +10,7 @@ import numpy as np
 
 from input_pipeline.adworld_replay import Outcomes
 from input_pipeline.adworld_world import SCENARIOS, SURFACES
-from tt_jax.features import mix64
+from tt_jax.hashing import mix64
 from tt_jax.metrics.experiment import Effect, binomial_interval, paired_effects, split_effects
 
 Design = Literal["paired", "split"]

@@ -9,6 +9,7 @@ A batch may span two windows, and two epochs: only the rows left over at the end
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from tt_jax.schema import MISSING_ID
 
 WINDOW = 8
 THREADS = 2
-_STATE_VERSION = 2
+_STATE_VERSION = 3
 
 
 class ResumeError(ValueError):
@@ -153,32 +154,39 @@ def train_batches(
     dataset = grain.MapDataset.source(blocks).seed(seed).shuffle().slice(slice(index, None, count))
     windows = math.ceil(len(dataset) / window)
     even = math.ceil(len(dataset) / windows)  # of 9 blocks and windows of 4: 3, 3, 3 and not 4, 4, 1
-    dataset = dataset.batch(even, batch_fn=list).random_map(_shuffled).repeat(epochs)
+    dataset = dataset.batch(even, batch_fn=list).random_map(_Shuffle()).repeat(epochs)
     ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     batches = grain.experimental.RebatchIterDataset(dataset.to_iter_dataset(ahead), batch_size, drop_remainder=True)
     return Batches(batches, signature)
 
 
-def _shuffled(blocks: list[Block], rng: np.random.Generator) -> Block:
-    """The rows of all blocks in one random order, the same for every matrix."""
-    sizes = [len(next(iter(b.values()))) for b in blocks]
-    starts = np.cumsum([0, *sizes])
-    place = rng.permutation(starts[-1])
-    return {name: _scatter([b[name] for b in blocks], starts, place) for name in blocks[0]}
+class _Shuffle:
+    """Windows of blocks -> their rows in one random order, the same for every matrix. Safe in threads."""
 
+    def __init__(self) -> None:
+        self._own = threading.local()
 
-def _scatter(parts: list[np.ndarray], starts: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """`out[place[i]]` = row i of the parts one after another. It writes each row once; concatenate and take, twice."""
-    shape, dtype = (int(starts[-1]), parts[0].shape[1]), parts[0].dtype
-    # Arrow keeps freed memory, where NumPy would fault every page in again (15 % of a window's time), and aligns it to
-    # 64 bytes, so that a row of 16 ids is one cache line and JAX on a CPU takes a batch without a copy.
-    out = np.frombuffer(pa.allocate_buffer(math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
-    if shape[1]:
-        whole_row = np.dtype((np.void, out.strides[0]))  # one element a row: half the time of a matrix assignment
-        rows = out.view(whole_row)[:, 0]
-        for part, first, last in zip(parts, starts[:-1], starts[1:], strict=True):
-            rows[place[first:last]] = part.view(whole_row)[:, 0]
-    return out
+    def __call__(self, blocks: list[Block], rng: np.random.Generator) -> Block:
+        rows = sum(len(next(iter(b.values()))) for b in blocks)
+        source = rng.permutation(rows)
+        return {name: self._permuted([b[name] for b in blocks], source) for name in blocks[0]}
+
+    def _permuted(self, parts: list[np.ndarray], source: np.ndarray) -> np.ndarray:
+        """`out[i]` = row `source[i]` of the parts one after another."""
+        shape, dtype = (len(source), parts[0].shape[1]), parts[0].dtype
+        size = math.prod(shape) * dtype.itemsize
+        # Arrow keeps freed memory, where NumPy would fault every page in again (15 % of a window's time), and aligns it
+        # to 64 bytes, so that a row of 16 ids is one cache line and JAX on a CPU takes a batch without a copy.
+        out = np.frombuffer(pa.allocate_buffer(size), dtype).reshape(shape)
+        joined = self._scratch(size).view(dtype).reshape(shape)
+        np.concatenate(parts, out=joined)
+        return np.take(joined, source, axis=0, out=out, mode="clip")  # "raise" would copy once more
+
+    def _scratch(self, size: int) -> np.ndarray:
+        """Bytes of this thread, which all matrices share: they stay in the cache."""
+        if len(getattr(self._own, "bytes", ())) < size:
+            self._own.bytes = np.empty(size, np.uint8)
+        return self._own.bytes[:size]
 
 
 def eval_batches(

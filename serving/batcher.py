@@ -1,43 +1,108 @@
-"""Between the event loop and JAX: one thread that holds the scorer, ranks what was submitted, and changes the scorer."""
+"""Between the event loop and JAX: a bounded queue, and the one thread that holds the scorer and ranks what is queued.
+
+Requests that are queued together are ranked by one call, which costs little more than for one of them. Nobody waits
+for company: while a call runs the next ones gather by themselves. Where enough are queued a second call is started
+before the first is read, so that XLA has work while Python builds answers.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import threading
+import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from prometheus_client import CollectorRegistry
+
+from serving.batches import (
+    Batch,
+    DeadlineError,
+    Outcome,
+    OverloadError,
+    Queued,
+    Ranked,
+    batch_size,
+    deliver,
+    start_batch,
+)
+from serving.load import Load
 from serving.messages import Work
-from serving.scorer import RequestError, ScoredAd, Scorer
+from serving.programs import QUERIES
+from serving.scorer import Scorer
+from serving.telemetry import QueueMetrics
+
+__all__ = ["Batcher", "DeadlineError", "OverloadError", "Ranked"]
 
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """The ranked ads of each query of a request, and the fingerprints of the pair that ranked them all."""
-
-    ads: list[list[ScoredAd]]
-    bundle: str
-    index: str
+Change = Callable[[Scorer], tuple[Scorer, Any]]
+_SMOOTHING = 0.2  # weight of the newest batch in the mean duration of one
 
 
 class Batcher:
-    """Runs the scorer in one thread. All methods but `close` are for the event loop."""
+    """Ranks requests in batches. All methods but `close` are for the event loop.
 
-    def __init__(self, scorer: Scorer) -> None:
+    Attributes:
+      closing_at: of `time.perf_counter`; from then on queued requests are refused, not ranked. Set it to stop in time.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        *,
+        load: Load | None = None,
+        metrics: QueueMetrics | None = None,
+    ) -> None:
+        self._load = load or Load()
+        self.closing_at = math.inf
         self._scorer = scorer
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dispatcher")
+        self._metrics = metrics or QueueMetrics(CollectorRegistry())
+        self._metrics.queued.set_function(lambda: self._queued)
+        self._wake = threading.Condition()  # guards the queue, the changes and `_closed`
+        self._queue: deque[Queued] = deque()
+        self._queued = 0  # queries
+        self._changes: deque[tuple[Change, asyncio.Future[Any]]] = deque()
+        self._closed = False
+        self._running = 0  # batches
+        self._batch_seconds = self._finished = 0.0  # mean duration of the last batches; when the last one was done
+        self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
+        self._thread.start()
 
     @property
     def scorer(self) -> Scorer:
         """The scorer that the next batch will use."""
         return self._scorer
 
-    async def submit(self, work: Work) -> Ranked:
-        """The ranked ads of each query. Raises `RequestError`."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._rank, work)
+    def admit(self, queries: int, deadline: float = math.inf) -> None:
+        """Raises `OverloadError` if that many queries find no place in the queue, or are expected to be late.
+
+        `deadline`: of `time.perf_counter`.
+        """
+        wait = self._expected_wait(queries)
+        if self._queued and self._queued + queries > self._load.max_queue:
+            self._metrics.shed["full"].inc()
+            raise OverloadError(f"the queue is full: {self._queued} queries wait", wait)
+        if wait and time.perf_counter() + wait > deadline:
+            self._metrics.shed["slow"].inc()
+            raise OverloadError(f"an answer would take about {wait * 1e3:.0f} ms, longer than the request allows", wait)
+
+    def submit(self, work: Work, deadline: float = math.inf) -> asyncio.Future[Ranked]:
+        """The ranked ads of each query, to be awaited. Cancelling it takes the request out of the queue.
+
+        Raises what `admit` does, and `RequestError`; `RequestError` and `DeadlineError` also when it is awaited.
+        """
+        lane = self._scorer.lane(work.k, work.candidates)
+        self.admit(len(work.queries), deadline)
+        answer: asyncio.Future[Ranked] = asyncio.get_running_loop().create_future()
+        request = Queued(work, lane, deadline, time.perf_counter(), answer)
+        with self._wake:
+            self._refuse_if_closed()
+            self._queue.append(request)
+            self._queued += request.queries
+            self._wake.notify()
+        return answer
 
     async def between(self, change: Callable[[Scorer], tuple[Scorer, R]]) -> R:
         """Runs `change` of the scorer in the thread, between two batches.
@@ -45,20 +110,125 @@ class Batcher:
         The scorer that it returns, which may be the one it was given, serves from then on. If it raises, nothing
         changes and the error is raised here.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._change, change)
-
-    def _rank(self, work: Work) -> Ranked:
-        scorer = self._scorer
-        try:
-            encoded = scorer.encode(work.queries)
-        except RecursionError:  # from the repr of a value in the encoder's own error
-            raise RequestError("a feature value is nested too deeply") from None
-        return Ranked(scorer.rank(encoded, work.k, work.candidates), scorer.fingerprint, scorer.index_id)
-
-    def _change(self, change: Callable[[Scorer], tuple[Scorer, R]]) -> R:
-        self._scorer, result = change(self._scorer)
-        return result
+        done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        with self._wake:
+            self._refuse_if_closed()
+            self._changes.append((change, done))
+            self._wake.notify()
+        return await done
 
     def close(self) -> None:
-        """Waits for the request in progress and ends the thread."""
-        self._thread.shutdown(cancel_futures=True)
+        """Waits for the batches in progress and ends the thread. What is still queued is refused."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise RuntimeError("the batcher is closed")
+
+    def _expected_wait(self, queries: int) -> float:
+        """Seconds until as many more queries would be answered; 0 if nothing is before them."""
+        if not self._running and not self._queued:
+            return 0.0
+        return (self._running + math.ceil((self._queued + queries) / QUERIES[-1])) * self._batch_seconds
+
+    def _run(self) -> None:
+        running: Batch | None = None
+        while True:
+            if running is not None and self._queued < QUERIES[-1]:
+                running.wait()  # meanwhile the next batch grows
+            with self._wake:
+                while not (running or self._queue or self._changes or self._closed):
+                    self._wake.wait()
+                if running is None and self._closed:
+                    break
+                change = self._changes.popleft() if running is None and self._changes else None
+                # A change waits for what is running, and comes before what is queued.
+                requests = [] if change or self._changes or self._closed else self._take(running is None)
+            if change is not None:
+                self._change(*change)
+            started = self._start(requests) if requests else None
+            if running is not None:
+                self._finish(running)
+            running = started
+        self._refuse_rest()
+
+    def _take(self, may_wait: bool) -> list[Queued]:
+        """The first of the queue and those that can go with it, out of the queue. Drops what nobody waits for."""
+        if may_wait:
+            self._wait_for_company()
+        now, dropped = time.perf_counter(), list[Outcome]()
+        waiting = [request for request in self._queue if self._is_wanted(request, now, dropped)]
+        deliver(dropped)
+        taken, kept, queries, most = list[Queued](), deque[Queued](), 0, 0
+        if waiting:
+            lane = waiting[0].lane
+            most = batch_size(sum(r.queries for r in waiting if r.lane == lane), lane.queries)
+        for request in waiting:
+            if not taken or (request.lane == taken[0].lane and queries + request.queries <= most):
+                taken.append(request)
+                queries += request.queries
+            else:
+                kept.append(request)
+        self._queue, self._queued = kept, sum(r.queries for r in kept)
+        return taken
+
+    def _wait_for_company(self) -> None:
+        while len(self._queue) > 1 and self._queued < QUERIES[-1] and not (self._changes or self._closed):
+            left = self._queue[0].arrived + self._load.max_wait - time.perf_counter()
+            if left <= 0:
+                return
+            self._wake.wait(left)
+
+    def _is_wanted(self, request: Queued, now: float, dropped: list[Outcome]) -> bool:
+        """Whether to rank it. If not, `dropped` gets the reason, unless nobody waits for that either."""
+        if request.answer.done():
+            self._metrics.shed["gone"].inc()
+            return False
+        if now > request.deadline:
+            self._metrics.shed["expired"].inc()
+            dropped.append((request.answer, DeadlineError("the deadline passed while the request was queued")))
+            return False
+        if now > self.closing_at:
+            self._metrics.shed["closing"].inc()
+            dropped.append((request.answer, OverloadError("the service is stopping", 1.0)))
+            return False
+        return True
+
+    def _start(self, requests: list[Queued]) -> Batch | None:
+        failed = list[Outcome]()
+        batch = start_batch(self._scorer, requests, failed)
+        deliver(failed)
+        if batch is not None:
+            self._running += 1
+            self._metrics.batch.observe(batch.queries)
+            for request in batch.requests:
+                self._metrics.wait.observe(batch.started - request.arrived)
+        return batch
+
+    def _finish(self, batch: Batch) -> None:
+        outcomes = batch.outcomes()
+        now = time.perf_counter()
+        seconds = now - max(batch.started, self._finished)  # of two that overlap, the later one counts from there
+        self._batch_seconds += (seconds - self._batch_seconds) * (_SMOOTHING if self._batch_seconds else 1.0)
+        self._finished, self._running = now, self._running - 1
+        deliver(outcomes)
+        self._metrics.shed["late"].inc(sum(isinstance(result, DeadlineError) for _, result in outcomes))
+
+    def _change(self, change: Change, done: asyncio.Future[Any]) -> None:
+        try:
+            self._scorer, result = change(self._scorer)
+        except Exception as e:  # for the one who asked
+            result = e
+        deliver([(done, result)])
+
+    def _refuse_rest(self) -> None:
+        error = OverloadError("the service is stopping", 1.0)
+        with self._wake:
+            rest = [request.answer for request in self._queue] + [done for _, done in self._changes]
+            self._queue.clear()
+            self._changes.clear()
+            self._queued = 0
+        deliver([(answer, error) for answer in rest])

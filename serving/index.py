@@ -15,7 +15,9 @@ import hashlib
 import importlib.metadata
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,20 +25,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from serving.ad_rows import embed_ads, read_ad_rows
 from tt_jax.bundle import Bundle
-from tt_jax.columns import EncodeError, is_arrow, read_ids, read_numbers
+from tt_jax.columns import EncodeError
 from tt_jax.features import Encoder
 from tt_jax.publish import FileEntry, describe_files, published_directory, read_published, write_manifest
-from tt_jax.schema import PAD_ID, DType
-from tt_jax.strict_json import nearest
+from tt_jax.schema import DType
 
 FORMAT = "tt-jax ad index"
 FORMAT_VERSION = 1
-BID, ELIGIBLE = "bid", "eligible"
 BATCH = 8192  # ads embedded at a time
-AdId = int | str
 VectorDType = Literal["f32", "bf16"]
-_DTYPES: dict[str, np.dtype] = {"f32": np.dtype(np.float32), "bf16": np.dtype(jnp.bfloat16)}
+DTYPES: dict[str, np.dtype] = {"f32": np.dtype(np.float32), "bf16": np.dtype(jnp.bfloat16)}
 
 
 class AdIndexError(ValueError):
@@ -101,7 +101,7 @@ class AdIndex:
         if self.vectors.ndim != 3 or n == 0:
             raise AdIndexError(f"vectors: expected [N, T, D] of at least one ad, got {self.vectors.shape}")
         for name, array, dtypes, shape in (
-            ("vectors", self.vectors, tuple(_DTYPES.values()), (n, *self.vectors.shape[1:])),
+            ("vectors", self.vectors, tuple(DTYPES.values()), (n, *self.vectors.shape[1:])),
             ("ids", self.ids, (np.dtype(np.int64),), (n,)),
             ("bids", self.bids, (np.dtype(np.float32),), (n,)),
             ("valid", self.valid, (np.dtype(bool),), (n,)),
@@ -111,23 +111,23 @@ class AdIndex:
                     raise AdIndexError(f"{name}: expected {n} strings")
             elif array.dtype not in dtypes or array.shape != shape:
                 raise AdIndexError(f"{name}: expected {dtypes[0]} {shape}, got {array.dtype} {array.shape}")
+        try:
+            timestamp(self.created)
+        except ValueError as e:
+            raise AdIndexError(f"created: {e}") from None
 
     @property
     def dtype(self) -> VectorDType:
         """Of the vectors."""
-        return "f32" if self.vectors.dtype == np.float32 else "bf16"
+        return vector_dtype(self.vectors)
 
     def save(self, out: str | os.PathLike[str]) -> None:
         """Writes a directory that appears complete or not at all. Raises `PublishError` if it exists."""
         with published_directory(out) as directory:
-            bits = self.vectors if self.dtype == "f32" else self.vectors.view(np.uint16)
-            np.save(directory / "vectors.npy", bits, allow_pickle=False)
+            save_vectors(directory, self.vectors)
+            save_ids(directory, "ids", self.ids)
             np.save(directory / "bids.npy", self.bids, allow_pickle=False)
             np.save(directory / "valid.npy", self.valid, allow_pickle=False)
-            if isinstance(self.ids, list):
-                (directory / "ids.json").write_text(json.dumps(self.ids), encoding="utf-8")
-            else:
-                np.save(directory / "ids.npy", self.ids, allow_pickle=False)
             manifest = IndexManifest(
                 format=FORMAT,
                 format_version=FORMAT_VERSION,
@@ -153,10 +153,9 @@ class AdIndex:
             found = f"{manifest.format!r} version {manifest.format_version}"
             raise AdIndexError(f"{path}: expected {FORMAT!r} version {FORMAT_VERSION}, found {found}")
         try:
-            vectors = np.load(path / "vectors.npy", allow_pickle=False)
             index = AdIndex(
-                vectors=vectors.view(_DTYPES["bf16"]) if manifest.dtype == "bf16" else vectors,
-                ids=_load_ids(path, manifest.id_dtype),
+                vectors=load_vectors(path, manifest.dtype),
+                ids=load_ids(path, "ids", manifest.id_dtype),
                 bids=np.load(path / "bids.npy", allow_pickle=False),
                 valid=np.load(path / "valid.npy", allow_pickle=False),
                 fingerprint=manifest.fingerprint,
@@ -171,10 +170,55 @@ class AdIndex:
         return index
 
 
-def _load_ids(path: Path, dtype: DType) -> np.ndarray | list[str]:
+def save_vectors(directory: Path, vectors: np.ndarray) -> None:
+    """Writes `vectors.npy`; bfloat16 as its uint16 bits, which NumPy can store."""
+    bits = vectors if vectors.dtype == np.float32 else vectors.view(np.uint16)
+    np.save(directory / "vectors.npy", bits, allow_pickle=False)
+
+
+def load_vectors(directory: Path, dtype: VectorDType) -> np.ndarray:
+    """What `save_vectors` wrote. Raises OSError or ValueError."""
+    vectors = np.load(directory / "vectors.npy", allow_pickle=False)
+    return vectors.view(DTYPES["bf16"]) if dtype == "bf16" else vectors
+
+
+def save_ids(directory: Path, name: str, ids: np.ndarray | list[str]) -> None:
+    """Writes `<name>.json` of strings, `<name>.npy` of integers."""
+    if isinstance(ids, list):
+        (directory / f"{name}.json").write_text(json.dumps(ids), encoding="utf-8")
+    else:
+        np.save(directory / f"{name}.npy", ids, allow_pickle=False)
+
+
+def load_ids(directory: Path, name: str, dtype: DType) -> np.ndarray | list[str]:
+    """What `save_ids` wrote. Raises OSError or ValueError."""
     if dtype == "string":
-        return json.loads((path / "ids.json").read_text(encoding="utf-8"))
-    return np.load(path / "ids.npy", allow_pickle=False)
+        return json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))
+    return np.load(directory / f"{name}.npy", allow_pickle=False)
+
+
+def vector_dtype(vectors: np.ndarray) -> VectorDType:
+    """The name of their dtype, float32 or bfloat16."""
+    return "f32" if vectors.dtype == np.float32 else "bf16"
+
+
+def content_id(*parts: np.ndarray | list[str], head: str) -> str:
+    """SHA-256, hexadecimal, of a line of text and the bytes of arrays and strings."""
+    digest = hashlib.sha256(f"{head}\n".encode())
+    for part in parts:
+        array = np.frombuffer(json.dumps(part).encode(), np.uint8) if isinstance(part, list) else part
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def now() -> str:
+    """UTC, ISO 8601, seconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def timestamp(created: str) -> float:
+    """Seconds since 1970 of what `now` gave. Raises ValueError."""
+    return datetime.datetime.fromisoformat(created).timestamp()
 
 
 def build_index(bundle: Bundle, ads: Any, dtype: VectorDType = "f32", batch: int = BATCH) -> AdIndex:
@@ -192,79 +236,21 @@ def build_index(bundle: Bundle, ads: Any, dtype: VectorDType = "f32", batch: int
     schema, n = bundle.schema, len(ads)
     if n == 0:
         raise EncodeError(schema.ad_id, None, "the corpus is empty; expected at least one ad")
-    names = {*(f.name for f in schema.tower_features("ad")), schema.ad_id, BID, ELIGIBLE}
-    for name in sorted(names.difference(ads.column_names)):
-        raise EncodeError(name, None, f"the column is missing{nearest(name, ads.column_names)}")
-    ids = _read_ad_ids(schema.ad_id, ads.column(schema.ad_id), schema.ad_id_dtype)
-    bids, valid = _read_bids(ads.column(BID)), _read_eligible(ads.column(ELIGIBLE))
-    vectors = _embed(bundle, ads.select(sorted(names)), min(batch, n), _DTYPES[dtype])
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    index_id = _content_id(bundle.fingerprint, vectors, ids, bids, valid)
-    return AdIndex(vectors, ids, bids, valid, bundle.fingerprint, index_id, now)
+    rows = read_ad_rows(schema, {name: ads.column(name) for name in ads.column_names})
+    vectors = embed_rows(bundle, rows.features, n, dtype, batch)
+    fingerprint = bundle.fingerprint
+    head = f"{fingerprint} {vectors.dtype} {vectors.shape}"
+    index_id = content_id(vectors, rows.ids, rows.bids, rows.valid, head=head)
+    return AdIndex(vectors, rows.ids, rows.bids, rows.valid, fingerprint, index_id, now())
 
 
-def _embed(bundle: Bundle, ads: Any, batch: int, dtype: np.dtype) -> np.ndarray:
-    """`[N, T, D]`. The last batch is padded, so that one program serves all."""
-    model, encoder = bundle.model, Encoder(bundle.schema)
-    embed = jax.jit(lambda params, tables, ids, floats: model.embed(params, tables, "ad", ids, floats).astype(dtype))
-    params, tables = jax.device_put((bundle.params, bundle.tables))
-    vectors = np.empty((len(ads), len(bundle.schema.heads), model.config.output_dim), dtype)
-    for start in range(0, len(ads), batch):
-        rows = ads.slice(start, batch)
-        try:
-            arrays = encoder.encode({n: rows.column(n) for n in rows.column_names}, ("ad",), outcomes=False).arrays
-        except EncodeError as e:
-            raise EncodeError(e.column, None if e.row is None else start + e.row, e.reason) from None
-        spare = ((0, batch - len(rows)), (0, 0))
-        ids = np.pad(arrays["ad_ids"], spare, constant_values=PAD_ID)
-        found = embed(params, tables, ids, np.pad(arrays["ad_floats"], spare))
-        vectors[start : start + batch] = np.asarray(found)[: len(rows)]
+def embed_rows(
+    bundle: Bundle, features: Mapping[str, Any], n: int, dtype: VectorDType = "f32", batch: int = BATCH
+) -> np.ndarray:
+    """Vectors `[n, T, D]` of n raw ads, by the bundle's ad tower. Raises `EncodeError`."""
+    model = bundle.model
+    embed = jax.jit(lambda params, tables, *ad: model.embed(params, tables, "ad", *ad).astype(DTYPES[dtype]))
+    weights = jax.device_put((bundle.params, bundle.tables))
+    vectors = np.empty((n, len(bundle.schema.heads), model.config.output_dim), DTYPES[dtype])
+    embed_ads(Encoder(bundle.schema), features, max(1, min(batch, n)), partial(embed, *weights), vectors)
     return vectors
-
-
-def _read_ad_ids(name: str, column: Any, dtype: DType) -> np.ndarray | list[str]:
-    scalars = read_ids(name, column, dtype)
-    if not scalars.valid.all():
-        raise EncodeError(name, int(np.argmin(scalars.valid)), "expected an id, got null")
-    strings = scalars.strings or []
-    codes = scalars.ints if scalars.ints is not None else scalars.codes
-    assert codes is not None
-    distinct, first = np.unique(codes, return_index=True)
-    if len(distinct) < len(codes):
-        again = np.ones(len(codes), bool)
-        again[first] = False
-        row = int(np.argmax(again))
-        value = int(codes[row]) if scalars.ints is not None else strings[codes[row]]
-        before = int(first[np.searchsorted(distinct, codes[row])])
-        raise EncodeError(name, row, f"expected distinct ids, got {value!r} as in row {before}")
-    return codes if scalars.ints is not None else [strings[c] for c in codes]
-
-
-def _read_bids(column: Any) -> np.ndarray:
-    values = read_numbers(BID, column)
-    with np.errstate(over="ignore"):
-        bids = values.astype(np.float32)
-    bad = ~(np.isfinite(bids) & (bids >= 0))  # a null is NaN here
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise EncodeError(BID, row, f"expected a float32 number >= 0, got {values[row]}")
-    return bids
-
-
-def _read_eligible(column: Any) -> np.ndarray:
-    if not is_arrow(column) or str(column.type) != "bool":
-        raise EncodeError(ELIGIBLE, None, f"expected booleans, got {getattr(column, 'type', type(column).__name__)}")
-    null = np.asarray(column.is_null())
-    if null.any():
-        raise EncodeError(ELIGIBLE, int(np.argmax(null)), "expected true or false, got null")
-    return np.asarray(column)
-
-
-def _content_id(
-    fingerprint: str, vectors: np.ndarray, ids: np.ndarray | list[str], bids: np.ndarray, valid: np.ndarray
-) -> str:
-    digest = hashlib.sha256(f"{fingerprint} {vectors.dtype} {vectors.shape}\n".encode())
-    names = np.frombuffer(json.dumps(ids).encode(), np.uint8) if isinstance(ids, list) else ids
-    for array in (vectors, names, bids, valid):
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()

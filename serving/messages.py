@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -13,6 +15,7 @@ from serving.scorer import RequestError, ScoredAd
 from tt_jax.strict_json import nearest
 
 Id = int | str
+S = TypeVar("S", bound=Struct)
 EXAMPLE = '{"query": {"<feature>": <value>, ...}, "k": 10}'
 LONGEST_VALUE, LONGEST_MESSAGE = 80, 600  # characters of an error
 
@@ -103,15 +106,41 @@ class Work:
 
 _DECODER = msgspec.json.Decoder(RankRequest)
 
+# The second is what Envoy, and with it Istio, tells a service by itself: how long the caller still waits.
+DEADLINE_HEADERS = (b"x-deadline-ms", b"x-envoy-expected-rq-timeout-ms")
+
+
+def read_deadline(headers: Iterable[tuple[bytes, bytes]], arrived: float) -> float:
+    """When a request that came at the time `arrived` (s) must be answered, by its headers; inf if they do not say.
+
+    Raises `RequestError` that names the header and its value.
+    """
+    deadline = math.inf
+    for name, value in headers:
+        if name in DEADLINE_HEADERS:
+            if not (value.isdigit() and len(value) <= 9):
+                got = shorten(value.decode("latin-1"))
+                raise RequestError(f"header {name.decode()}: expected a whole number of milliseconds, got {got!r}")
+            deadline = min(deadline, arrived + int(value) / 1e3)
+    return deadline
+
 
 def read_request(body: bytes) -> RankRequest:
-    """Decodes a body. Raises `RequestError` that names the key and its value, or the place of the malformed JSON."""
+    """Decodes a body. Raises `RequestError` as `read_body` does."""
+    return read_body(body, _DECODER, EXAMPLE)
+
+
+def read_body(body: bytes, decoder: msgspec.json.Decoder[S], example: str) -> S:
+    """Decodes a body to a message, of which `example` is one.
+
+    Raises `RequestError` that names the key and its value, or the place of the malformed JSON.
+    """
     if not body.strip():
-        raise RequestError(f"empty body; expected JSON such as {EXAMPLE}")
+        raise RequestError(f"empty body; expected JSON such as {example}")
     try:
-        return _DECODER.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as e:
-        raise RequestError(_explain_type(str(e), body)) from None
+        raise RequestError(_explain_type(str(e), body, decoder.type.__struct_fields__)) from None
     except RecursionError:
         raise RequestError("invalid JSON: nested too deeply") from None
     except UnicodeDecodeError as e:
@@ -158,11 +187,11 @@ def one_line(message: str) -> str:
     return line if len(line) <= LONGEST_MESSAGE else f"{line[: LONGEST_MESSAGE - 200]} ... {line[-200:]}"
 
 
-def _explain_type(message: str, body: bytes) -> str:
+def _explain_type(message: str, body: bytes, keys: Iterable[str]) -> str:
     """msgspec's "Expected `int`, got `str` - at `$.k`", with the name of the key first and the value itself."""
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", message, re.DOTALL):
         name = unknown[1]
-        return f"unknown key {show(name)}{nearest(name, RankRequest.__struct_fields__)}"
+        return f"unknown key {show(name)}{nearest(name, keys)}"
     what, _, path = message.partition(" - at ")
     path = path.strip("`").removeprefix("$").removeprefix(".")
     if wrong := re.fullmatch(r"Expected `(.*)`, got `(.*)`", what):

@@ -6,6 +6,7 @@ or compiled while requests are answered; weights, tables and ads are arguments, 
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from collections.abc import Mapping
@@ -19,9 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from serving.ads import Update
+from serving.calls import ad_vectors, best, best_candidates, scores
 from serving.index import AdIndex
-from serving.top_k import Corpus, TopK, score_and_top_k, score_candidates, score_positions
-from tt_jax.calibration import Calibration, Curves, query_scenarios
+from serving.top_k import Corpus, TopK
+from tt_jax.calibration import Calibration, Curves
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.schema import PAD_ID
 from tt_jax.utility import Utility
@@ -30,6 +33,11 @@ QUERIES = (1, 8, 32)
 RESULTS = (16, 128, 1024)  # and max_k
 CANDIDATES = (1024, 16_384)  # and max_candidates
 NO_AD = -1
+EMBEDDED = (64, 1024)  # changed ads at a time
+UPDATED = 64  # fewest positions of an update; times 4, 16, ...
+GROWTH = 1.25  # of the places when all are taken: every scan reads them all, so twice as many would cost twice the time
+
+State = tuple[Any, Any, Corpus, Curves | None]  # parameters, tables, ads, calibration: first arguments of a program
 
 
 @dataclass(frozen=True)
@@ -37,18 +45,36 @@ class Shape:
     """What a program takes and gives.
 
     Attributes:
-      kind: `all` ranks all ads, `candidates` the ads of a list, `score` scores the ads of a list.
-      queries: number of queries.
-      size: results of `all`, else length of the lists.
+      kind: `all` ranks all ads, `candidates` the ads of a list, `score` scores the ads of a list; `embed` makes vectors
+        of ads, `update` changes ads.
+      queries: number of queries; of ads that are embedded, or whose vectors change.
+      size: results of `all`, else length of the lists; number of ads whose bid or eligibility changes.
     """
 
-    kind: Literal["all", "candidates", "score"]
+    kind: Literal["all", "candidates", "score", "embed", "update"]
     queries: int
     size: int
 
 
+@dataclass(frozen=True)
+class Running:
+    """A call that was started for some queries. XLA computes while Python goes on."""
+
+    _found: TopK
+    _queries: int
+
+    def wait(self) -> None:
+        """Returns when the results are there."""
+        jax.block_until_ready(self._found)
+
+    def result(self) -> TopK:
+        """NumPy arrays, without the padding. Waits."""
+        found, n = jax.device_get(self._found), self._queries
+        return TopK(found.positions_Bk[:n], found.utility_Bk[:n], found.probabilities_TBk[:, :n])
+
+
 class Programs:
-    """The programs of one bundle and one index, and the buffers that they use. Safe in threads."""
+    """The programs of one bundle and one index, and the buffers that they use. Safe in threads, but see `updated`."""
 
     def __init__(
         self,
@@ -60,19 +86,51 @@ class Programs:
         max_k: int,
         max_candidates: int,
         calibration: Calibration | None = None,
+        places: int = 0,
+        like: Programs | None = None,
     ) -> None:
-        self._model, self._utility = model, utility
-        used = tuple(t for t, name in enumerate(utility.tasks) if name in utility.names)
-        corpus = Corpus.pack(jnp.asarray(index.vectors), jnp.asarray(index.bids), jnp.asarray(index.valid), used)
-        curves = calibration.curves(model.schema) if calibration else None
-        self._state = (*jax.device_put((dict(params), dict(tables))), corpus, curves)
-        self._ads = len(corpus.valid_N)  # with the padding
-        self._results = _sizes(RESULTS, min(max_k, self._ads))
+        """`places`: for ads, at least. `like`: its compiled programs and its buffers are shared where they fit."""
+        self._model, self._utility, self._max_k = model, utility, max_k
         self._candidates = _sizes(CANDIDATES, max_candidates)
+        places = max(places, len(index.vectors))
+        if like is not None and places <= like.places <= GROWTH * places:
+            places = like.places  # a little more room than asked for, and nothing to compile
+        used = tuple(t for t, name in enumerate(utility.tasks) if name in utility.names)
+        parts = (jnp.asarray(index.vectors), jnp.asarray(index.bids), jnp.asarray(index.valid))
+        curves = calibration.curves(model.schema) if calibration else None
+        weights = jax.device_put((dict(params), dict(tables)))
+        self._state: State = (*weights, Corpus.pack(*parts, used, places), curves)
+        self._prepare(like)
+
+    def _prepare(self, like: Programs | None) -> None:
+        """Empty collections of programs and buffers for the corpus at hand, or those of `like` if they fit it."""
+        self._ads = len(self._state[2].valid_N)  # with the padding
+        self._results = _sizes(RESULTS, min(self._max_k, self._ads))
+        shapes = jax.tree.map(lambda x: (x.shape, x.dtype), self._state)
+        self._fit = (self._model, self._utility, self._results, self._candidates, shapes)
+        if like is not None and like._fit == self._fit:
+            self._compiled, self._compiling = like._compiled, like._compiling
+            self._scratch, self._scratch_locks = like._scratch, like._scratch_locks
+            return
         self._compiled: dict[Shape, Any] = {}
         self._compiling = threading.Lock()
         self._scratch: dict[int, Array] = {}  # by number of queries; a run consumes it and gives it back
         self._scratch_locks = {b: threading.Lock() for b in QUERIES}
+
+    @property
+    def places(self) -> int:
+        """For ads, empty ones included."""
+        return self._ads
+
+    @property
+    def vector_shape(self) -> tuple[int, ...]:
+        """`(T, D)`."""
+        return self._state[2].rows_NTD.shape[1:]
+
+    @property
+    def vector_dtype(self) -> np.dtype:
+        """Of the ads."""
+        return self._state[2].rows_NTD.dtype
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
@@ -97,17 +155,17 @@ class Programs:
                 if b not in self._scratch:
                     self._scratch[b] = self._fresh_scratch(b)
 
-    def best(self, ids: np.ndarray, floats: np.ndarray, k: int) -> TopK:
-        """The best of all ads, at least min(k, N) of them, for at most `QUERIES[-1]` queries; NumPy arrays."""
-        n, shape = len(ids), Shape("all", _at_least(QUERIES, len(ids)), _at_least(self._results, k))
-        return _first_rows(self._run_on_scratch(shape, *_pad(ids, floats, shape.queries)), n)
+    def best(self, ids: np.ndarray, floats: np.ndarray, k: int) -> Running:
+        """The best of all ads, at least min(k, N) of them, for at most `QUERIES[-1]` queries."""
+        shape = Shape("all", _at_least(QUERIES, len(ids)), _at_least(self._results, k))
+        return Running(self._run_on_scratch(shape, *_pad(ids, floats, shape.queries)), len(ids))
 
-    def best_candidates(self, ids: np.ndarray, floats: np.ndarray, positions: list[np.ndarray]) -> TopK:
+    def best_candidates(self, ids: np.ndarray, floats: np.ndarray, positions: list[np.ndarray]) -> Running:
         """The best min(max_k, C) of a list of positions for each query; at most `queries_at_once(C)` queries."""
         size = _at_least(self._candidates, max(map(len, positions)))
         shape = Shape("candidates", _at_least(self._batches(size), len(ids)), size)
         lists = _pad_lists(positions, shape)
-        return _first_rows(self._get(shape)(*self._state, *_pad(ids, floats, shape.queries), lists), len(ids))
+        return Running(self._get(shape)(*self._state, *_pad(ids, floats, shape.queries), lists), len(ids))
 
     def scores(self, ids: np.ndarray, floats: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Utility `[C]` and probabilities `[T, C]` of the ads at these positions, for one query."""
@@ -120,6 +178,53 @@ class Programs:
         """Utilities `[B, C]` of as many ads for each query, `positions` int32 `[B, C]`; compiled for that shape."""
         program = self._get(Shape("score", *positions.shape))
         return np.asarray(program(*self._state, ids, floats, positions)[0])
+
+    def embed(self, ids: np.ndarray, floats: np.ndarray) -> Array:
+        """Vectors `[n, T, D]` of n encoded ads; compiled for that n. Take one of `EMBEDDED`."""
+        return self._get(Shape("embed", len(ids), 0))(*self._state[:2], ids, floats)
+
+    def warm_up_changes(self) -> None:
+        """Compiles what changes of a few ads need."""
+        for shape in (Shape("embed", EMBEDDED[0], 0), _update_shape(0, 1), _update_shape(1, 1)):
+            self._get(shape)
+
+    def prepare_update(self, put: int, marked: int) -> None:
+        """Compiles what `updated` needs for as many positions."""
+        self._get(_update_shape(put, marked))
+
+    def updated(self, update: Update) -> Programs:
+        """These programs with changed ads. Consumes this object's ads: only the other one can be used from then on."""
+        shape = _update_shape(len(update.put), len(update.marked))
+        spare, more = (0, shape.queries - len(update.put)), (0, shape.size - len(update.marked))
+        program = self._get(shape)
+        other = copy.copy(self)
+        params, tables, corpus, curves = self._state
+        corpus = program(
+            corpus,
+            np.pad(update.put, spare, constant_values=self._ads),
+            np.pad(update.vectors, (spare, (0, 0), (0, 0))),
+            np.pad(update.marked, more, constant_values=self._ads),
+            np.pad(update.bids, more),
+            np.pad(update.valid, more),
+        )
+        other._state = (params, tables, corpus, curves)
+        return other
+
+    def grown(self, places: int) -> Programs:
+        """The same ads with that many places, not compiled. Both objects can be used."""
+        other = copy.copy(self)
+        params, tables, corpus, curves = self._state
+        parts = (corpus.rows_NTD, corpus.bids_N, corpus.valid_N)
+        other._state = (params, tables, Corpus.pack(*parts, tuple(corpus.columns), places), curves)
+        other._prepare(None)
+        return other
+
+    def lane(self, k: int, candidates: int | None) -> Shape:
+        """The largest program that a query can share with others: of the whole index, or of lists of that length."""
+        if candidates is None:
+            return Shape("all", QUERIES[-1], _at_least(self._results, k))
+        size = _at_least(self._candidates, candidates)
+        return Shape("candidates", self._batches(size)[-1], size)
 
     def queries_at_once(self, candidates: int) -> int:
         """How many queries with lists of that length `best_candidates` takes."""
@@ -136,19 +241,31 @@ class Programs:
         return self._compiled[shape]
 
     def _lower(self, shape: Shape) -> Any:
-        layout, b = self._model.schema.layout["query"], shape.queries
+        b = shape.queries
+        if shape.kind == "update":
+            return self._lower_update(b, shape.size)
+        layout = self._model.schema.layout["ad" if shape.kind == "embed" else "query"]
         ids = jax.ShapeDtypeStruct((b, layout.id_slots), jnp.int32)
         floats = jax.ShapeDtypeStruct((b, layout.float_width), jnp.float32)
+        if shape.kind == "embed":
+            return jax.jit(partial(ad_vectors, self._model, self.vector_dtype)).lower(*self._state[:2], ids, floats)
         lists = jax.ShapeDtypeStruct((b, shape.size), jnp.int32)
         if shape.kind == "all":
             scratch = jax.ShapeDtypeStruct((b, self._ads), jnp.float32)
-            run = jax.jit(partial(_best, self._model, self._utility, shape.size), donate_argnums=6)
+            run = jax.jit(partial(best, self._model, self._utility, shape.size), donate_argnums=6)
             return run.lower(*self._state, ids, floats, scratch)
         if shape.kind == "candidates":
-            run = partial(_best_candidates, self._model, self._utility, min(self._results[-1], shape.size))
+            run = partial(best_candidates, self._model, self._utility, min(self._results[-1], shape.size))
         else:
-            run = partial(_scores, self._model, self._utility)
+            run = partial(scores, self._model, self._utility)
         return jax.jit(run).lower(*self._state, ids, floats, lists)
+
+    def _lower_update(self, put: int, marked: int) -> Any:
+        corpus = self._state[2]
+        vectors = jax.ShapeDtypeStruct((put, *corpus.rows_NTD.shape[1:]), corpus.rows_NTD.dtype)
+        at = [jax.ShapeDtypeStruct((n,), jnp.int32) for n in (put, marked)]
+        bids, valid = (jax.ShapeDtypeStruct((marked,), dtype) for dtype in (jnp.float32, jnp.bool_))
+        return jax.jit(Corpus.updated, donate_argnums=0).lower(corpus, at[0], vectors, at[1], bids, valid)
 
     def _run_on_scratch(self, shape: Shape, ids: np.ndarray, floats: np.ndarray) -> TopK:
         program = self._get(shape)
@@ -163,46 +280,6 @@ class Programs:
         return jax.device_put(np.zeros((queries, self._ads), np.float32))
 
 
-def _queries(model: TwoTower, params: Any, tables: Any, ids: Array, floats: Array) -> Array:
-    return jnp.moveaxis(model.embed(params, tables, "query", ids, floats), 1, 0)
-
-
-def _of_queries(model: TwoTower, curves: Curves | None, ids: Array) -> Curves | None:
-    """The maps `[B, T]` of these queries, by the scenario that each tells."""
-    return curves and curves.at(query_scenarios(model.schema, ids))
-
-
-def _best(
-    model: TwoTower, utility: Utility, k: int, params: Any, tables: Any, corpus: Corpus,
-    curves: Curves | None, ids: Array, floats: Array, scratch: Array,
-) -> tuple[TopK, Array]:  # fmt: skip
-    queries, of_query = _queries(model, params, tables, ids, floats), _of_queries(model, curves, ids)
-    return score_and_top_k(queries, corpus, params["bias"], utility, k, scratch, of_query)
-
-
-def _best_candidates(
-    model: TwoTower, utility: Utility, k: int, params: Any, tables: Any, corpus: Corpus,
-    curves: Curves | None, ids: Array, floats: Array, lists: Array,
-) -> TopK:  # fmt: skip
-    queries, of_query = _queries(model, params, tables, ids, floats), _of_queries(model, curves, ids)
-    return score_candidates(queries, corpus, params["bias"], utility, k, lists, of_query)
-
-
-def _scores(
-    model: TwoTower,
-    utility: Utility,
-    params: Any,
-    tables: Any,
-    corpus: Corpus,
-    curves: Curves | None,
-    ids: Array,
-    floats: Array,
-    lists: Array,
-) -> tuple[Array, Array]:
-    queries, of_query = _queries(model, params, tables, ids, floats), _of_queries(model, curves, ids)
-    return score_positions(queries, corpus, params["bias"], utility, lists, of_query)
-
-
 def _sizes(usual: tuple[int, ...], largest: int) -> tuple[int, ...]:
     return (*(size for size in usual if size < largest), largest)
 
@@ -210,6 +287,18 @@ def _sizes(usual: tuple[int, ...], largest: int) -> tuple[int, ...]:
 def _at_least(sizes: tuple[int, ...], wanted: int) -> int:
     """The smallest size that holds it; the largest where none does."""
     return next((size for size in sizes if size >= wanted), sizes[-1])
+
+
+def _update_shape(put: int, marked: int) -> Shape:
+    return Shape("update", _power(put), _power(marked))
+
+
+def _power(wanted: int) -> int:
+    """0, or the smallest `UPDATED` * 4^i that holds it."""
+    size = UPDATED if wanted else 0
+    while size < wanted:
+        size *= 4
+    return size
 
 
 def _pad(ids: np.ndarray, floats: np.ndarray, queries: int) -> tuple[np.ndarray, np.ndarray]:
@@ -222,8 +311,3 @@ def _pad_lists(positions: list[np.ndarray], shape: Shape) -> np.ndarray:
     for row, found in zip(lists, positions, strict=False):
         row[: len(found)] = found
     return lists
-
-
-def _first_rows(found: TopK, n: int) -> TopK:
-    found = jax.device_get(found)
-    return TopK(found.positions_Bk[:n], found.utility_Bk[:n], found.probabilities_TBk[:, :n])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from serving.index import AdId, AdIndex
-from serving.programs import QUERIES, Programs
+from serving.ad_rows import AdId
+from serving.ads import AdIdError, Ads
+from serving.index import AdIndex
+from serving.programs import QUERIES, Programs, Running, Shape
 from tt_jax.bundle import Bundle
 from tt_jax.columns import EncodeError
 from tt_jax.features import Encoder
@@ -58,21 +62,55 @@ class Encoded:
         return Encoded(np.concatenate([p.ids for p in parts]), np.concatenate([p.floats for p in parts]))
 
 
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Calls in progress for some requests. Made by `Scorer.start`."""
+
+    _calls: Sequence[tuple[list[int], Running]]
+    _ks: Sequence[int]
+    _ads: Callable[..., list[ScoredAd]]  # of positions, utilities and probabilities
+
+    def wait(self) -> None:
+        """Returns when the results are there."""
+        for _, call in self._calls:
+            call.wait()
+
+    def answers(self) -> list[list[ScoredAd]]:
+        """The ads of each request. Waits. An ad that may not be returned has the utility -inf, so it comes last."""
+        answers: list[list[ScoredAd]] = [[] for _ in self._ks]
+        for rows, call in self._calls:
+            found = call.result()
+            for b, row in enumerate(rows):
+                n = int(np.count_nonzero(found.utility_Bk[b, : self._ks[row]] > -np.inf))
+                best = found.positions_Bk[b, :n], found.utility_Bk[b, :n], found.probabilities_TBk[:, b, :n]
+                answers[row] = self._ads(*best)
+        return answers
+
+
 class Scorer:
-    """Ranks and scores the ads of an index with the model of a bundle. Safe in threads.
+    """Ranks and scores the ads of an index with the model of a bundle. Safe in threads, but see `serving.changing`.
 
     Attributes:
       schema: of the bundle.
       bundle: its manifest.
       fingerprint: of the bundle.
-      index_id: of the index.
+      ads: those of the index, by position.
+      index_id: version of the index, as text: its id, and after changes what they lead to.
       index_size, eligible: ads in the index, and those of them that may be returned.
       utility: the expression that ads are ranked by.
       max_k, max_candidates: largest `k`, longest list of candidates.
     """
 
     def __init__(
-        self, bundle: Bundle, index: AdIndex, *, max_k: int = 1000, max_candidates: int = 16_384, warm: bool = True
+        self,
+        bundle: Bundle,
+        index: AdIndex,
+        *,
+        max_k: int = 1000,
+        max_candidates: int = 16_384,
+        warm: bool = True,
+        headroom: float = 0.0,
+        like: Scorer | None = None,
     ) -> None:
         """See `load`. Does not replay the golden rows."""
         if index.fingerprint != bundle.fingerprint:
@@ -83,30 +121,51 @@ class Scorer:
         if max_k < 1 or max_candidates < 1:
             raise ValueError(f"expected max_k and max_candidates >= 1, got {max_k} and {max_candidates}")
         self.bundle, self.schema, self.fingerprint = bundle.manifest, bundle.schema, bundle.fingerprint
-        self.index_id, self.index_size, self.eligible = index.index_id, len(index.ids), int(index.valid.sum())
         self.max_k, self.max_candidates = max_k, max_candidates
         utility = Utility.parse(bundle.manifest.utility, bundle.schema.heads)
         self.utility = utility.expression
         self._encoder = Encoder(bundle.schema)
-        self._ids = _AdIds(index.ids)
+        self._set_ads(Ads.of(index))
         self._programs = Programs(
-            bundle.model, bundle.params, bundle.tables, index, utility, max_k, max_candidates, bundle.calibration
+            bundle.model,
+            bundle.params,
+            bundle.tables,
+            index,
+            utility,
+            max_k,
+            max_candidates,
+            bundle.calibration,
+            places=math.ceil(len(index.ids) * (1 + headroom)),
+            like=None if like is None else like._programs,
         )
         if warm:
             self.warm_up()
 
     @staticmethod
     def load(
-        bundle: str | Path, index: str | Path, *, max_k: int = 1000, max_candidates: int = 16_384, warm: bool = True
+        bundle: str | Path,
+        index: str | Path,
+        *,
+        max_k: int = 1000,
+        max_candidates: int = 16_384,
+        warm: bool = True,
+        headroom: float = 0.0,
+        like: Scorer | None = None,
     ) -> Scorer:
         """Reads and verifies a bundle and an index, and replays the golden rows of the bundle.
 
-        `warm` compiles every program now, which takes seconds; else each is compiled when it is first needed. Raises
-        `BundleError`, `AdIndexError` or `IndexMismatchError`.
+        Args:
+          bundle, index: directories.
+          max_k, max_candidates: largest `k`, longest list of candidates.
+          warm: compile every program now, which takes seconds; else each is compiled when it is first needed.
+          headroom: free places for new ads, as a share of the ads. Every scan reads those too.
+          like: a scorer whose compiled programs are used where they fit.
+
+        Raises `BundleError`, `AdIndexError` or `IndexMismatchError`.
         """
         read, ads = Bundle.load(bundle), AdIndex.load(index)
         read.replay_golden()
-        return Scorer(read, ads, max_k=max_k, max_candidates=max_candidates, warm=warm)
+        return Scorer(read, ads, max_k=max_k, max_candidates=max_candidates, warm=warm, headroom=headroom, like=like)
 
     def warm_up(self) -> None:
         """Compiles all that requests can need."""
@@ -147,19 +206,38 @@ class Scorer:
 
         Raises `RequestError` for another `k`, an unknown id, or too long a list.
         """
+        self._check_k(k)
+        lists = None if candidates is None else self.candidate_lists(candidates, len(encoded))
+        return self.start(encoded, [k] * len(encoded), lists).answers()
+
+    def lane(self, k: int, candidates: Sequence[Sequence[AdId]] | None) -> Shape:
+        """What requests must have in common to be ranked by one call. Raises `RequestError` for a wrong `k`."""
+        self._check_k(k)
+        return self._programs.lane(k, None if candidates is None else max(map(len, candidates), default=0))
+
+    def candidate_lists(self, candidates: Sequence[Sequence[AdId]], queries: int) -> list[np.ndarray]:
+        """Positions in the index of the ads of each query's list, each once. Raises `RequestError`."""
+        return [_distinct(found) for found in self._positions(candidates, queries, "candidates")]
+
+    def start(self, encoded: Encoded, ks: Sequence[int], lists: Sequence[np.ndarray] | None) -> Ranking:
+        """Starts to rank the ads for requests of `ks` ads each, checked by `lane`, and does not wait.
+
+        `lists`: of `candidate_lists`; None ranks all ads.
+        """
+        calls: list[tuple[list[int], Running]] = []
+        if lists is None:
+            for rows in _batches(range(len(encoded)), QUERIES[-1]):
+                largest = max(ks[row] for row in rows)
+                calls.append((rows, self._programs.best(encoded.ids[rows], encoded.floats[rows], largest)))
+        else:
+            for rows in self._candidate_batches(lists):
+                of_rows = [lists[row] for row in rows]
+                calls.append((rows, self._programs.best_candidates(encoded.ids[rows], encoded.floats[rows], of_rows)))
+        return Ranking(calls, ks, self._ads)
+
+    def _check_k(self, k: int) -> None:
         if type(k) is not int or not 1 <= k <= self.max_k:
             raise _error(f"k: expected an integer within 1..{self.max_k}, got {k!r}")
-        answers: list[list[ScoredAd]] = [[] for _ in range(len(encoded))]
-        if candidates is None:
-            for rows in _batches(range(len(encoded)), QUERIES[-1]):
-                found = self._programs.best(encoded.ids[rows], encoded.floats[rows], k)
-                self._answer(answers, rows, k, found)
-            return answers
-        lists = [_distinct(found) for found in self._positions(candidates, len(encoded), "candidates")]
-        for rows in self._candidate_batches(lists):
-            found = self._programs.best_candidates(encoded.ids[rows], encoded.floats[rows], [lists[r] for r in rows])
-            self._answer(answers, rows, k, found)
-        return answers
 
     def score(self, queries: Sequence[Mapping[str, Any]], ad_ids: Sequence[Sequence[AdId]]) -> list[list[ScoredAd]]:
         """Scores a list of ads for each request, in the order given; also ads that are not eligible.
@@ -179,6 +257,22 @@ class Scorer:
         """
         return self._programs.utilities(encoded.ids, encoded.floats, positions)
 
+    def with_ads(self, ads: Ads, programs: Programs) -> Scorer:
+        """The same, with other ads and the programs that hold them. For `serving.changing`."""
+        other = copy.copy(self)
+        other._programs = programs
+        other._set_ads(ads)
+        return other
+
+    def _set_ads(self, ads: Ads) -> None:
+        self.ads, self.index_id = ads, str(ads.version)
+        self.index_size, self.eligible = len(ads.ids), int(np.count_nonzero(ads.valid))
+
+    @property
+    def programs(self) -> Programs:
+        """The compiled programs, which hold the arrays."""
+        return self._programs
+
     def _positions(self, lists: Sequence[Sequence[AdId]], queries: int, key: str) -> list[np.ndarray]:
         if len(lists) != queries:
             raise _error(f"{key}: expected a list for each of {queries} queries, got {len(lists)}")
@@ -188,10 +282,13 @@ class Scorer:
                 raise _error(f"{key} of query {i}: expected a list of ids, got {ids!r}")
             if len(ids) > self.max_candidates:
                 raise _error(f"{key} of query {i}: expected at most {self.max_candidates} ids, got {len(ids)}")
-            found.append(self._ids.positions(ids, f"{key} of query {i}"))
+            try:
+                found.append(self.ads.ids.positions(ids))
+            except AdIdError as e:
+                raise _error(f"{key} of query {i}: {e}") from None
         return found
 
-    def _candidate_batches(self, lists: list[np.ndarray]) -> Iterator[list[int]]:
+    def _candidate_batches(self, lists: Sequence[np.ndarray]) -> Iterator[list[int]]:
         """Requests that go together. Those without a candidate go nowhere."""
         by_size: dict[int, list[int]] = {}
         for i, positions in enumerate(lists):
@@ -200,61 +297,11 @@ class Scorer:
         for at_once, rows in by_size.items():
             yield from _batches(rows, at_once)
 
-    def _answer(self, answers: list[list[ScoredAd]], rows: Iterable[int], k: int, found: Any) -> None:
-        """Fills in the answers of these rows. An ad that may not be returned has the utility -inf, so it comes last."""
-        for b, row in enumerate(rows):
-            n = int(np.count_nonzero(found.utility_Bk[b, :k] > -np.inf))
-            best = found.positions_Bk[b, :n], found.utility_Bk[b, :n], found.probabilities_TBk[:, b, :n]
-            answers[row] = self._ads(*best)
-
     def _ads(self, positions: np.ndarray, utility: np.ndarray, probabilities_Tn: np.ndarray) -> list[ScoredAd]:
         names = self.schema.heads
-        columns = zip(self._ids.at(positions), utility.tolist(), probabilities_Tn.T.tolist(), strict=True)
-        return [ScoredAd(ad, score, dict(zip(names, p, strict=True))) for ad, score, p in columns]
-
-
-class _AdIds:
-    """Ids <-> positions in the index."""
-
-    def __init__(self, ids: np.ndarray | list[str]) -> None:
-        self._ids = ids
-        if isinstance(ids, list):
-            self._index: dict[Any, int] = {name: i for i, name in enumerate(ids)}
-        else:
-            self._order = np.argsort(ids)
-            self._sorted = ids[self._order]
-
-    def at(self, positions: np.ndarray) -> list[Any]:
-        """The ids at these positions."""
-        if isinstance(self._ids, list):
-            return [self._ids[p] for p in positions.tolist()]
-        return self._ids[positions].tolist()
-
-    def positions(self, ids: Sequence[AdId], where: str) -> np.ndarray:
-        """int `[n]`. Raises `RequestError` naming ids of a wrong type, and some of those that are not there."""
-        wanted = str if isinstance(self._ids, list) else int
-        for value in ids:
-            if type(value) is not wanted:
-                raise _error(f"{where}: expected {'a string' if wanted is str else 'an integer'}, got {value!r}")
-        if isinstance(self._ids, list):
-            found = np.fromiter((self._index.get(value, -1) for value in ids), np.int64, len(ids))
-        else:
-            found = self._search(ids)
-        unknown = np.flatnonzero(found < 0)
-        if len(unknown):
-            some = ", ".join(repr(ids[i])[:50] for i in unknown[:3])
-            raise _error(f"{where}: {len(unknown)} unknown ad ids: {some}{', ...' if len(unknown) > 3 else ''}")
-        return found
-
-    def _search(self, ids: Sequence[Any]) -> np.ndarray:
-        """Positions of integers, -1 for an unknown one."""
-        try:
-            values = np.array(ids, np.int64)
-        except OverflowError:  # an id of more than 64 bits
-            inside = [v if -(2**63) <= v < 2**63 else None for v in ids]
-            return np.array([-1 if v is None else int(self._search([v])[0]) for v in inside])
-        at = np.minimum(np.searchsorted(self._sorted, values), len(self._sorted) - 1)
-        return np.where(self._sorted[at] == values, self._order[at], -1)
+        # No `strict`: of a hundred ads it would take a third of the time.
+        probabilities = [dict(zip(names, p)) for p in probabilities_Tn.T.tolist()]  # noqa: B905
+        return list(map(ScoredAd, self.ads.ids.at(positions), utility.tolist(), probabilities))
 
 
 def _batches(rows: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import logging
+import math
 import platform
-import signal
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import uvicorn
 from litestar import Litestar, MediaType, Request, Response, get, post
 from litestar.exceptions import ClientException, HTTPException, InternalServerException
 from litestar.openapi import ResponseSpec
 
-from serving.batcher import Batcher
+from serving.batcher import Batcher, DeadlineError, OverloadError, Ranked
+from serving.changing import load as load_scorer
 from serving.docs import RankOperation, openapi_config
+from serving.json_response import JsonResponse
+from serving.load import Load
 from serving.messages import (
     Ads,
     BatchAnswer,
@@ -29,32 +31,43 @@ from serving.messages import (
     ModelAnswer,
     RankAnswer,
     one_line,
+    read_deadline,
     read_request,
     to_work,
 )
 from serving.scorer import RequestError, Scorer
-from serving.telemetry import Telemetry
+from serving.server import Server, allow_many_connections, bound, calm_garbage_collector, listen
+from serving.telemetry import STARTED, Telemetry
 from tt_jax.schema import Feature
 
-DRAIN_SECONDS = 10  # SIGTERM: requests in flight get this long
+_LAST_BATCH = 0.6  # of the grace time: when no batch is started any more
 _log = logging.getLogger(__name__)
 _ERRORS = {
     400: ResponseSpec(ErrorAnswer, description="The request is wrong; `error` says where.", generate_examples=False),
+    408: ResponseSpec(ErrorAnswer, description="The body did not arrive in time.", generate_examples=False),
     413: ResponseSpec(ErrorAnswer, description="The body is too large.", generate_examples=False),
+    503: ResponseSpec(ErrorAnswer, description="Too busy; try again after `Retry-After`.", generate_examples=False),
+    504: ResponseSpec(ErrorAnswer, description="The deadline of the request passed.", generate_examples=False),
 }
 
 
 class Service:
     """What the handlers share. `ready` is False before start-up and while the process drains."""
 
-    def __init__(self, scorer: Scorer, max_body: int, max_queries: int) -> None:
+    def __init__(self, scorer: Scorer, max_body: int, max_queries: int, load: Load) -> None:
         versions = {name: importlib.metadata.version(name) for name in ("tt-jax", "jax", "litestar")}
         versions = {name.replace("-", "_"): v for name, v in versions.items()} | {"python": platform.python_version()}
         self.limits = Limits(scorer.max_k, max_queries, scorer.max_candidates, max_body)
         self.telemetry = Telemetry(scorer, versions)
-        self.batcher = Batcher(scorer)
+        self.load = load
+        self.batcher = Batcher(scorer, load=load, metrics=self.telemetry.queue)
         self.ready = False
-        self.model = ModelAnswer(
+        self._versions = versions
+
+    def model(self) -> ModelAnswer:
+        """What is served now."""
+        scorer = self.batcher.scorer
+        return ModelAnswer(
             name=scorer.schema.name,
             tasks=scorer.schema.heads,
             utility=scorer.utility,
@@ -64,8 +77,13 @@ class Service:
             index=scorer.index_id,
             ads=scorer.index_size,
             eligible_ads=scorer.eligible,
-            versions=versions,
+            versions=self._versions,
         )
+
+    def drain(self) -> None:
+        """No longer ready. Requests are served for most of the grace time, then refused; safe in a signal handler."""
+        self.ready = False
+        self.batcher.closing_at = time.perf_counter() + _LAST_BATCH * self.load.grace
 
 
 def _feature_info(f: Feature) -> FeatureInfo:
@@ -79,14 +97,14 @@ def _feature_info(f: Feature) -> FeatureInfo:
     )
 
 
-def create_app(scorer: Scorer, *, max_body: int = 2**20, max_queries: int = 64) -> Litestar:
+def create_app(scorer: Scorer, *, max_body: int = 2**20, max_queries: int = 64, load: Load | None = None) -> Litestar:
     """The ASGI application of a warm scorer, for one run of its lifespan.
 
     Args:
       max_body: bytes; a longer body is answered with 413.
       max_queries: most queries of one request.
     """
-    service = Service(scorer, max_body, max_queries)
+    service = Service(scorer, max_body, max_queries, load or Load())
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -102,7 +120,13 @@ def create_app(scorer: Scorer, *, max_body: int = 2**20, max_queries: int = 64) 
         lifespan=[lifespan],
         middleware=[service.telemetry.start],
         before_send=[service.telemetry.before_send],
-        exception_handlers={RequestError: _bad_request, HTTPException: _http_error, Exception: _crash},
+        exception_handlers={
+            RequestError: _bad_request,
+            OverloadError: _overloaded,
+            DeadlineError: _late,
+            HTTPException: _http_error,
+            Exception: _crash,
+        },
         request_max_body_size=max_body,
         openapi_config=openapi_config(),
         logging_config=None,
@@ -114,20 +138,43 @@ def create_app(scorer: Scorer, *, max_body: int = 2**20, max_queries: int = 64) 
 
 # Not declared as `data`: Litestar would choose the decoder by Content-Type, and `curl -d` sends that of a form.
 @post("/v1/rank", status_code=200, operation_class=RankOperation, responses=_ERRORS)
-async def rank(request: Request[Any, Any, Any]) -> RankAnswer | BatchAnswer:
+async def rank(request: Request[Any, Any, Any]) -> Response[RankAnswer | BatchAnswer]:
     """The best ads for a query, or for each of several. The body is read as JSON, whatever its Content-Type."""
     service = _service(request)
-    try:
-        body = await request.body()
-    except InternalServerException as e:
-        raise ClientException(e.detail) from None  # the client went away: nobody reads this, and it is no fault of ours
+    deadline = read_deadline(request.scope["headers"], request.scope["state"][STARTED])
+    body = await _read_body(request, service.load.read)
+    service.batcher.admit(1, deadline)  # before the effort of reading it
     message = read_request(body)
     work = to_work(message, service.limits.queries)
-    ranked = await service.batcher.submit(work)
+    ranked = await _unless_gone(request, service.batcher.submit(work, deadline))
     service.telemetry.ranked(work.queries, ranked.ads)
     if message.query is not None:
-        return RankAnswer(ranked.ads[0], ranked.bundle, ranked.index)
-    return BatchAnswer([Ads(ads) for ads in ranked.ads], ranked.bundle, ranked.index)
+        return JsonResponse(RankAnswer(ranked.ads[0], ranked.bundle, ranked.index))
+    return JsonResponse(BatchAnswer([Ads(ads) for ads in ranked.ads], ranked.bundle, ranked.index))
+
+
+async def _read_body(request: Request[Any, Any, Any], seconds: float) -> bytes:
+    try:
+        async with asyncio.timeout(seconds):
+            return await request.body()
+    except InternalServerException as e:
+        raise ClientException(e.detail) from None  # the client went away: nobody reads this, and it is no fault of ours
+    except TimeoutError:
+        raise HTTPException(status_code=408, detail=f"the body did not arrive within {seconds:g} s") from None
+
+
+async def _unless_gone(request: Request[Any, Any, Any], answer: asyncio.Future[Ranked]) -> Ranked:
+    """The answer. If the client leaves before it is there, nobody ranks for him."""
+    leaving = asyncio.ensure_future(request.receive())  # after the body, no other message can come
+    leaving.add_done_callback(lambda _: answer.cancel())
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        if not leaving.done():
+            raise
+        raise ClientException("client disconnected prematurely") from None
+    finally:
+        leaving.cancel()
 
 
 @get("/health/live", media_type=MediaType.TEXT)
@@ -154,7 +201,7 @@ async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
 @get("/v1/model")
 async def model(request: Request[Any, Any, Any]) -> ModelAnswer:
     """What is served: features of a query, tasks, utility, limits, fingerprints, versions."""
-    return _service(request).model
+    return _service(request).model()
 
 
 def _service(request: Request[Any, Any, Any]) -> Service:
@@ -169,6 +216,14 @@ def _bad_request(_: Request[Any, Any, Any], error: RequestError) -> Response[Err
     return _error(400, str(error))
 
 
+def _overloaded(_: Request[Any, Any, Any], error: OverloadError) -> Response[ErrorAnswer]:
+    return _error(503, str(error), {"retry-after": str(max(1, math.ceil(error.retry_after)))})
+
+
+def _late(_: Request[Any, Any, Any], error: DeadlineError) -> Response[ErrorAnswer]:
+    return _error(504, str(error))
+
+
 def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[ErrorAnswer]:
     if error.status_code >= 500 and error.status_code != 503:
         return _crash(request, error)
@@ -178,7 +233,10 @@ def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Respon
         405: f"{path} does not take {request.scope['method']}; expected {(error.headers or {}).get('allow', '')}",
         413: f"the body is too large; expected at most {_service(request).limits.body} bytes",
     }.get(error.status_code, error.detail)
-    return _error(error.status_code, message, error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code in (408, 413):
+        headers["connection"] = "close"  # else the rest of the body would be read
+    return _error(error.status_code, message, headers)
 
 
 def _crash(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
@@ -186,51 +244,48 @@ def _crash(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorA
     return _error(500, "internal error")
 
 
-class _Server(uvicorn.Server):
-    """Ends a drained process by returning, where uvicorn raises the signal again and dies of it."""
-
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self._service = service
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM or SIGINT: no longer ready, drain; a second SIGINT does not wait."""
-        if self.should_exit and sig == signal.SIGINT:
-            self.force_exit = True
-        self._service.ready = False
-        self.should_exit = True
+Beside = Callable[[Service], AbstractAsyncContextManager[None]]
 
 
-def run(bundle: Path, index: Path, *, host: str = "127.0.0.1", port: int = 8080, max_k: int = 1000) -> None:
+@asynccontextmanager
+async def _nothing(_: Service) -> AsyncIterator[None]:
+    yield
+
+
+def run(
+    bundle: Path,
+    index: Path,
+    deltas: Path | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    max_k: int = 1000,
+    load: Load | None = None,
+    live: bool = False,
+    beside: Beside = _nothing,
+) -> None:
     """Loads and warms the scorer, then serves in one process until SIGTERM or SIGINT. Port 0 takes a free one.
 
-    Raises ValueError for a port that is none, what `Scorer.load` raises, and OSError naming an address that is taken.
+    Args:
+      bundle, index, deltas, max_k, live: see `serving.changing.load`.
+      load: limits.
+      beside: entered before the service takes requests, and left when it has drained.
+
+    Raises ValueError for a port that is none, what `serving.changing.load` raises, and OSError naming an address that
+    is taken.
     """
-    if not 0 <= port < 2**16:
-        raise ValueError(f"port: expected 0 to {2**16 - 1}, got {port}")
-    scorer = Scorer.load(bundle, index, max_k=max_k)
-    app = create_app(scorer)
-    with _listen(host, port) as listener:
-        address = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-        print(f"serving http://{address} (docs at /schema): {_describe(scorer)}", flush=True)
-        config = uvicorn.Config(
-            app,
-            lifespan="on",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=DRAIN_SECONDS,
+    load = load or Load()
+    allow_many_connections()
+    with bound(host, port) as listener:  # before the seconds that loading takes
+        app = create_app(  # no name for the scorer: it would be kept when another takes its place
+            load_scorer(bundle, index, deltas, max_k=max_k, live=live), load=load
         )
-        _Server(config, app.state.service).run(sockets=[listener])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as e:
-        raise OSError(f"cannot listen on {host}:{port}: {e.strerror or e}") from None
+        calm_garbage_collector()
+        listen(listener)
+        address = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        service = app.state.service
+        print(f"serving http://{address} (docs at /schema): {_describe(service.batcher.scorer)}", flush=True)
+        Server(app, load, service.drain, lambda: beside(service)).run(sockets=[listener])
 
 
 def _describe(scorer: Scorer) -> str:

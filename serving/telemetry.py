@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
+from serving.index import timestamp
 from serving.scorer import ScoredAd, Scorer
 
-_STARTED = "tt_jax_started"
+ChangeKind = Literal["load", "change"]
+STARTED = "tt_jax_started"  # in the state of a request
 _UNMATCHED = "unmatched"  # one label for all unknown paths: clients choose those
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+SHED = ("full", "slow", "expired", "late", "gone", "closing")
 
 
 class Telemetry:
@@ -28,25 +33,65 @@ class Telemetry:
         self.seconds = Histogram("tt_jax_request_seconds", what, ("route",), registry=r, buckets=_SECONDS)
         self.queries = Counter("tt_jax_queries", "Queries ranked.", registry=r)
         self.ads = Counter("tt_jax_ads_ranked", "Ads in the answers.", registry=r)
-        missing = Counter("tt_jax_feature_missing", "Queries without a value of the feature.", ("feature",), registry=r)
-        self.missing = {f.name: missing.labels(f.name) for f in scorer.schema.tower_features("query")}
-        Gauge("tt_jax_index_ads", "Ads in the index.", registry=r).set(scorer.index_size)
-        Gauge("tt_jax_index_eligible_ads", "Ads in the index that may be returned.", registry=r).set(scorer.eligible)
-        service = {"model": scorer.schema.name, "bundle": scorer.fingerprint, "index": scorer.index_id}
-        Info("tt_jax_service", "What is served, and by what.", registry=r).info({**service, **versions})
+        what = "Queries without a value of the feature."
+        self._missing = Counter("tt_jax_feature_missing", what, ("feature",), registry=r)
+        self._index = {
+            "ads": Gauge("tt_jax_index_ads", "Ads in the index.", registry=r),
+            "eligible": Gauge("tt_jax_index_eligible_ads", "Ads in the index that may be returned.", registry=r),
+            "sequence": Gauge("tt_jax_index_sequence", "Sets of changes since the index was built.", registry=r),
+        }
+        age = Gauge("tt_jax_index_age_seconds", "Since the index or the last of its changes was made.", registry=r)
+        age.set_function(lambda: time.time() - self._created)
+        what = "Loads of a bundle and an index, and changes of ads; failed ones changed nothing."
+        self._changes = Counter("tt_jax_changes", what, ("kind", "outcome"), registry=r)
+        for kind in ("load", "change"):
+            for outcome in ("done", "failed"):
+                self._changes.labels(kind, outcome)
+        self._failed_at = math.nan
+        failed = Gauge("tt_jax_last_error_age_seconds", "Since a load or a change failed; NaN = none.", registry=r)
+        failed.set_function(lambda: time.time() - self._failed_at)
+        self._info = Info("tt_jax_service", "What is served, and by what.", registry=r)
+        self._versions = versions
+        self.queue = QueueMetrics(r)
+        self.serves(scorer)
+
+    def serves(self, scorer: Scorer) -> None:
+        """Tells what is served from now on."""
+        self.missing = {f.name: self._missing.labels(f.name) for f in scorer.schema.tower_features("query")}
+        self._lists = {f.name for f in scorer.schema.tower_features("query") if f.kind in ("bag", "sequence", "dense")}
+        self._created, version = timestamp(scorer.ads.created), scorer.ads.version
+        self._index["ads"].set(scorer.index_size)
+        self._index["eligible"].set(scorer.eligible)
+        self._index["sequence"].set(version.sequence)
+        # The id as built: a label that changed with every change of an ad would make a time series of each.
+        service = {"model": scorer.schema.name, "bundle": scorer.fingerprint, "index": version.index_id}
+        self._info.info({**service, **self._versions})
+
+    def changed(self, kind: ChangeKind, scorer: Scorer) -> None:
+        """Counts a load or a change that gave this scorer."""
+        self._changes.labels(kind, "done").inc()
+        self.serves(scorer)
+
+    def failed(self, kind: ChangeKind) -> None:
+        """Counts a load or a change that failed."""
+        self._changes.labels(kind, "failed").inc()
+        self._failed_at = time.time()
 
     def ranked(self, queries: Sequence[Mapping[str, Any]], answers: Sequence[Sequence[ScoredAd]]) -> None:
         """Counts queries that were ranked, what was missing in them, and the ads of their answers."""
         self.queries.inc(len(queries))
         self.ads.inc(sum(map(len, answers)))
-        for name, counter in self.missing.items():
-            counter.inc(sum(_is_missing(query.get(name)) for query in queries))
+        for query in queries:
+            for name, counter in self.missing.items():
+                value = query.get(name)
+                if value is None or (name in self._lists and all(v is None for v in value)):  # as the encoder has it
+                    counter.inc()
 
     def start(self, app: ASGIApp) -> ASGIApp:
         """Middleware that notes when a request of a known route began."""
 
         async def started(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["state"][_STARTED] = time.perf_counter()
+            scope["state"][STARTED] = time.perf_counter()
             await app(scope, receive, send)
 
         return started
@@ -57,7 +102,7 @@ class Telemetry:
             return
         route = scope.get("path_template", _UNMATCHED)
         self.requests.labels(route, str(message["status"])).inc()
-        if started := scope["state"].get(_STARTED):
+        if started := scope["state"].get(STARTED):
             self.seconds.labels(route).observe(time.perf_counter() - started)
 
     def text(self) -> bytes:
@@ -65,6 +110,18 @@ class Telemetry:
         return generate_latest(self.registry)
 
 
-def _is_missing(value: Any) -> bool:
-    """What the encoder takes for missing, of JSON values that it has accepted."""
-    return value is None or (type(value) is list and all(v is None for v in value))
+class QueueMetrics:
+    """What the batcher counts, by reason (`shed`):
+
+    `full`, `slow` were not taken: no place in the queue, or too long a wait; `expired`, `late` missed their deadline in
+    the queue, or in the batch; of `gone` the client left, and `closing` were still queued when the process had to end.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.queued = Gauge("tt_jax_queue_queries", "Queries that wait.", registry=registry)
+        what = "From the queue's end to the start of the batch."
+        self.wait = Histogram("tt_jax_queue_seconds", what, registry=registry, buckets=_SECONDS)
+        self.batch = Histogram("tt_jax_batch_queries", "Queries of a batch.", registry=registry, buckets=_BATCHES)
+        shed = Counter("tt_jax_shed", "Requests that were not answered with ads.", ("reason",), registry=registry)
+        self.shed = {reason: shed.labels(reason) for reason in SHED}

@@ -60,9 +60,12 @@ class Corpus:
     valid_N: Array
 
     @staticmethod
-    def pack(rows_NTD: Array, bids_N: Array, valid_N: Array, scanned: tuple[int, ...]) -> Corpus:
-        """Pads the ads to a whole number of blocks; copies the tasks `scanned` (those the utility uses) to columns."""
-        spare = -rows_NTD.shape[0] % BLOCK
+    def pack(rows_NTD: Array, bids_N: Array, valid_N: Array, scanned: tuple[int, ...], places: int = 0) -> Corpus:
+        """Pads the ads to at least that many places, a whole number of blocks.
+
+        Copies the tasks `scanned` (those the utility uses) to columns.
+        """
+        spare = -(-max(places, rows_NTD.shape[0]) // BLOCK) * BLOCK - rows_NTD.shape[0]
         rows_NTD = jnp.pad(jnp.asarray(rows_NTD), ((0, spare), (0, 0), (0, 0)))
         starts = range(0, rows_NTD.shape[0], PART)
         return Corpus(
@@ -75,6 +78,25 @@ class Corpus:
     def scratch(self, batch: int) -> Array:
         """A score buffer for `score_and_top_k` with that many queries."""
         return jnp.zeros((batch, self.valid_N.shape[0]), jnp.float32)
+
+    def updated(self, put_P: Array, vectors_PTD: Array, marked_M: Array, bids_M: Array, valid_M: Array) -> Corpus:
+        """With other vectors at positions `put_P`, other bids and eligibility at `marked_M`. Donate `self` to the jit.
+
+        Positions are int32; N and more is padding, which changes nothing.
+        """
+        columns = {
+            task: tuple(
+                _put_columns(part_DC, put_P - start, vectors_PTD[:, task])
+                for part_DC, start in zip(parts, range(0, self.rows_NTD.shape[0], PART), strict=True)
+            )
+            for task, parts in self.columns.items()
+        }
+        return Corpus(
+            rows_NTD=self.rows_NTD.at[put_P].set(vectors_PTD, mode="drop"),
+            columns=columns,
+            bids_N=self.bids_N.at[marked_M].set(bids_M, mode="drop"),
+            valid_N=self.valid_N.at[marked_M].set(valid_M, mode="drop"),
+        )
 
 
 def top_k(scores_BN: Array, k: int, block: int = BLOCK) -> tuple[Array, Array]:
@@ -185,6 +207,13 @@ def score_positions(
     probabilities_TBC = _probabilities_at(queries_TBD, corpus, biases_TB, positions_BC, bend)
     utility_BC = utility(dict(zip(utility.tasks, probabilities_TBC, strict=True)), corpus.bids_N[positions_BC])
     return utility_BC, probabilities_TBC
+
+
+def _put_columns(part_DC: Array, places_P: Array, vectors_PD: Array) -> Array:
+    """With these vectors at the places that are inside of the part; a negative index would count from its end."""
+    size = part_DC.shape[1]
+    places_P = jnp.where((places_P >= 0) & (places_P < size), places_P, size)
+    return part_DC.at[:, places_P].set(vectors_PD.T, mode="drop")
 
 
 def _calibrated(queries_TBD: Array, biases_T: Array, curves: Curves | None) -> tuple[Array, Array, Bend]:

@@ -1,13 +1,19 @@
 """Strict numerics for every test: no implicit dtype promotion. Warnings are errors (pyproject.toml)."""
 
+from __future__ import annotations
+
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pytest
+
+if TYPE_CHECKING:
+    from serving.scorer import Scorer
 
 # Set before jax is imported, and inherited by the processes that tests start. The cache lives as long as the tests:
 # many of them compile the same training step.
@@ -125,3 +131,11 @@ def told_run(told_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("told_run") / "run"
     train(dataclasses.replace(tiny.CONFIG, data=data, train=TrainConfig(epochs=2)), workdir)
     return workdir
+
+
+@pytest.fixture(scope="session")
+def warm_scorer(tiny_bundle: Path, tiny_index: Path) -> Scorer:
+    """Of the tiny pair with k up to 20, and room for new ads. For others to be `like` it: compiling takes seconds."""
+    from serving.changing import load
+
+    return load(tiny_bundle, tiny_index, max_k=20, live=True)

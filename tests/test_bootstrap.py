@@ -8,6 +8,8 @@ from scipy.stats import bootstrap, norm
 
 from tt_jax.metrics import task_metrics
 from tt_jax.metrics.bootstrap import INTERVALS, cluster_draws, difference_intervals, metric_intervals
+from tt_jax.metrics.ranking import user_codes
+from tt_jax.metrics.task_rows import TaskRows
 
 
 def rows(seed: int, n: int = 600, soft: bool = False, levels: int = 0):
@@ -19,6 +21,18 @@ def rows(seed: int, n: int = 600, soft: bool = False, levels: int = 0):
     p = np.round(p * levels) / levels if levels else p
     w = rng.choice([0.0, 0.5, 1.0, 2.0], n).astype(np.float32)
     return p.astype(np.float32), y, w, rng.integers(-1, 30, n), rng.integers(-1, 60, n)
+
+
+def task_rows(p, y, w, users, soft):
+    return TaskRows.of(p, y, w, None if users is None else user_codes(users), soft=soft)
+
+
+def intervals(p, y, w, users, clusters, *, soft, **options):
+    return metric_intervals(task_rows(p, y, w, users, soft), clusters, **options)
+
+
+def difference(a, b, y, w, users, clusters, *, soft, **options):
+    return difference_intervals(*(task_rows(p, y, w, users, soft) for p in (a, b)), clusters, **options)
 
 
 def resampled(p, y, w, users, clusters, soft, replicates, seed):
@@ -41,7 +55,7 @@ def quantiles(values):
 @pytest.mark.parametrize("levels", [0, 7])
 def test_intervals_are_those_of_rows_that_are_really_repeated(soft, levels):
     p, y, w, users, clusters = rows(levels, soft=soft, levels=levels)
-    found = metric_intervals(p, y, w, users, clusters, soft=soft, replicates=50, seed=3)
+    found = intervals(p, y, w, users, clusters, soft=soft, replicates=50, seed=3)
     replicates = resampled(p, y, w, users, clusters, soft, 50, 3)
     estimate = task_metrics(p, y, w, users, soft=soft)
     assert tuple(found) == INTERVALS
@@ -60,7 +74,7 @@ def test_intervals_are_those_of_rows_that_are_really_repeated(soft, levels):
 def test_differences_are_those_of_rows_that_are_really_repeated():
     p, y, w, users, clusters = rows(1)
     other = np.clip(p + np.random.default_rng(2).normal(0, 0.05, p.size), 0, 1).astype(np.float32)
-    found = difference_intervals(p, other, y, w, users, clusters, soft=False, replicates=50, seed=4)
+    found = difference(p, other, y, w, users, clusters, soft=False, replicates=50, seed=4)
     pairs = zip(*(resampled(q, y, w, users, clusters, False, 50, 4) for q in (p, other)), strict=True)
     differences = [{name: a[name] - b[name] for name in INTERVALS[:6]} for a, b in pairs]
     a, b = (task_metrics(q, y, w, users, soft=False) for q in (p, other))
@@ -79,7 +93,7 @@ def test_the_interval_of_a_mean_is_that_of_scipy():
     scipy = bootstrap((losses,), np.mean, n_resamples=4000, method="percentile", random_state=0).confidence_interval
     ones, own = np.ones(p.size, np.float32), np.arange(p.size)
     p32 = p.astype(np.float32)
-    found = metric_intervals(p32, y, ones, None, own, soft=False, replicates=2000)["logloss"]
+    found = intervals(p32, y, ones, None, own, soft=False, replicates=2000)["logloss"]
     assert found is not None
     np.testing.assert_allclose(found, [scipy.low, scipy.high], atol=0.1 * (scipy.high - scipy.low))
 
@@ -96,14 +110,14 @@ def test_a_95_percent_interval_covers_the_truth_about_95_times_in_100():
         p = np.full(y.size, 0.25, np.float32)  # the mean of beta(2, 6): truly calibrated over all users
         ones = np.ones(y.size, np.float32)
         for own, unit in ((False, users), (True, np.arange(y.size))):
-            low, high = metric_intervals(p, y, ones, None, unit, soft=False, replicates=80, seed=seed)["calibration"]
+            low, high = intervals(p, y, ones, None, unit, soft=False, replicates=80, seed=seed)["calibration"]
             if own:
                 by_row += low <= 1 <= high
             else:
                 by_user += low <= 1 <= high
         label = np.arange(400) % 2
         score = norm.cdf(rng.normal(shift * label, 1)).astype(np.float32)
-        found = metric_intervals(score, label.astype(np.float32), np.ones(400, np.float32), None, np.arange(400),
+        found = intervals(score, label.astype(np.float32), np.ones(400, np.float32), None, np.arange(400),
                                  soft=False, replicates=80, seed=seed)["auc"]  # fmt: skip
         by_auc += found[0] <= norm.cdf(shift / np.sqrt(2)) <= found[1]
     assert 0.89 <= by_user / worlds <= 0.99
@@ -117,31 +131,31 @@ def test_the_interval_of_a_calibration_error_is_drawn_to_the_truth():
     p = rng.beta(1, 3, 3000).astype(np.float32)
     y = (rng.random(3000) < p).astype(np.float32)
     ones, own = np.ones(3000, np.float32), np.arange(3000)
-    low, high = metric_intervals(p, y, ones, None, own, soft=False, replicates=200)["ece"]
+    low, high = intervals(p, y, ones, None, own, soft=False, replicates=200)["ece"]
     estimate = task_metrics(p, y, ones, None, soft=False)["ece"]
     assert 0 <= low < (low + high) / 2 < estimate
     worse = p * np.float32(0.7)
-    low, high = metric_intervals(worse, y, ones, None, own, soft=False, replicates=200)["ece"]
+    low, high = intervals(worse, y, ones, None, own, soft=False, replicates=200)["ece"]
     truth = 0.3 * p.mean()
     assert low <= truth <= high
 
 
 def test_a_predictor_does_not_differ_from_itself_and_pairs_are_narrower():
     p, y, w, users, clusters = rows(6)
-    same = difference_intervals(p, p, y, w, users, clusters, soft=False, replicates=20)
+    same = difference(p, p, y, w, users, clusters, soft=False, replicates=20)
     assert all(same[name] == [0.0, 0.0] for name in INTERVALS[:6])
     assert same["kl"] is None
     near = np.clip(p * np.float32(1.02), 0, 1)
-    ab, ba = (difference_intervals(a, b, y, w, users, clusters, soft=False, replicates=50)["logloss"]
+    ab, ba = (difference(a, b, y, w, users, clusters, soft=False, replicates=50)["logloss"]
               for a, b in ((p, near), (near, p)))  # fmt: skip
     np.testing.assert_allclose(ab, [-ba[1], -ba[0]])
-    alone = metric_intervals(p, y, w, users, clusters, soft=False, replicates=50)["logloss"]
+    alone = intervals(p, y, w, users, clusters, soft=False, replicates=50)["logloss"]
     assert ab[1] - ab[0] < 0.3 * (alone[1] - alone[0])
 
 
 def test_the_same_seed_gives_the_same_intervals():
     arguments = rows(7)
-    first, again, other = (metric_intervals(*arguments, soft=False, replicates=20, seed=s) for s in (1, 1, 2))
+    first, again, other = (intervals(*arguments, soft=False, replicates=20, seed=s) for s in (1, 1, 2))
     assert first == again != other
 
 
@@ -149,15 +163,15 @@ def test_what_is_undefined_has_no_interval():
     ones = np.ones(50, np.float32)
     p, own = np.full(50, 0.3, np.float32), np.arange(50)
     nothing = dict.fromkeys(INTERVALS)
-    assert metric_intervals(p, ones * np.float32(np.nan), ones, own, own, soft=False, replicates=5) == nothing
-    assert metric_intervals(p, ones, ones * np.float32(0), own, own, soft=True, replicates=5) == nothing
-    found = metric_intervals(p, ones, ones, own, own, soft=False, replicates=5)
+    assert intervals(p, ones * np.float32(np.nan), ones, own, own, soft=False, replicates=5) == nothing
+    assert intervals(p, ones, ones * np.float32(0), own, own, soft=True, replicates=5) == nothing
+    found = intervals(p, ones, ones, own, own, soft=False, replicates=5)
     assert (found["auc"], found["gauc"], found["ne"]) == (None, None, None)
     assert found["calibration"] == pytest.approx([0.3, 0.3])
-    one_user = metric_intervals(p, (own < 1).astype(np.float32), ones, None, own, soft=False, replicates=200)
+    one_user = intervals(p, (own < 1).astype(np.float32), ones, None, own, soft=False, replicates=200)
     assert one_user["auc"] is None  # the only positive is absent from a third of the replicates
     with pytest.raises(ValueError, match="at least one replicate, got 0"):
-        metric_intervals(p, ones, ones, None, own, soft=False, replicates=0)
+        intervals(p, ones, ones, None, own, soft=False, replicates=0)
 
 
 def test_draws_count_clusters_and_rows_of_none_stand_alone():

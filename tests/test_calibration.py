@@ -25,6 +25,9 @@ from tt_jax.cli.export import export_trained
 from tt_jax.cli.main import main
 from tt_jax.export import SCORER_K
 from tt_jax.metrics import calibrators, sigmoid, task_metrics
+from tt_jax.metrics.bootstrap import difference_intervals
+from tt_jax.metrics.ranking import user_codes
+from tt_jax.metrics.task_rows import TaskRows
 from tt_jax.training.calibrate import calibrated_logits, fit_calibration, fit_heads, own_tasks, read_calibration
 from tt_jax.training.evaluate import Predictions
 from tt_jax.training.trained import load_trained
@@ -160,13 +163,20 @@ def test_online_equals_offline(method, run: Path, told_path: Path, tmp_path: Pat
     plain = load_trained(run, calibrated=False)
     assert calibration.model == plain.fingerprint != trained.fingerprint
     # Offline.
-    report = evaluate_trained(trained, str(told_path))
+    report = evaluate_trained(trained, str(told_path), replicates=5 if method == "platt" else 0)
     before, after = report["overall"]["click"], report["calibrated"]["overall"]["click"]
     assert after["logloss"] <= before["logloss"]
     _, found = predictions(trained, str(told_path))
     offline = sigmoid(calibrated_logits(found.logits, found.query_scenario, tiny.TOLD, calibration))
-    assert after == task_metrics(offline[:, 0], found.labels[:, 0], found.weights[:, 0],
-                                 found.keys[:, tiny.TOLD.key_columns.index("user_id")], soft=False)  # fmt: skip
+    users = found.keys[:, tiny.TOLD.key_columns.index("user_id")]
+    labels, weights = found.labels[:, 0], found.weights[:, 0]
+    intervals = after.pop("intervals", None)
+    assert after == task_metrics(offline[:, 0], labels, weights, users, soft=False)
+    assert (intervals is None) == (method != "platt")
+    if intervals:
+        codes, both = user_codes(users), (offline, sigmoid(found.logits))
+        pair = [TaskRows.of(p[:, 0], labels, weights, codes, soft=False) for p in both]
+        assert report["calibrated"]["differences"]["click"] == difference_intervals(*pair, users, replicates=5)
     # Online: raw queries and ads of the log, through a bundle, an index and the compiled programs.
     mark = export_trained(trained, tmp_path / "bundle")
     assert mark == trained.fingerprint

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from input_pipeline.readers import Chunk
 from serving.index import build_index
 from tests import run_configs, tiny
 from tt_jax.bundle import Bundle
-from tt_jax.cli.main import VERBS, main
+from tt_jax.cli.main import HUGE_PAGES, VERBS, main
 from tt_jax.export import write_bundle
 
 KUAIRAND = Path(__file__).parents[2] / "shared" / "data" / "kuairand_pure"
@@ -51,6 +53,26 @@ class Call:
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str]) -> Call:
     return Call(capsys)
+
+
+def test_a_verb_starts_anew_with_huge_pages_once(monkeypatch: pytest.MonkeyPatch):
+    class Started(Exception):
+        pass
+
+    def execv(program: str, arguments: list[str]) -> None:
+        raise Started(program, arguments, os.environ["GLIBC_TUNABLES"])
+
+    monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(sys, "argv", ["tt-jax", "export"])
+    monkeypatch.setattr(sys, "orig_argv", ["python3", "-W", "error", "/bin/tt-jax", "export"])
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    monkeypatch.delenv("GLIBC_TUNABLES")  # and so it is gone again after the test
+    with pytest.raises(Started) as started:
+        main()
+    assert started.value.args == (sys.executable, [sys.executable, "-W", "error", "/bin/tt-jax", "export"], HUGE_PAGES)
+    with pytest.raises(SystemExit):  # for want of arguments: the variable is set now, by us or by the user
+        main()
 
 
 @pytest.fixture(scope="module")

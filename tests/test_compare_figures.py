@@ -1,4 +1,4 @@
-"""Figures of `tt-jax compare` against references, and iteration speed."""
+"""Figures of a comparison against scikit-learn and slow loops: over seeds, replicates, differences, speed."""
 
 from __future__ import annotations
 
@@ -6,59 +6,86 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from tt_jax.compare.figures import TaskRows, differences, over_seeds
+from tests.test_metrics import slow_ece, slow_gauc
+from tt_jax.compare.figures import curves_of, differences, metrics_over_seeds, over_seeds, replicates_over_seeds
 from tt_jax.compare.speed import Curve, reach, target_loss, to_quality
-from tt_jax.metrics import task_metrics
-from tt_jax.metrics.bootstrap import cluster_draws
+from tt_jax.metrics.bootstrap import INTERVALS, cluster_draws
+from tt_jax.metrics.task_rows import TaskRows
 
 
 def test_replicates_against_rows_written_out() -> None:
-    """In each replicate the rows of a cluster are there as often as it was drawn; scikit-learn does the rest."""
+    """In each replicate a cluster's rows are there as often as it was drawn; scikit-learn and loops do the rest."""
     rng = np.random.default_rng(0)
-    n = 300
+    n, replicates = 300, 12
     labels = (rng.random(n) < 0.3).astype(np.float32)
     labels[rng.random(n) < 0.1] = np.nan
-    weights, clusters = rng.uniform(0.5, 2, n).astype(np.float32), rng.integers(-1, 40, n)
+    weights, users = rng.uniform(0.5, 2, n).astype(np.float32), rng.integers(-1, 40, n)
     predicted = [rng.uniform(0.05, 0.95, n).astype(np.float32).round(2) for _ in range(2)]
-    rows = TaskRows(labels, weights, clusters, clusters, soft=False, replicates=30)
-    found = rows.replicates(predicted)
+    rows = [TaskRows.of(p, labels, weights, users, soft=False) for p in predicted]
+    found = replicates_over_seeds(rows, users, replicates)
     has = ~np.isnan(labels)
-    (code, draws), *more = cluster_draws(clusters[has], 30, seed=0)
+    (code, draws), *more = cluster_draws(users[has], replicates, seed=0)
     assert not more
     for r, times in enumerate(draws[:, code].astype(int)):
-        y, w = np.repeat(labels[has], times), np.repeat(weights[has], times)
+        y, w = np.repeat(labels[has], times), np.repeat(weights[has], times).astype(np.float64)
+        u, rate = np.repeat(users[has], times), np.average(y, weights=w)
         ps = [np.repeat(p[has], times) for p in predicted]
-        assert found["logloss"][r] == pytest.approx(np.mean([log_loss(y, p, sample_weight=w) for p in ps]), rel=1e-6)
-        assert found["auc"][r] == pytest.approx(np.mean([roc_auc_score(y, p, sample_weight=w) for p in ps]), rel=1e-9)
+        losses = [log_loss(y, p, sample_weight=w) for p in ps]
+        wants = {
+            "logloss": np.mean(losses),
+            "ne": np.mean(losses) / log_loss(y, np.full(y.size, rate), sample_weight=w),
+            "auc": np.mean([roc_auc_score(y, p, sample_weight=w) for p in ps]),
+            "gauc": np.mean([slow_gauc(p, y, w, u) for p in ps]),
+            "calibration": np.mean([w @ p / (w @ y) for p in ps]),
+            "ece": np.mean([slow_ece(p, y, w) for p in ps]),
+        }
+        assert {name: found[name][r] for name in wants} == pytest.approx(wants, rel=1e-6)
+    assert np.isnan([found["kl"], found["logmae"]]).all()
 
 
 def test_replicates_of_soft_labels() -> None:
     rng = np.random.default_rng(1)
     n = 200
     labels, p = rng.beta(1, 4, n).astype(np.float32), rng.beta(1, 4, n).astype(np.float32)
-    rows = TaskRows(labels, np.ones(n, np.float32), None, np.arange(n), soft=True, replicates=20)
-    found = rows.replicates([p])
+    rows = TaskRows.of(p, labels, np.ones(n, np.float32), None, soft=True)
+    found = replicates_over_seeds([rows], np.arange(n), 20)
     ((_, draws),) = cluster_draws(np.arange(n), 20, seed=0)
     y, q = labels.astype(np.float64), p.astype(np.float64)
     kl = y * np.log(y / q) + (1 - y) * np.log((1 - y) / (1 - q))
     assert found["kl"] == pytest.approx(draws @ kl / draws.sum(1), rel=1e-4)
-    assert "auc" not in found
-    intervals = differences({"kl": found["kl"] * 1.1}, {"kl": found["kl"]})
-    assert intervals["kl"]["relative"] == pytest.approx([0.1, 0.1])
+    assert found["logmae"] == pytest.approx(draws @ np.abs(np.log(q / y)) / draws.sum(1), rel=1e-4)
+    assert np.isnan(found["auc"]).all()
+
+
+def test_differences_are_paired_and_that_of_the_calibration_error_is_pivotal() -> None:
+    rng = np.random.default_rng(2)
+    of_b = {name: rng.uniform(0.4, 0.6, 50) for name in INTERVALS}
+    of_a = {name: values * 1.1 for name, values in of_b.items()}
+    a, b = ({name: {"mean": mean} for name in INTERVALS} for mean in (0.56, 0.5))
+    found = differences(a, b, of_a, of_b)
+    assert list(found) == list(INTERVALS)
+    low, high = np.quantile(of_b["gauc"] * 0.1, [0.025, 0.975])
+    assert found["gauc"]["absolute_interval"] == pytest.approx([low, high])
+    assert found["gauc"]["relative_interval"] == pytest.approx([0.1, 0.1])
+    low, high = np.quantile(of_b["ece"] * 0.1, [0.025, 0.975])
+    assert found["ece"]["absolute_interval"] == pytest.approx([0.12 - high, 0.12 - low])
+    assert found["ece"]["relative_interval"] == pytest.approx([0.14, 0.14])
+    a["kl"]["mean"] = None
+    of_a["ne"][:6] = np.nan
+    found = differences(a, b, of_a, of_b)
+    assert "kl" not in found
+    assert found["ne"]["absolute_interval"] is None
 
 
 def test_rows_without_a_label_or_a_class_have_no_figures() -> None:
-    n = 8
-    none = TaskRows(np.full(n, np.nan, np.float32), np.ones(n), None, np.arange(n), soft=False, replicates=5)
-    assert none.replicates([np.full(n, 0.5, np.float32)]) == {}
-    assert none.metrics([np.full(n, 0.5, np.float32)] * 2)["logloss"] == {
-        "mean": None,
-        "spread": None,
-        "seeds": [None] * 2,
-    }
-    zeros = TaskRows(np.zeros(n, np.float32), np.ones(n), None, np.arange(n), soft=False, replicates=5)
-    found = zeros.replicates([np.full(n, 0.5, np.float32)])
-    assert differences(found, found)["auc"] == {"absolute": None, "relative": None}
+    n, half = 8, np.full(8, 0.5, np.float32)
+    none = TaskRows.of(half, np.full(n, np.nan, np.float32), np.ones(n), None, soft=False)
+    assert metrics_over_seeds([none, none])["logloss"] == {"mean": None, "spread": None, "seeds": [None] * 2}
+    assert np.isnan(replicates_over_seeds([none], np.arange(n), 5)["logloss"]).all()
+    zeros = TaskRows.of(half, np.zeros(n, np.float32), np.ones(n), None, soft=False)
+    metrics, found = metrics_over_seeds([zeros]), replicates_over_seeds([zeros], np.arange(n), 5)
+    assert set(differences(metrics, metrics, found, found)) == {"logloss", "ece"}
+    assert curves_of(zeros)["roc"] is None
 
 
 def test_mean_and_spread() -> None:
@@ -99,18 +126,3 @@ def test_seconds_to_the_quality_of_the_reference() -> None:
     assert itself["overall"]["examples"]["seeds"] == [200, 200]
     worse = {**ours, "b": {"t": [curve(1.0, 0.9)] * 2}}
     assert to_quality(worse, reference, "t", adds_up=False)["overall"]["seconds"]["mean"] is None
-
-
-def test_losses_are_those_of_all_metrics() -> None:
-    rng = np.random.default_rng(2)
-    labels, weights = rng.beta(1, 4, 200).astype(np.float32), rng.uniform(0.5, 2, 200).astype(np.float32)
-    labels[:40] = np.nan
-    predicted = [rng.beta(1, 4, 200).astype(np.float32) for _ in range(2)]
-    rows = TaskRows(labels, weights, None, np.arange(200), soft=True, replicates=2)
-    found = rows.losses(predicted)
-    whole = [task_metrics(p, labels, weights, None, soft=True) for p in predicted]
-    assert found["kl"]["seeds"] == [m["kl"] for m in whole]
-    assert found == {name: over_seeds([m[name] for m in whole]) for name in found}
-    assert not {"auc", "gauc", "rows"} & found.keys()
-    weightless = TaskRows(labels, 0 * weights, None, np.arange(200), soft=True, replicates=2)
-    assert weightless.losses(predicted) == {}

@@ -11,7 +11,8 @@ import pytest
 
 from tests import tiny
 from tt_jax.columns import EncodeError
-from tt_jax.features import Encoder, hash_string
+from tt_jax.features import Encoder
+from tt_jax.hashing import hash_string
 from tt_jax.schema import Task
 
 ENCODER = Encoder(tiny.SCHEMA)

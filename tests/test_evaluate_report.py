@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -10,12 +11,15 @@ import pytest
 
 from input_pipeline.blocks import PreparedSet
 from tests import tiny
-from tt_jax.cli.evaluate import evaluate_trained, predictions
+from tt_jax.cli.evaluate import SHOWN, evaluate_trained, predictions
 from tt_jax.cli.main import main
+from tt_jax.cli.table import table
 from tt_jax.metrics import sigmoid, task_metrics
 from tt_jax.metrics.bootstrap import INTERVALS, metric_intervals
 from tt_jax.metrics.funnel import funnel_metrics
+from tt_jax.metrics.ranking import user_codes
 from tt_jax.metrics.slices import MOST_VALUES, OTHER, Rows
+from tt_jax.metrics.task_rows import TaskRows
 from tt_jax.training.evaluate import evaluate, make_predict
 from tt_jax.training.trained import load_trained
 
@@ -91,36 +95,46 @@ def test_new_ids_are_those_that_training_never_saw(trained, told_path: Path, sto
     assert "new" in report["slices"]["ad_id"]
 
 
-def test_intervals_stand_beside_the_metrics(trained, told_path: Path, report) -> None:
-    found = evaluate_trained(trained, str(told_path), "eval", replicates=10)
+@pytest.fixture(scope="module")
+def bootstrapped(trained, told_path: Path):
+    return evaluate_trained(trained, str(told_path), "eval", replicates=10)
+
+
+def test_intervals_stand_beside_the_metrics(trained, told_path: Path, report, bootstrapped) -> None:
+    found = copy.deepcopy(bootstrapped)
     assert found["bootstrap"] == {"replicates": 10, "level": 0.95, "clusters": "user_id"}
+    prepared, rows = predictions(trained, str(told_path))
+    assert prepared.schema == tiny.TOLD
+    users = rows.keys[:, tiny.TOLD.key_columns.index("user_id")]
+    clicks = TaskRows.of(
+        sigmoid(rows.logits)[:, 0], rows.labels[:, 0], rows.weights[:, 0], user_codes(users), soft=False
+    )
+    assert found["overall"]["click"]["intervals"] == metric_intervals(clicks, users, replicates=10)
     parts = [found["overall"], *found["scenarios"].values(), *(m for s in found["slices"].values() for m in s.values())]
     for part in parts:
         for metrics in part.values():
             intervals = metrics.pop("intervals")
             assert tuple(intervals) == INTERVALS
-    prepared, rows = predictions(trained, str(told_path))
-    users = rows.keys[:, tiny.TOLD.key_columns.index("user_id")]
-    again = evaluate_trained(trained, str(told_path), "eval", replicates=10)["overall"]["click"]["intervals"]
-    assert again == metric_intervals(
-        sigmoid(rows.logits)[:, 0], rows.labels[:, 0], rows.weights[:, 0], users, users, soft=False, replicates=10
-    )
     assert {name: found[name] for name in ("overall", "scenarios", "slices")} == {
         name: report[name] for name in ("overall", "scenarios", "slices")
     }
-    assert prepared.schema == tiny.TOLD
 
 
-def test_the_funnel_is_ranked_by_the_utility_against_the_teacher(trained, told_path: Path, report) -> None:
+def test_the_funnel_is_ranked_by_the_utility_against_the_teacher(
+    trained, told_path: Path, report, bootstrapped
+) -> None:
     _, rows = predictions(trained, str(told_path))
     assert report["funnel"]["utility"] == "bid * click"
     assert report["funnel"]["bid"] == 1
     requests = rows.keys[:, tiny.TOLD.key_columns.index("request_id")]
     for s, name in enumerate(tiny.SCENARIOS):
         part = rows.scenario == s
-        wanted = funnel_metrics(sigmoid(rows.logits)[part, 0], rows.labels[part, 2], requests[part])
+        arguments = sigmoid(rows.logits)[part, 0], rows.labels[part, 2], requests[part]
+        wanted = funnel_metrics(*arguments)
         assert report["funnel"]["scenarios"][name] == wanted
+        assert bootstrapped["funnel"]["scenarios"][name] == funnel_metrics(*arguments, replicates=10)
         assert wanted["requests"] > 100
+        assert len(wanted["at"]) > 1
 
 
 def test_the_verb_writes_it(told_run: Path, tmp_path: Path, report, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,7 +142,26 @@ def test_the_verb_writes_it(told_run: Path, tmp_path: Path, report, capsys: pyte
         main(["evaluate", f"--workdir={told_run}", f"--out={tmp_path / 'r.json'}"])
     assert end.value.code == 0
     assert json.loads((tmp_path / "r.json").read_text()) == report
-    assert "standard" in capsys.readouterr().out
+    printed = capsys.readouterr().out.splitlines()
+    click = report["scenarios"]["standard"]["click"]
+    wanted = ["click", f"{click['rows']:,}", *(f"{click[name]:.4f}" for name in SHOWN[1:])]
+    at = next(i for i, line in enumerate(printed) if line.startswith("standard"))
+    assert printed[at].split() == ["standard", *SHOWN]
+    assert printed[at + 1].split() == wanted
+    assert "funnel, standard" in "\n".join(printed)
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", f"--workdir={told_run}", "--bootstrap=-1"])
+    assert (end.value.code, capsys.readouterr().err) == (2, "tt-jax: error: --bootstrap=-1: expected at least 0\n")
+
+
+def test_a_table_has_the_ends_of_intervals_below() -> None:
+    found = {"rows": 1234, "auc": 0.75, "gauc": None, "intervals": {"auc": [0.7, 0.8], "gauc": None}}
+    assert table("all", {"click": found}, ("rows", "auc", "gauc"), digits=2).splitlines() == [
+        "all                     rows         auc        gauc",
+        "  click                1,234        0.75           -",
+        "    from                            0.70            ",
+        "    to                              0.80            ",
+    ]
 
 
 def test_many_values_are_pooled_and_names_may_be_shared() -> None:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import bootstrap
 
-from tt_jax.metrics.funnel import funnel_metrics
+from tt_jax.metrics.bootstrap import cluster_draws
+from tt_jax.metrics.funnel import FIGURES, funnel_metrics
 
 
 def slow(scores, teacher, requests, k, n):
@@ -104,3 +106,37 @@ def test_nothing_to_rank_and_a_negative_utility():
     assert empty == {"requests": 0, "candidates": 0, "at": []}
     (a,) = funnel_metrics(np.array([0.0, 1.0]), np.array([0.1, -0.5]), np.zeros(2, np.int64), (1,), (1,))["at"]
     assert (a["recall"], a["gain"], a["lost"]) == (0, None, pytest.approx(0.6))
+
+
+def test_intervals_are_those_of_requests_that_are_really_repeated():
+    rng = np.random.default_rng(3)
+    requests = np.repeat(rng.permutation(40), rng.integers(1, 9, 40))
+    teacher, scores = rng.random(requests.size), rng.random(requests.size).round(1)
+    teacher[rng.random(requests.size) < 0.1] = np.nan
+    found = funnel_metrics(scores, teacher, requests, (1, 2), (2, 4), replicates=25, seed=4)
+    distinct = np.unique(requests[~np.isnan(teacher)])
+    ((code, draws),) = cluster_draws(distinct, 25, 4)
+    assert distinct.size == found["requests"]
+    for a in found["at"]:
+        replicated = []
+        for times in draws[:, code].astype(int):
+            copies = [np.flatnonzero(requests == r) for r in np.repeat(distinct, times)]
+            rows, ids = np.concatenate(copies), np.repeat(np.arange(len(copies)), [len(c) for c in copies])
+            replicated.append(slow(scores[rows], teacher[rows], ids, a["best"], a["passed"]))
+        for name, values in zip(FIGURES, np.array(replicated).T, strict=True):
+            assert a["intervals"][name] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=1e-9)
+
+
+def test_the_interval_of_recall_is_that_of_scipy_and_none_is_given_where_nothing_is_defined():
+    rng = np.random.default_rng(5)
+    requests = np.repeat(np.arange(600), 6)
+    teacher = rng.random(3600)
+    scores = teacher + rng.normal(0, 0.3, 3600)
+    (a,) = funnel_metrics(scores, teacher, requests, (1,), (2,), replicates=1000)["at"]
+    best = scores.reshape(600, 6)[np.arange(600), teacher.reshape(600, 6).argmax(axis=1)]
+    recall = ((scores.reshape(600, 6) > best[:, None]).sum(axis=1) < 2).astype(float)
+    assert a["recall"] == pytest.approx(recall.mean())
+    scipy = bootstrap((recall,), np.mean, n_resamples=2000, method="percentile", random_state=0).confidence_interval
+    np.testing.assert_allclose(a["intervals"]["recall"], [scipy.low, scipy.high], atol=0.15 * (scipy.high - scipy.low))
+    (one,) = funnel_metrics(np.arange(2.0), -np.arange(2.0), np.zeros(2, np.int64), (1,), (1,), replicates=50)["at"]
+    assert one["intervals"] == dict.fromkeys(FIGURES)  # the only request is absent from a third of the replicates

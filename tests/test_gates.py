@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from tests.reference_model import Reference, softmax
 from tt_jax.cli.evaluate import evaluate_trained
 from tt_jax.metrics.gates import batch_sums, gate_metrics
 from tt_jax.models.two_tower import TwoTower
-from tt_jax.training.gates import gate_report
+from tt_jax.training.evaluate import Predictions, make_predict, predict_rows
+from tt_jax.training.gates import predict_with_gates
 from tt_jax.training.trained import load_trained
 
 
@@ -23,31 +25,62 @@ def test_the_report_is_that_of_a_reference(prepared_path: Path) -> None:
     model = TwoTower(tiny.SCHEMA, config, "f32")
     params, tables = tiny.weights(2, config=dataclasses.replace(tiny.CONFIG, model=config))
     prepared = PreparedSet.open(prepared_path)
-    blocks = prepared.blocks(("eval",))
-    rows = {name: np.concatenate([blocks[i][name] for i in range(len(blocks))]) for name in blocks[0]}
-    found = gate_report(model, params, tables, prepared, "eval", (), 64)
+    predicted, found = predict_with_gates(model, params, tables, prepared, "eval", (), 64)
+    alone = predict_rows(make_predict(model), params, tables, prepared, "eval", (), 64)
+    for field in dataclasses.fields(Predictions):
+        np.testing.assert_array_equal(getattr(predicted, field.name), getattr(alone, field.name))
     assert list(found) == ["ad", "query"]
-    reference = Reference(tiny.SCHEMA, config, params, tables)
+    rows, reference = stored(prepared), Reference(tiny.SCHEMA, config, params, tables)
     for tower, report in found.items():
+        assert report["experts"] == ["0", "1", "2"]
         x0 = reference.inputs(tower, rows[f"{tower}_ids"], rows[f"{tower}_floats"].astype(np.float64))
-        gates = []
-        for t in range(3):
-            hidden = np.maximum(reference.dense(f"{tower}/body/gate_hidden/{t}", x0), 0)
-            gates.append(softmax(reference.dense(f"{tower}/body/gate_out/{t}", hidden)))
-        gates_TBE = np.stack(gates)
-        for name, part in (("overall", slice(None)), *((s, rows["scenario"][:, 0] == i)
-                                                       for i, s in enumerate(tiny.SCENARIOS))):  # fmt: skip
-            one = report["overall"] if name == "overall" else report["scenarios"][name]
-            mine = gates_TBE[:, part]
-            assert one["rows"] == mine.shape[1]
-            load = mine.mean(axis=1)
-            for t, task in enumerate(tiny.SCHEMA.heads):
-                np.testing.assert_allclose(one["tasks"][task]["load"], load[t], atol=1e-5)
-                entropy = -(mine[t] * np.log(mine[t])).sum(axis=1).mean() / np.log(3)
-                assert one["tasks"][task]["entropy"] == pytest.approx(entropy, abs=1e-5)
-                assert one["tasks"][task]["dead"] == [e for e in range(3) if load[t, e] < 1 / 30]
-            norm = np.linalg.norm(load, axis=1)
-            np.testing.assert_allclose(one["similarity"], load @ load.T / np.outer(norm, norm), atol=1e-5)
+        at = f"{tower}/body"
+        gates = [softmax(reference.dense(f"{at}/gate_out/{t}", reference.gate_hidden(at, t, x0))) for t in range(3)]
+        check(report, np.stack(gates), rows["scenario"][:, 0], tiny.SCHEMA.heads)
+
+
+def test_the_report_of_mtmd_is_of_its_sources_over_all_domains(told_path: Path) -> None:
+    """The query tower knows its domain, the ad tower guesses."""
+    config = dataclasses.replace(tiny.CONFIG.model, kind="mtmd")
+    model = TwoTower(tiny.TOLD, config, "f32")
+    params, tables = tiny.weights(2, tiny.TOLD, dataclasses.replace(tiny.CONFIG, model=config))
+    prepared = PreparedSet.open(told_path)
+    _, found = predict_with_gates(model, params, tables, prepared, "eval", (), 512)
+    rows, reference = stored(prepared), Reference(tiny.TOLD, config, params, tables)
+    for tower, report in found.items():
+        assert report["experts"] == ["task_specific", "task_shared", "domain_shared", "borrowed"]
+        ids, at = rows[f"{tower}_ids"], f"{tower}/body"
+        x0 = reference.inputs(tower, ids, rows[f"{tower}_floats"].astype(np.float64))
+        share_BS, gates = reference.domains(tower, ids, x0), []
+        assert (set(share_BS.ravel()) == {0, 1}) == (tower == "query")
+        for t in range(len(tiny.TOLD.heads)):
+            gate = reference.dense(f"{at}/gate_out/{t}", reference.gate_hidden(at, t, x0))
+            gates.append(np.einsum("bs,bsk->bk", share_BS, softmax(gate.reshape(len(x0), 2, 4))))
+        check(report, np.stack(gates), rows["scenario"][:, 0], tiny.TOLD.heads)
+
+
+def stored(prepared: PreparedSet) -> dict[str, np.ndarray]:
+    """All rows of the eval split."""
+    blocks = prepared.blocks(("eval",))
+    return {name: np.concatenate([blocks[i][name] for i in range(len(blocks))]) for name in blocks[0]}
+
+
+def check(report: dict[str, Any], gates_TBE: np.ndarray, scenario_B: np.ndarray, heads: tuple[str, ...]) -> None:
+    """The diagnostics of a mixture against its gates."""
+    experts = gates_TBE.shape[2]
+    parts = {"overall": slice(None), **{s: scenario_B == i for i, s in enumerate(tiny.SCENARIOS)}}
+    for name, part in parts.items():
+        one = report["overall"] if name == "overall" else report["scenarios"][name]
+        mine = gates_TBE[:, part]
+        assert one["rows"] == mine.shape[1]
+        load = mine.mean(axis=1)
+        for t, task in enumerate(heads):
+            np.testing.assert_allclose(one["tasks"][task]["load"], load[t], atol=1e-5)
+            entropy = -(mine[t] * np.log(mine[t])).sum(axis=1).mean() / np.log(experts)
+            assert one["tasks"][task]["entropy"] == pytest.approx(entropy, abs=1e-5)
+            assert one["tasks"][task]["dead"] == [e for e in range(experts) if load[t, e] < 0.1 / experts]
+        norm = np.linalg.norm(load, axis=1)
+        np.testing.assert_allclose(one["similarity"], load @ load.T / np.outer(norm, norm), atol=1e-5)
 
 
 def test_one_expert_for_all_others_dead_and_rows_that_do_not_count() -> None:
@@ -73,7 +106,7 @@ def test_kinds_of_model(kind, mixtures, prepared_path: Path) -> None:
     config = dataclasses.replace(tiny.CONFIG.model, kind=kind)
     model = TwoTower(tiny.SCHEMA, config, "f32")
     params, tables = model.init(0)
-    found = gate_report(model, params, tables, PreparedSet.open(prepared_path), "eval", ("shopping",), 64)
+    _, found = predict_with_gates(model, params, tables, PreparedSet.open(prepared_path), "eval", ("shopping",), 64)
     assert list(found) == mixtures
     for report in found.values():
         assert list(report["scenarios"]) == ["shopping"]

@@ -20,7 +20,8 @@ PACKAGES = ("tt_jax", "input_pipeline", "serving", "configs")
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("tt_jax/__init__.py", "tt_jax/strict_json.py", "tt_jax/schema_parts.py"),
     ("tt_jax/schema.py",),
-    ("tt_jax/losses.py", "tt_jax/columns.py", "tt_jax/utility.py", "tt_jax/publish.py"),
+    ("tt_jax/losses.py", "tt_jax/columns.py", "tt_jax/hashing.py", "tt_jax/utility.py", "tt_jax/publish.py"),
+    ("tt_jax/outcomes.py",),
     ("tt_jax/metrics/", "tt_jax/features.py", "tt_jax/config.py", "tt_jax/distributed.py", "tt_jax/calibration.py"),
     ("tt_jax/fingerprint.py", "tt_jax/report/", "tt_jax/models/", "tt_jax/sharding.py", "input_pipeline/", "configs/"),
     ("tt_jax/training/", "tt_jax/bundle.py"),
@@ -60,6 +61,8 @@ ONLY = {
     "tt_jax/schema.py": {"numpy"},
     "tt_jax/columns.py": {"numpy", "pyarrow"},
     "tt_jax/features.py": {"numpy"},
+    "tt_jax/hashing.py": {"numpy"},
+    "tt_jax/outcomes.py": {"numpy"},
     "tt_jax/config.py": set(),
     "tt_jax/losses.py": {"jax", "numpy"},
     "tt_jax/metrics/": {"jax", "numpy"},

@@ -80,6 +80,9 @@ def test_the_page_shows_the_numbers_of_the_report(compared: Path, report: dict) 
     assert f"{found['mean']:.4f} ± {found['spread']:.4f}" in text
     low, high = (f"{100 * v:+.2f} %".replace("-", "−") for v in found["difference"]["relative_interval"])
     assert f"[{low}, {high}]" in text
+    ece = report["rows"][1]["metrics"]["test"]["shopping"]["click"]["ece"]["difference"]
+    figures = (f"{v:+.5f}".replace("-", "−") for v in (ece["absolute"], *ece["absolute_interval"]))
+    assert "{} [{}, {}]".format(*figures) in text
 
 
 SECTIONS = {"learning", "calibration", "funnel", "regret", "gates"}
@@ -101,10 +104,10 @@ def test_every_section_is_there_and_every_picture_has_its_numbers(compared: Path
     before = pooled["before"]["test_candidates"]["overall"]["teacher_click"]
     after = pooled["metrics"]["test_candidates"]["overall"]["teacher_click"]
     assert all(f"{found['kl']['mean']:.4f}" in section("calibration") for found in (before, after))
-    load = report["runs"][pooled["runs"][0][0]]["gates"]["test"]["ad"]["scenarios"]["standard"]["tasks"]["click"][
-        "load"
-    ]
+    gates = report["runs"][pooled["runs"][0][0]]["gates"]["test"]["ad"]
+    load = gates["scenarios"]["standard"]["tasks"]["click"]["load"]
     assert all(f">{share:.2f}<" in section("gates") for share in load)
+    assert all(f">{name}</text>" in section("gates") for name in gates["experts"])
     assert section("gates").count("<figure>") == 8  # two rows, two towers, two splits
     for name in (name for row in report["rows"] for name in row["runs"][0]):
         assert f'href="#run-{name}"' in section("gates")

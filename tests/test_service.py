@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
 
+from serving.load import Load
 from serving.scorer import Scorer
 from serving.service import create_app
 from tests import tiny
@@ -24,8 +25,8 @@ Client = TestClient[Litestar]
 
 
 @pytest.fixture(scope="module")
-def scorer(tiny_bundle: Path, tiny_index: Path) -> Scorer:
-    return Scorer.load(tiny_bundle, tiny_index, max_k=MAX_K)
+def scorer(warm_scorer: Scorer) -> Scorer:
+    return warm_scorer
 
 
 @pytest.fixture
@@ -175,8 +176,8 @@ def test_a_crash_is_logged_and_not_shown(client: Client, caplog: pytest.LogCaptu
 
 
 def test_the_event_loop_turns_while_the_scorer_works(client: Client) -> None:
-    service, busy, answers = client.app.state.service, threading.Event(), []
-    service.batcher._thread.submit(busy.wait)
+    busy, answers = threading.Event(), []
+    hold(client, busy)
     asking = threading.Thread(target=lambda: answers.append(post(client, {"query": {}, "k": 1})))
     asking.start()
     try:
@@ -187,6 +188,37 @@ def test_the_event_loop_turns_while_the_scorer_works(client: Client) -> None:
         busy.set()
         asking.join()
     assert len(answers[0]["ads"]) == 1
+
+
+def hold(client: Client, until: threading.Event) -> None:
+    """Keeps the batcher's thread busy with a change that changes nothing."""
+    begun = threading.Event()
+
+    def change(scorer: Scorer) -> tuple[Scorer, bool]:
+        begun.set()
+        return scorer, until.wait(60)
+
+    client.blocking_portal.start_task_soon(client.app.state.service.batcher.between, change)
+    assert begun.wait(60)
+
+
+def test_a_full_queue_says_when_to_come_back(scorer: Scorer) -> None:
+    with TestClient(create_app(scorer, load=Load(max_queue=1))) as client:
+        busy = threading.Event()
+        hold(client, busy)
+        asking = threading.Thread(target=lambda: post(client, {"query": {}, "k": 1}))
+        asking.start()
+        try:
+            while "tt_jax_queue_queries 1.0" not in client.get("/metrics").text:
+                time.sleep(0.01)
+            full = client.post("/v1/rank", content=b'{"query": {}}')
+            assert "1 queries wait" in error_of(full, 503)
+            assert int(full.headers["retry-after"]) >= 1
+        finally:
+            busy.set()
+            asking.join()
+        assert len(post(client, {"query": {}, "k": 1})["ads"]) == 1
+        assert 'tt_jax_shed_total{reason="full"} 1.0' in client.get("/metrics").text
 
 
 def test_readiness_ends_when_the_service_drains(client: Client) -> None:

@@ -1,15 +1,18 @@
-"""The serving process: its address, its answers over a real connection, how it ends."""
+"""The serving process: its address, its end, and clients that are slow, silent, gone, greedy or many.
+
+All but the first test share one process; the last one ends it.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import re
+import resource
 import signal
 import socket
-import subprocess
-import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,12 @@ import pytest
 from serving.scorer import Scorer
 from serving.service import run
 from tests.service_calls import error_of, plain, post, some_queries
+from tests.serving_process import ServingProcess, drip, get, head, rest, send_while_taken
 
-MAX_K = 20
+MAX_K, READ, UNREAD, KEEP_ALIVE, GRACE = 20, 1, 2, 3, 20  # s
+SLOWEST = 2.0  # s; an answer takes 2 ms, but the machine of a test may be busy
+QUERY = some_queries(1, seed=4)[0]
+MANY = json.dumps({"queries": [QUERY] * 64, "k": MAX_K}).encode()
 
 
 def test_an_address_that_cannot_be_had_is_an_error(tiny_bundle: Path, tiny_index: Path) -> None:
@@ -32,57 +39,181 @@ def test_an_address_that_cannot_be_had_is_an_error(tiny_bundle: Path, tiny_index
         run(tiny_bundle, tiny_index, port=70000)
 
 
-def test_the_process_serves_drains_and_exits(tiny_bundle: Path, tiny_index: Path) -> None:
-    scorer = Scorer.load(tiny_bundle, tiny_index, max_k=MAX_K, warm=False)
-    arguments = [f"--bundle={tiny_bundle}", f"--index={tiny_index}", "--port=0", f"--max-k={MAX_K}"]
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "tt_jax", "serve", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-    )
+@pytest.fixture(scope="module")
+def server(tiny_bundle: Path, tiny_index: Path) -> Iterator[ServingProcess]:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a thousand connections have two ends
+    times = [f"--read-s={READ}", f"--unread-s={UNREAD}", f"--keep-alive-s={KEEP_ALIVE}", f"--grace-s={GRACE}"]
+    server = ServingProcess(tiny_bundle, tiny_index, f"--max-k={MAX_K}", "--max-queue=4096", *times)
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def expected(warm_scorer: Scorer) -> list[dict[str, Any]]:
+    """The ads for QUERY, k = 5."""
+    return plain(warm_scorer.top_k([QUERY], 5)[0])
+
+
+@contextmanager
+def nobody_else_suffers(server: ServingProcess, expected: list[dict[str, Any]]) -> Iterator[None]:
+    """Another client asks all the time, and gets right answers in time."""
+    over, answers, seconds = threading.Event(), [], []
+
+    def ask() -> None:
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            while not over.wait(0.01) or len(answers) < 4:
+                start = time.perf_counter()
+                answers.append(client.post("/v1/rank", json={"query": QUERY, "k": 5}))
+                seconds.append(time.perf_counter() - start)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
     try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        address = re.match(r"serving (http://127\.0\.0\.1:(\d+)) ", line)
-        assert address, line + process.communicate()[1]
-        query = some_queries(1, seed=4)[0]
-        with httpx.Client(base_url=address[1], timeout=60) as client:
-            assert client.get("/health/ready").status_code == 200
-            assert post(client, {"query": query, "k": 5})["ads"] == plain(scorer.top_k([query], 5)[0])
-            assert "k" in error_of(client.post("/v1/rank", content=b'{"query": {}, "k": 21}'), 400)
-        late = _answer_across_sigterm(process, int(address[2]), query)
-        assert late["ads"] == plain(scorer.top_k([query], 10)[0])
-        out, err = process.communicate(timeout=60)
-        assert (process.returncode, out, err) == (0, "", "")
+        yield
     finally:
-        process.kill()
-        process.communicate()
+        over.set()
+        asking.join()
+    for answer in answers:
+        assert answer.status_code == 200, answer.text
+        found = answer.json()["ads"]
+        assert [ad["id"] for ad in found] == [ad["id"] for ad in expected]
+        assert [ad["score"] for ad in found] == pytest.approx([ad["score"] for ad in expected], rel=1e-5)
+    assert len(answers) > 3
+    assert max(seconds) < SLOWEST
 
 
-def _answer_across_sigterm(process: subprocess.Popen[str], port: int, query: dict[str, Any]) -> dict[str, Any]:
-    """The answer to a request whose body is completed after the process has stopped to listen."""
-    body = json.dumps({"query": query}).encode()
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-        connection.sendall(b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:5])
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            client.get("/health/live")  # answered after the head above has been read
-        process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + 60
-        while _listens(port):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        connection.sendall(body[5:])
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
-    head, _, content = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 200"), answer
-    return json.loads(content)
+def test_answers_over_a_real_connection(server: ServingProcess, expected: list[dict[str, Any]]) -> None:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        assert client.get("/health/ready").status_code == 200
+        assert post(client, {"query": QUERY, "k": 5})["ads"] == expected
+        assert "k" in error_of(client.post("/v1/rank", content=b'{"query": {}, "k": 21}'), 400)
 
 
-def _listens(port: int) -> bool:
+def test_deadlines_of_requests(server: ServingProcess) -> None:
+    ask = {"query": QUERY, "k": 5}
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        for name in ("X-Deadline-Ms", "x-envoy-expected-rq-timeout-ms"):
+            assert client.post("/v1/rank", json=ask, headers={name: "60000"}).status_code == 200
+            assert "deadline" in error_of(client.post("/v1/rank", json=ask, headers={name: "0"}), 504)
+            for bad in ("-1", "1.5", "soon", "", "9" * 10):
+                assert name.lower() in error_of(client.post("/v1/rank", json=ask, headers={name: bad}), 400)
+
+
+def test_who_sends_no_head_or_drips_one_is_hung_up_on(server: ServingProcess, expected: list[dict[str, Any]]) -> None:
+    slow_head = b"POST /v1/rank HTTP/1.1\r\n" + b"X: y\r\n" * 100
+    with nobody_else_suffers(server, expected), server.connect() as silent, server.connect() as later:
+        assert get(later, "/health/live").startswith(b"HTTP/1.1 200")  # this connection was of use before
+        assert READ < drip(later, slow_head) < READ + 5
+        assert rest(silent) == b""
+
+
+def test_a_body_that_drips_is_told_so(server: ServingProcess, expected: list[dict[str, Any]]) -> None:
+    with nobody_else_suffers(server, expected), server.connect() as connection:
+        connection.sendall(head(100) + b'{"query"')
+        time.sleep(READ / 2)
+        connection.sendall(b":")
+        answer = rest(connection)
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b"the body did not arrive within 1 s" in answer
+
+
+def test_a_head_without_end_is_cut(server: ServingProcess, expected: list[dict[str, Any]]) -> None:
+    with nobody_else_suffers(server, expected), server.connect() as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n")
+        assert send_while_taken(connection, b"X: " + b"y" * 60_000 + b"\r\n", 2**28) < 2**25
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_of_100_mb_is_not_read(server: ServingProcess, expected: list[dict[str, Any]], chunked: bool) -> None:
+    size, block = 100 * 2**20, b" " * 2**16
+    with nobody_else_suffers(server, expected), server.connect() as connection:
+        if chunked:
+            connection.sendall(b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            block = b"10000\r\n" + block + b"\r\n"
+        else:
+            connection.sendall(head(size))
+        assert send_while_taken(connection, block, size) < size / 4  # what the kernel buffers, and 1 MB
+        assert rest(connection).startswith(b"HTTP/1.1 413")
+
+
+def test_deep_and_large_json(server: ServingProcess, expected: list[dict[str, Any]]) -> None:
+    with nobody_else_suffers(server, expected), httpx.Client(base_url=server.url, timeout=60) as client:
+        for body in (b"[" * 10**6, b'{"query": {"user": ' + b"[" * 10**6, b'{"query": {"age": ' + b"9" * 10**6 + b"}}"):
+            error_of(client.post("/v1/rank", content=body), 400)
+        wide = json.dumps({"queries": [{"history": list(range(1000, 9000))}] * 20, "k": 3})
+        assert client.post("/v1/rank", content=wide).status_code == 200
+
+
+def test_an_idle_connection_is_closed_after_a_while(server: ServingProcess) -> None:
+    with server.connect() as connection:
+        get(connection, "/health/live")
+        start = time.monotonic()
+        assert rest(connection) == b""
+        assert KEEP_ALIVE - 0.5 < time.monotonic() - start < KEEP_ALIVE + 5
+
+
+def test_who_does_not_read_is_hung_up_on(server: ServingProcess, expected: list[dict[str, Any]]) -> None:
+    with nobody_else_suffers(server, expected), server.connect() as greedy:
+        greedy.settimeout(60)
+        # First the kernel's buffers fill, then the service stops reading, then it has waited long enough.
+        assert send_while_taken(greedy, head(len(MANY)) + MANY, 2**30) < 2**28
+
+
+def test_a_thousand_idle_connections(server: ServingProcess, expected: list[dict[str, Any]]) -> None:
+    idle: list[socket.socket] = []
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=60).close()
-    except ConnectionRefusedError:
-        return False
-    return True
+        with nobody_else_suffers(server, expected):
+            for _ in range(1000):
+                idle.append(server.connect())
+                assert get(idle[-1], "/health/live").startswith(b"HTTP/1.1 200")
+            time.sleep(0.3)
+    finally:
+        for connection in idle:
+            connection.close()
+
+
+def test_nobody_ranks_for_clients_that_left(server: ServingProcess, expected: list[dict[str, Any]]) -> None:
+    gone, ranked = 'tt_jax_shed_total{reason="gone"}', "tt_jax_batch_queries_sum"
+    gone_before, ranked_before = server.metric(gone), server.metric(ranked)
+    leaving = [server.connect() for _ in range(60)]
+    for connection in leaving:
+        connection.sendall(head(len(MANY)) + MANY)
+    for connection in leaving:
+        connection.close()
+    with nobody_else_suffers(server, expected):
+        pass
+    assert server.metric(gone) > gone_before
+    assert server.metric(ranked) - ranked_before < 60 * 64
+
+
+def test_sigterm_with_a_full_queue(server: ServingProcess, expected: list[dict[str, Any]]) -> None:
+    """All that was admitted is answered, also what is still being sent; nothing new is; the process ends in time."""
+    waiting, queued, ranked = [server.connect() for _ in range(60)], "tt_jax_queue_queries", "tt_jax_batch_queries_sum"
+    before = server.metric(ranked)
+    watch, slow = server.connect(), server.connect()
+    assert get(watch, "/health/ready").startswith(b"HTTP/1.1 200")
+    body = json.dumps({"query": QUERY, "k": 5}).encode()
+    slow.sendall(head(len(body)) + body[:5])
+    for connection in waiting:
+        connection.sendall(head(len(MANY)) + MANY)
+    while server.metric(ranked) + server.metric(queued) < before + 60 * 64:
+        time.sleep(0.001)  # until all have been read
+    assert server.metric(queued)
+    start = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    while server.listens():
+        assert time.monotonic() - start < 10
+        time.sleep(0.01)
+    assert get(watch, "/health/ready")[:12] in (b"HTTP/1.1 503", b"")  # or closed already
+    slow.sendall(body[5:])
+    answer = rest(slow)
+    assert answer.startswith(b"HTTP/1.1 200"), answer
+    assert [ad["id"] for ad in json.loads(answer.partition(b"\r\n\r\n")[2])["ads"]] == [ad["id"] for ad in expected]
+    for connection in waiting:
+        assert rest(connection).startswith(b"HTTP/1.1 200")
+    for connection in (watch, slow, *waiting):
+        connection.close()
+    out, err = server.process.communicate(timeout=60)
+    assert (server.process.returncode, out, err) == (0, "", "")
+    assert time.monotonic() - start < GRACE

@@ -148,6 +148,7 @@ def told_columns(rng: np.random.Generator, n: int) -> dict[str, list[Any]]:
     p = 1 / (1 + np.exp(-np.array(at)))
     clicked = rng.random(n) < p
     found["clicked"] = clicked.astype(int).tolist()
+    found["request_id"] = (np.arange(n) // 10).tolist()  # enough candidates for a funnel
     found["converted"] = (clicked & (rng.random(n) < p)).astype(int).tolist()
     found["teacher_score"] = [
         None if rng.random() < 0.3 else float(v) for v in np.clip(p + rng.normal(0, 0.05, n), 0, 1)

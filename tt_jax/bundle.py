@@ -158,6 +158,10 @@ class Bundle:
         return worst
 
 
+# Compiled once for equal models: a service that loads one index after the other replays the same rows each time.
+_predict = jax.jit(TwoTower.predict, static_argnums=0)
+
+
 def golden_probabilities(
     model: TwoTower,
     params: Mapping[str, Any],
@@ -173,7 +177,7 @@ def golden_probabilities(
         f.name: [row[tower].get(f.name) for row in rows] for tower in TOWERS for f in model.schema.tower_features(tower)
     }
     arrays = Encoder(model.schema).encode(columns, outcomes=False).arrays
-    logits = jax.jit(model.predict)(dict(params), dict(tables), arrays)
+    logits = _predict(model, dict(params), dict(tables), arrays)
     if calibration is not None:
         curves = calibration.curves(model.schema).at(query_scenarios(model.schema, arrays["query_ids"]))
         logits = curves.apply(logits)

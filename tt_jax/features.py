@@ -4,14 +4,13 @@ An `Encoder` turns columns (Arrow, NumPy or Python values) into int32 id matrice
 scenario indices and keys, in the layout of `tt_jax.schema.array_specs`. The same row gives the same bytes whichever way
 it came.
 
-Ids are hashed with BLAKE2b (strings) or taken as they are (integers), mixed with a seed per table by the finaliser of
-SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) and reduced to the table's rows. Nothing of it depends on the platform.
+Hashed ids and numbers are encoded several features at a time where rows are few: for the one row of a request, an
+operation of NumPy costs what its call costs. Letters in names: F features, n rows.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,34 +19,17 @@ import numpy as np
 from tt_jax.columns import (
     EncodeError,
     Scalars,
-    is_arrow,
-    looks_int,
-    nulls,
     read_ids,
     read_lists,
     read_numbers,
     row_of_element,
 )
-from tt_jax.schema import MISSING_ID, PAD_ID, TOWERS, UNKNOWN_ID, Feature, Schema, Task, Tower
+from tt_jax.hashing import hash_string, hashed_rows, table_seed
+from tt_jax.outcomes import column_of, encode_outcomes
+from tt_jax.schema import MISSING_ID, PAD_ID, TOWERS, UNKNOWN_ID, DType, Feature, Schema, Tower
 from tt_jax.strict_json import nearest
 
-_FIRST_HASHED = 2  # rows before it: MISSING_ID and UNKNOWN_ID
-
-
-def hash_string(value: str) -> int:
-    """Unsigned 64-bit BLAKE2b of the UTF-8 bytes, the same on every platform and release."""
-    return int.from_bytes(hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-
-
-def mix64(x: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser: a bijection of uint64 [n] that spreads every bit."""
-    x = x.astype(np.uint64, copy=True)
-    x ^= x >> np.uint64(30)
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
-    return x
+_TOGETHER = 16_384  # values, of one feature or of several, that are encoded at a time: what a cache holds
 
 
 @dataclass(frozen=True)
@@ -70,7 +52,8 @@ class Encoder:
         self.schema = schema
         self._tables = {f.name: _IdTable(f) for f in schema.features if f.is_ids and not f.shares}
         self._defaults = {f.name: self._default(f) for f in schema.features if f.is_ids}
-        self._scenario_index = {name: i for i, name in enumerate(schema.scenarios)}
+        self._hashed = {tower: self._hashed_ids(tower) for tower in TOWERS}
+        self._numbers = {tower: tuple(_Numbers.of(schema, tower)) for tower in TOWERS}
         self._query_names = frozenset(f.name for f in schema.tower_features("query"))
 
     def encode(self, columns: Mapping[str, Any], towers: Sequence[Tower] = TOWERS, outcomes: bool = True) -> Encoded:
@@ -91,15 +74,24 @@ class Encoder:
             layout = self.schema.layout[tower]
             ids = np.full((n, layout.id_slots), PAD_ID, np.int32)
             floats = np.zeros((n, layout.float_width), np.float32)
+            missing |= dict.fromkeys((name for name, *_ in (*layout.ids, *layout.floats)), 0)
+            hashed, together = self._hashed[tower], max(1, _TOGETHER // max(1, n))
+            for some in _slices(len(hashed.names), together):
+                missing |= hashed.fill(columns, ids, some)
+            for numbers in self._numbers[tower]:
+                for some in _slices(len(numbers.features), together):
+                    missing |= numbers.fill(columns, floats, some)
             for name, first, last in layout.ids:
-                column = _column(columns, name)
-                missing[name] = self._fill_ids(self.schema.feature(name), column, ids[:, first:last])
+                if name not in hashed.names:
+                    column = column_of(columns, name)
+                    missing[name] = self._fill_ids(self.schema.feature(name), column, ids[:, first:last])
             for name, first, last in layout.floats:
-                column = _column(columns, name)
-                missing[name] = _fill_floats(self.schema.feature(name), column, floats[:, first:last])
+                feature = self.schema.feature(name)
+                if feature.kind == "dense":
+                    missing[name] = _fill_dense(feature, column_of(columns, name), floats[:, first:last])
             arrays[f"{tower}_ids"], arrays[f"{tower}_floats"] = ids, floats
         if outcomes:
-            arrays.update(self._outcomes(columns, n))
+            arrays.update(encode_outcomes(self.schema, columns, n))
         return Encoded(arrays, missing)
 
     def encode_queries(self, queries: Sequence[Mapping[str, Any]]) -> Encoded:
@@ -110,6 +102,24 @@ class Encoder:
                 raise EncodeError(name, i, f"unknown query feature{nearest(name, self._query_names)}")
         columns: dict[str, Any] = {name: [q.get(name) for q in queries] for name in self._query_names}
         return self.encode(columns, ("query",), outcomes=False)
+
+    def _hashed_ids(self, tower: Tower) -> _HashedIds:
+        """The categorical features of a tower whose ids are hashed."""
+        found = []
+        for name, slot, _ in self.schema.layout[tower].ids:
+            feature = self.schema.feature(name)
+            table = self._tables[self.schema.table_owner(feature).name]
+            if feature.kind == "categorical" and table.size:
+                found.append((name, feature.dtype, slot, table.seed, table.size, self._defaults[name]))
+        names, dtypes, slots, seeds, sizes, defaults = zip(*found, strict=True) if found else ((),) * 6
+        return _HashedIds(
+            names=names,
+            dtypes=dtypes,
+            slots_F=np.array(slots, np.int64),
+            seeds_F1=np.array(seeds, np.uint64)[:, None],
+            sizes_F1=np.array(sizes, np.uint64)[:, None],
+            defaults_F1=np.array(defaults, np.int32)[:, None],
+        )
 
     def _default(self, feature: Feature) -> int:
         """The table row of a missing value."""
@@ -140,47 +150,12 @@ class Encoder:
         out[lists.lengths == 0, 0] = default
         return int((lists.lengths == 0).sum())
 
-    def _outcomes(self, columns: Mapping[str, Any], n: int) -> dict[str, np.ndarray]:
-        tasks = self.schema.tasks
-        labels, weights = np.empty((n, len(tasks)), np.float32), np.ones((n, len(tasks)), np.float32)
-        for t, task in enumerate(tasks):
-            labels[:, t] = _labels(task, columns)
-            if task.weight_column:
-                weights[:, t] = _weights(task.weight_column, columns)
-        keys = [_keys(name, _column(columns, name)) for name in self.schema.key_columns]
-        return {
-            "labels": labels,
-            "weights": weights,
-            "scenario": self._scenarios(_column(columns, self.schema.scenario))[:, None],
-            "keys": np.stack(keys, 1),
-        }
-
-    def _scenarios(self, column: Any) -> np.ndarray:
-        name = self.schema.scenario
-        is_int = looks_int(column)
-        scalars = read_ids(name, column, "int" if is_int else "string")
-        if not scalars.valid.all():
-            raise EncodeError(name, int(np.argmin(scalars.valid)), "the scenario is missing")
-        if is_int:
-            values, codes = np.unique(scalars.ints, return_inverse=True)  # pyright: ignore[reportArgumentType, reportCallIssue]
-            names = [str(v) for v in values]
-        else:
-            names, codes = scalars.strings or [], scalars.codes
-        index = np.array([self._scenario_index.get(v, -1) for v in names], np.int32)
-        found = index[codes] if len(names) else np.zeros(0, np.int32)
-        if (found < 0).any():
-            row = int(np.argmax(found < 0))
-            expected = ", ".join(self.schema.scenarios)
-            raise EncodeError(name, row, f"unknown scenario {names[codes[row]]!r}, expected one of {expected}")  # pyright: ignore[reportOptionalSubscript]
-        return found
-
 
 class _IdTable:
     """Raw ids -> rows of one embedding table, by hash or by vocabulary."""
 
     def __init__(self, feature: Feature) -> None:
-        self.hash_size = feature.hash_size
-        self.seed = mix64(np.array([hash_string(feature.name)], np.uint64))
+        self.size, self.seed = np.uint64(feature.hash_size), table_seed(feature.name)  # 0 where a vocabulary is used
         if feature.dtype == "int":
             values = np.array(feature.vocabulary, np.int64)
             order = np.argsort(values)
@@ -191,35 +166,91 @@ class _IdTable:
     def rows(self, scalars: Scalars) -> np.ndarray:
         """int32 [n]; arbitrary where a value is not valid."""
         if scalars.ints is not None:
-            return self._hash(scalars.ints.view(np.uint64)) if self.hash_size else self._find(scalars.ints)
+            return hashed_rows(_hash_keys(scalars), self.seed, self.size) if self.size else self._find(scalars.ints)
         strings, codes = scalars.strings or [], scalars.codes
         if not strings:
             return np.zeros(len(scalars.valid), np.int32)
-        if self.hash_size:
-            distinct = self._hash(np.fromiter(map(hash_string, strings), np.uint64, len(strings)))
-        else:
-            distinct = np.array([self.index.get(v, UNKNOWN_ID) for v in strings], np.int32)
-        return distinct[codes]
-
-    def _hash(self, values: np.ndarray) -> np.ndarray:
-        mixed = mix64(mix64(values) ^ self.seed)
-        return (mixed % np.uint64(self.hash_size - _FIRST_HASHED)).astype(np.int32) + np.int32(_FIRST_HASHED)
+        if self.size:
+            return hashed_rows(_hash_keys(scalars), self.seed, self.size)
+        return np.array([self.index.get(v, UNKNOWN_ID) for v in strings], np.int32)[codes]
 
     def _find(self, values: np.ndarray) -> np.ndarray:
         at = np.minimum(np.searchsorted(self.sorted_values, values), len(self.sorted_values) - 1)
         return np.where(self.sorted_values[at] == values, self.sorted_rows[at], np.int32(UNKNOWN_ID))
 
 
-def _fill_floats(feature: Feature, column: Any, out: np.ndarray) -> int:
+@dataclass(frozen=True)
+class _HashedIds:
+    """Categorical features whose ids are hashed, and where their rows stand in the id matrix."""
+
+    names: tuple[str, ...]
+    dtypes: tuple[DType, ...]
+    slots_F: np.ndarray
+    seeds_F1: np.ndarray
+    sizes_F1: np.ndarray
+    defaults_F1: np.ndarray
+
+    def fill(self, columns: Mapping[str, Any], out: np.ndarray, some: slice) -> dict[str, int]:
+        """Writes some of the features' slots; returns the rows in which each is missing."""
+        names = self.names[some]
+        scalars = [read_ids(n, column_of(columns, n), d) for n, d in zip(names, self.dtypes[some], strict=True)]
+        valid_Fn = np.stack([s.valid for s in scalars])
+        rows_Fn = hashed_rows(np.stack([_hash_keys(s) for s in scalars]), self.seeds_F1[some], self.sizes_F1[some])
+        out[:, self.slots_F[some]] = np.where(valid_Fn, rows_Fn, self.defaults_F1[some]).T
+        return dict(zip(names, (valid_Fn.shape[1] - valid_Fn.sum(1)).tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """Numeric features of the same transform, and where they stand in the float matrix."""
+
+    features: tuple[Feature, ...]
+    columns_F: np.ndarray
+    means_F1: np.ndarray
+    stds_F1: np.ndarray
+    clips_F1: np.ndarray
+    defaults_F1: np.ndarray
+
+    @staticmethod
+    def of(schema: Schema, tower: Tower) -> Iterator[_Numbers]:
+        """Those of a tower."""
+        by_transform: dict[Any, list[tuple[Feature, int]]] = {}
+        for name, column, _ in schema.layout[tower].floats:
+            if (feature := schema.feature(name)).kind == "numeric":
+                by_transform.setdefault(feature.transform, []).append((feature, column))
+        for found in by_transform.values():
+            features, columns = zip(*found, strict=True)
+            parameters = [(f.mean, f.std, f.clip, np.nan if f.default is None else float(f.default)) for f in features]
+            yield _Numbers(features, np.array(columns), *np.array(parameters, np.float64).T[:, :, None])
+
+    def fill(self, columns: Mapping[str, Any], out: np.ndarray, some: slice) -> dict[str, int]:
+        """Writes some of the features' columns; returns the rows in which each is missing."""
+        features, at = self.features[some], self.columns_F[some]
+        values_Fn = np.stack([read_numbers(f.name, column_of(columns, f.name)) for f in features])
+        missing_Fn = np.isnan(values_Fn)
+        values_Fn = np.where(missing_Fn, self.defaults_F1[some], values_Fn)
+        scale = self.means_F1[some], self.stds_F1[some], self.clips_F1[some]
+        out[:, at] = _normalise(values_Fn, features[0].transform, *scale).T
+        for f, column, missing in zip(features, at, missing_Fn, strict=True):
+            if f.indicator:
+                out[:, column + 1] = ~missing
+        return dict(zip((f.name for f in features), missing_Fn.sum(1).tolist(), strict=True))
+
+
+def _slices(n: int, size: int) -> Iterator[slice]:
+    return (slice(first, first + size) for first in range(0, n, size))
+
+
+def _hash_keys(scalars: Scalars) -> np.ndarray:
+    """uint64 [n]: what is hashed of each id; arbitrary where a value is not valid."""
+    if scalars.ints is not None:
+        return scalars.ints.view(np.uint64)
+    strings = scalars.strings or [""]
+    return np.fromiter(map(hash_string, strings), np.uint64, len(strings))[scalars.codes]
+
+
+def _fill_dense(feature: Feature, column: Any, out: np.ndarray) -> int:
     """Writes the feature's float columns `[n, width]`; returns the rows in which it is missing."""
-    if feature.kind == "numeric":
-        values = read_numbers(feature.name, column)
-        missing = np.isnan(values)
-        default = np.nan if feature.default is None else float(feature.default)
-        out[:, 0] = _normalise(feature, np.where(missing, default, values))
-        if feature.indicator:
-            out[:, 1] = ~missing
-        return int(missing.sum())
     lists = read_lists(feature.name, column)
     wrong = lists.valid & (lists.lengths != feature.dim)
     if wrong.any():
@@ -229,68 +260,18 @@ def _fill_floats(feature: Feature, column: Any, out: np.ndarray) -> int:
         values = read_numbers(feature.name, lists.values)
     except EncodeError as e:
         raise EncodeError(e.column, row_of_element(lists.lengths, e.row), f"in a list: {e.reason}") from None
-    out[lists.valid] = _normalise(feature, values).reshape(-1, feature.dim)
+    scaled = _normalise(values, feature.transform, feature.mean, feature.std, feature.clip)
+    out[lists.valid] = scaled.reshape(-1, feature.dim)
     return int(len(lists.valid) - lists.valid.sum())
 
 
-def _normalise(feature: Feature, values: np.ndarray) -> np.ndarray:
+def _normalise(values: np.ndarray, transform: str | None, mean: Any, std: Any, clip: Any) -> np.ndarray:
     """float64 -> float32, `(transform(x) - mean) / std` clipped; NaN becomes 0, infinities the clip."""
-    if feature.transform == "log1p":
+    if transform == "log1p":
         values = np.sign(values) * np.log1p(np.abs(values))  # odd, so that negative numbers keep their order
     with np.errstate(over="ignore"):  # to infinity, and so to the clip
-        scaled = np.clip((values - feature.mean) / feature.std, -feature.clip, feature.clip)
+        scaled = np.clip((values - mean) / std, -clip, clip)
     return np.where(np.isnan(scaled), 0.0, scaled).astype(np.float32)
-
-
-def _labels(task: Task, columns: Mapping[str, Any]) -> np.ndarray:
-    """float64 [n]; NaN where the row has no label (a null) or its mask is not 1."""
-    column = _column(columns, task.label)
-    null = nulls(column)
-    values = read_numbers(task.label, column)
-    bad = ~null & ~((values >= 0) & (values <= 1))  # catches NaN too
-    expected = "a label within 0..1"
-    if task.kind == "hard":
-        bad |= ~null & (values != 0) & (values != 1)
-        expected = "a label of 0 or 1"
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise EncodeError(task.label, row, f"expected {expected}, got {values[row]}")
-    if not task.mask:
-        return values
-    mask = read_numbers(task.mask, _column(columns, task.mask))
-    wrong = ~np.isnan(mask) & (mask != 0) & (mask != 1)
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise EncodeError(task.mask, row, f"expected a mask of 0 or 1, got {mask[row]}")
-    return np.where(mask == 1, values, np.nan)
-
-
-def _weights(name: str, columns: Mapping[str, Any]) -> np.ndarray:
-    values = read_numbers(name, _column(columns, name))
-    bad = ~((values >= 0) & (values <= np.finfo(np.float32).max))  # catches NaN too
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise EncodeError(name, row, f"expected a float32 weight >= 0, got {values[row]}")
-    return values
-
-
-def _keys(name: str, column: Any) -> np.ndarray:
-    """int64 [n]: integers and times as they are, strings as their hash, -1 where missing."""
-    if is_arrow(column) and str(column.type).startswith(("timestamp", "date64")):
-        column = column.cast("int64")
-    scalars = read_ids(name, column, "int" if looks_int(column) else "string")
-    if scalars.ints is not None:
-        values = scalars.ints
-    else:
-        distinct = np.fromiter(map(hash_string, scalars.strings or [""]), np.uint64).view(np.int64)
-        values = distinct[scalars.codes]
-    return np.where(scalars.valid, values, -1)
-
-
-def _column(columns: Mapping[str, Any], name: str) -> Any:
-    if name in columns:
-        return columns[name]
-    raise EncodeError(name, None, f"the column is missing{nearest(name, map(str, columns))}")
 
 
 def _rows_of(columns: Mapping[str, Any]) -> int:

@@ -20,19 +20,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a table per scenario; writes the JSON report."""
+    """Prints a table per scenario, of metrics and of the funnel; writes the JSON report."""
+    from tt_jax.cli.table import table
+    from tt_jax.metrics.funnel import FIGURES
     from tt_jax.publish import write_json
     from tt_jax.training.trained import load_trained
 
+    if args.bootstrap < 0:
+        raise ValueError(f"--bootstrap={args.bootstrap}: expected at least 0")
     trained = load_trained(args.workdir)
     report = evaluate_trained(trained, args.data or trained.record.config.data.path, args.split, args.bootstrap)
     if args.out:
         write_json(args.out, report)
-    print(table("overall", report["overall"]))
-    for scenario, tasks in report["scenarios"].items():
-        print(table(scenario, tasks))
+    parts = [("overall", report["overall"]), *report["scenarios"].items()]
     if "calibrated" in report:
-        print(table("calibrated", report["calibrated"]["overall"]))
+        parts.append(("calibrated", report["calibrated"]["overall"]))
+    for title, tasks in parts:
+        print(table(title, tasks, SHOWN))
+    for scenario, funnel in report["funnel"]["scenarios"].items() if "funnel" in report else ():
+        print(table(f"funnel, {scenario}", {f"best {a['best']} of {a['passed']}": a for a in funnel["at"]}, FIGURES))
     return 0
 
 
@@ -41,35 +47,40 @@ def evaluate_trained(trained: Any, path: str, split: str | None = None, replicat
 
     Raises `ValueError` if that set has another schema.
     """
-    from tt_jax.training.gates import gate_report
+    from tt_jax.training.gates import predict_with_gates
     from tt_jax.training.report import full_report
 
     config = trained.record.config
-    prepared, found = predictions(trained, path, split)
+    prepared = _open(trained, path)
+    found, gates = predict_with_gates(trained.model, *_arguments(trained, prepared, split))
     trained_on = _trained_on(trained, prepared)
     report = full_report(
         found, prepared, config.data.scenarios, config.utility, trained_on, replicates, trained.calibration
     )
-    gates = gate_report(
-        trained.model, trained.params, trained.tables, prepared, split or config.data.eval_split,
-        config.data.scenarios, config.data.eval_batch_size,
-    )  # fmt: skip
     return {**report, **({"gates": gates} if gates else {}), "fingerprint": trained.fingerprint}
 
 
 def predictions(trained: Any, path: str, split: str | None = None) -> tuple[Any, Any]:
     """The prepared set, and the `Predictions` of a `Trained` on a split of it, by default the run's eval split."""
-    from input_pipeline.blocks import PreparedSet
     from tt_jax.training.evaluate import make_predict, predict_rows
 
-    data = trained.record.config.data
+    prepared = _open(trained, path)
+    return prepared, predict_rows(make_predict(trained.model), *_arguments(trained, prepared, split))
+
+
+def _open(trained: Any, path: str) -> Any:
+    from input_pipeline.blocks import PreparedSet
+
     prepared = PreparedSet.open(path)
     if prepared.schema != trained.record.schema:
         raise ValueError(f"{path}: prepared with another schema than the one that the run was trained with")
-    return prepared, predict_rows(
-        make_predict(trained.model), trained.params, trained.tables, prepared, split or data.eval_split,
-        data.scenarios, data.eval_batch_size,
-    )  # fmt: skip
+    return prepared
+
+
+def _arguments(trained: Any, prepared: Any, split: str | None) -> tuple[Any, ...]:
+    """Weights, and the rows to predict: by default those of the run's eval split."""
+    data = trained.record.config.data
+    return trained.params, trained.tables, prepared, split or data.eval_split, data.scenarios, data.eval_batch_size
 
 
 def _trained_on(trained: Any, prepared: Any) -> tuple[Any, Any] | None:
@@ -84,12 +95,3 @@ def _trained_on(trained: Any, prepared: Any) -> tuple[Any, Any] | None:
     except PreparedError as e:
         print(f"new and known ids are not told apart: {e}", file=sys.stderr)
         return None
-
-
-def table(title: str, tasks: dict[str, dict[str, Any]]) -> str:
-    """One line a task under a heading."""
-    lines = [f"{title:<16}" + "".join(f"{name:>12}" for name in SHOWN)]
-    for task, found in tasks.items():
-        cells = ["-" if found[n] is None else f"{found[n]:,}" if n == "rows" else f"{found[n]:.4f}" for n in SHOWN]
-        lines.append(f"  {task:<14}" + "".join(f"{cell:>12}" for cell in cells))
-    return "\n".join(lines)

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints a table per scenario; writes the JSON."""
     from input_pipeline.recipes.adworld import config_of
+    from tt_jax.cli.table import table
     from tt_jax.publish import write_json
     from tt_jax.training.trained import load_trained
 
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         write_json(args.out, found)
     for scenario, tasks in found["scenarios"].items():
-        print(table(scenario, tasks))
+        print(table(scenario, tasks, SHOWN, digits=5))
     calibration = found["calibration"]
     shown = "calibrated by {method}, fitted on {split}".format(**calibration) if calibration else "not calibrated"
     print(
@@ -92,12 +93,3 @@ def predictor(trained: Any) -> Callable[[Any], Mapping[str, Any]]:
         return dict(zip(schema.heads, sigmoid(np.concatenate(found)).T, strict=True))
 
     return probabilities
-
-
-def table(title: str, tasks: dict[str, dict[str, Any]]) -> str:
-    """One line a task under a heading."""
-    lines = [f"{title:<16}" + "".join(f"{name:>15}" for name in SHOWN)]
-    for task, found in tasks.items():
-        cells = ["-" if found[n] is None else f"{found[n]:,}" if n == "rows" else f"{found[n]:.5f}" for n in SHOWN]
-        lines.append(f"  {task:<14}" + "".join(f"{cell:>15}" for cell in cells))
-    return "\n".join(lines)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tt_jax.metrics import loss_metrics, probability, task_metrics
-from tt_jax.metrics.bootstrap import LEVEL, cluster_draws
-from tt_jax.metrics.ranking import SortedRows
+from tt_jax.metrics.bootstrap import INTERVALS, metric_interval, replicate_metrics
+from tt_jax.metrics.curves import calibration_curve, roc_curve
+from tt_jax.metrics.task_rows import METRICS, TaskRows
 
 Figure = dict[str, Any]
 
@@ -24,94 +24,58 @@ def over_seeds(values: Sequence[float | None]) -> Figure:
     return {"mean": statistics.fmean(known), "spread": spread, "seeds": known}
 
 
-class TaskRows:
-    """The labelled rows of a task: scores the predictions of each row of a comparison on them, by the same draws.
+def metrics_over_seeds(rows_S: Sequence[TaskRows]) -> dict[str, Figure]:
+    """Every metric over seeds; `rows_S`: a task's rows with the predictions of each seed."""
+    found = [rows.metrics() for rows in rows_S]
+    return {name: over_seeds([f[name] for f in found]) for name in METRICS}
 
-    Args:
-      labels, weights, users, clusters: `[n]`, as in `tt_jax.metrics.bootstrap.metric_intervals`.
-      soft: whether the labels are a teacher's probabilities.
-      replicates: R of the bootstrap.
+
+def replicates_over_seeds(rows_S: Sequence[TaskRows], clusters: np.ndarray, replicates: int) -> dict[str, np.ndarray]:
+    """Means over seeds of the metrics `INTERVALS` in each replicate, float64 `[R]`, NaN where one is undefined.
+
+    Arguments as of `tt_jax.metrics.bootstrap.replicate_metrics`; the draws are the same for every row of a comparison.
     """
-
-    def __init__(
-        self,
-        labels: np.ndarray,
-        weights: np.ndarray,
-        users: np.ndarray | None,
-        clusters: np.ndarray,
-        *,
-        soft: bool,
-        replicates: int,
-    ) -> None:
-        self.rows = np.flatnonzero(~np.isnan(labels))
-        self.labels, self.soft = labels[self.rows], soft
-        self.weights = weights[self.rows].astype(np.float64)
-        self.users = None if users is None else users[self.rows]
-        self.ranked = not soft or bool(((self.labels == 0) | (self.labels == 1)).all())
-        parts = list(cluster_draws(clusters[self.rows], replicates, seed=0)) if self.rows.size else []
-        self._code = parts[0][0] if parts else np.zeros(0, np.int64)
-        self._draws_RC = np.concatenate([draws for _, draws in parts]) if parts else np.zeros((0, 0))
-
-    def metrics(self, probabilities_Sn: Sequence[np.ndarray]) -> dict[str, Figure]:
-        """Every metric over seeds, of predictions for all rows of the split part, labelled or not."""
-        found = [
-            task_metrics(p[self.rows], self.labels, self.weights.astype(np.float32), self.users, soft=self.soft)
-            for p in probabilities_Sn
-        ]
-        return {name: over_seeds([f[name] for f in found]) for name in found[0]}
-
-    def losses(self, probabilities_Sn: Sequence[np.ndarray]) -> dict[str, Figure]:
-        """`loss_metrics` over seeds, of the same predictions; empty without a row that counts."""
-        if not self.weights.any():
-            return {}
-        weights = self.weights.astype(np.float32)
-        found = [loss_metrics(p[self.rows], self.labels, weights, soft=self.soft) for p in probabilities_Sn]
-        return {name: over_seeds([f[name] for f in found]) for name in found[0]}
-
-    def replicates(self, probabilities_Sn: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Means over seeds of `logloss`, `kl` (soft labels) and `auc` (hard ones) in each replicate, `[R]`.
-
-        NaN where one is undefined.
-        """
-        predicted = [p[self.rows] for p in probabilities_Sn]
-        if not self.rows.size or not self.weights.any():
-            return {}
-        loss = np.mean([probability.row_losses(p, self.labels) for p in predicted], axis=0)
-        found = {"logloss": self._mean(loss)}
-        if self.soft:
-            found["kl"] = found["logloss"] - self._mean(probability.binary_entropy(self.labels.astype(np.float64)))
-        if self.ranked:
-            found["auc"] = np.mean([self._auc(p) for p in predicted], axis=0)
-        return found
-
-    def _mean(self, values: np.ndarray) -> np.ndarray:
-        count = self._draws_RC.shape[1]
-        sums, weights = (np.bincount(self._code, self.weights * v, count) for v in (values, np.ones_like(values)))
-        with np.errstate(invalid="ignore"):
-            return (self._draws_RC @ sums) / (self._draws_RC @ weights)
-
-    def _auc(self, p: np.ndarray) -> np.ndarray:
-        ranked = SortedRows.of(p, self.labels)
-        found = [ranked.auc(self.weights * draws_C[self._code]) for draws_C in self._draws_RC]
-        return np.array([np.nan if value is None else value for value in found])
+    found = [replicate_metrics(rows, clusters, replicates=replicates) for rows in rows_S]
+    return {name: np.mean([f[name] for f in found], axis=0) for name in INTERVALS}
 
 
 def differences(
-    ours: dict[str, np.ndarray], reference: dict[str, np.ndarray]
-) -> dict[str, dict[str, list[float] | None]]:
-    """By metric the 95 % intervals of the paired difference, `absolute` (ours - reference) and `relative` to it."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return {
-            name: {
-                "absolute": _interval(values - reference[name]),
-                "relative": _interval(values / reference[name] - 1),
+    ours: dict[str, Figure],
+    reference: dict[str, Figure],
+    replicated: dict[str, np.ndarray],
+    of_reference: dict[str, np.ndarray],
+) -> dict[str, dict[str, Any]]:
+    """By metric the paired difference to the reference, of the means over seeds, where both are defined.
+
+    `absolute` (ours - reference) and `relative` to it, each with its 95 % `_interval`.
+    """
+    found = {}
+    for name in INTERVALS:
+        a, b = ours[name]["mean"], reference[name]["mean"]
+        if a is None or b is None:
+            continue
+        absolute, relative = a - b, a / b - 1 if b else None
+        of_a, of_b = replicated[name], of_reference[name]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found[name] = {
+                "absolute": absolute,
+                "absolute_interval": metric_interval(name, of_a - of_b, absolute),
+                "relative": relative,
+                "relative_interval": metric_interval(name, of_a / of_b - 1, relative),
             }
-            for name, values in ours.items()
-        }
+    return found
 
 
-def _interval(values: np.ndarray) -> list[float] | None:
-    """The middle 95 %; None if a replicate is undefined."""
-    if not np.isfinite(values).all():
-        return None
-    return np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+def curves_of(rows: TaskRows) -> dict[str, Any]:
+    """`roc` and `calibration` of predictions; None where one is undefined."""
+    roc = roc_curve(rows.p, rows.y, rows.terms_Sn[0]) if rows.ranked else None
+    return {
+        "roc": roc and {name: values.tolist() for name, values in roc._asdict().items()},
+        "calibration": calibration_of(rows),
+    }
+
+
+def calibration_of(rows: TaskRows) -> dict[str, list[float]] | None:
+    """The calibration curve of predictions; None where it is undefined."""
+    found = calibration_curve(rows.p, rows.y, rows.terms_Sn[0])
+    return found and {name: values.tolist() for name, values in found._asdict().items()}

@@ -16,6 +16,7 @@ from tt_jax.calibration import query_scenarios
 from tt_jax.compare.plan import Plan, Row, Run
 from tt_jax.compare.runs import Done, read_fitted, read_predictions
 from tt_jax.metrics import sigmoid
+from tt_jax.metrics.ranking import user_codes
 from tt_jax.schema import Schema
 from tt_jax.training.calibrate import calibrated_logits
 
@@ -31,7 +32,8 @@ class Rows:
       scenario: int `[n]`, index into `scenarios`.
       scenarios: those that the rows are of.
       query_scenario: int32 `[n]`, see `tt_jax.calibration.query_scenarios`.
-      users, requests: int64 `[n]`; None if the logs have none.
+      users: int64 `[n]`, of `tt_jax.metrics.ranking.user_codes`; None if the logs have no user.
+      requests: int64 `[n]`; None if the logs have none.
       ads: int64 `[n]`.
     """
 
@@ -96,7 +98,7 @@ def read_rows(prepared: PreparedSet, split: str, scenarios: Sequence[str]) -> Ro
         scenario=place[found["scenario"][:, 0]],
         scenarios=tuple(scenarios),
         query_scenario=found["query_scenario"],
-        users=keys[schema.user_id] if schema.user_id else None,
+        users=user_codes(keys[schema.user_id]) if schema.user_id else None,
         requests=keys[schema.request_id] if schema.request_id else None,
         ads=keys[schema.ad_id],
     )

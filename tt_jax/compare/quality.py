@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from tt_jax.compare.figures import TaskRows, differences
+from tt_jax.compare.figures import calibration_of, curves_of, differences, metrics_over_seeds, replicates_over_seeds
 from tt_jax.compare.outcomes import Predicted, Rows
-from tt_jax.metrics.curves import calibration_curve, roc_curve
+from tt_jax.metrics.bootstrap import INTERVALS
+from tt_jax.metrics.task_rows import TaskRows, check_values
 from tt_jax.schema import Schema
 
 
@@ -21,8 +22,8 @@ class Quality:
     Attributes:
       metrics: of the probabilities that are shown; with the `difference` to the reference where both are defined.
       curves: `roc` and `calibration` of the first seed; None where one is undefined.
-      before: the metrics that do not rank, and the calibration `curve`, of the probabilities as the models give them;
-        empty where those are shown, or no row of the task counts.
+      before: the metrics that have intervals, and the calibration `curve`, of the probabilities as the models give
+        them; empty where those are shown, or no row of the task counts.
     """
 
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -36,66 +37,53 @@ def split_quality(schema: Schema, rows: Rows, predicted: Sequence[Predicted], re
     for scope, chosen in rows.scopes().items():
         for quality in found:
             quality.metrics[scope], quality.curves[scope], quality.before[scope] = {}, {}, {}
-        for i, task in enumerate(schema.tasks):
-            users = None if rows.users is None else rows.users[chosen]
-            scored = TaskRows(
-                rows.labels[chosen, i], rows.weights[chosen, i], users, rows.clusters[chosen],
-                soft=task.kind == "soft", replicates=replicates,
-            )  # fmt: skip
-            _score(found, scope, task.name, scored, predicted, chosen, schema.head_of_task[i])
+        for task in range(len(schema.tasks)):
+            _add_task(found, scope, schema, task, rows, chosen, predicted, replicates)
     return found
 
 
-def _score(
+def _add_task(
     found: Sequence[Quality],
     scope: str,
-    task: str,
-    scored: TaskRows,
-    predicted: Sequence[Predicted],
+    schema: Schema,
+    task: int,
+    rows: Rows,
     chosen: np.ndarray,
-    head: int,
+    predicted: Sequence[Predicted],
+    replicates: int,
 ) -> None:
-    """Adds the figures of a task."""
-    reference: dict[str, np.ndarray] = {}
-    for k, (quality, p) in enumerate(zip(found, predicted, strict=True)):
-        shown_Sn = [of_seed[chosen, head] for of_seed in p.shown]
-        metrics, replicated = scored.metrics(shown_Sn), scored.replicates(shown_Sn)
-        reference = replicated if k == 0 else reference
-        intervals = differences(replicated, reference) if k else {}
-        for name, interval in intervals.items():
-            base = found[0].metrics[scope][task][name]
-            if None not in (metrics[name]["mean"], base["mean"]):
-                metrics[name]["difference"] = _difference(metrics[name], base, interval)
-        quality.metrics[scope][task] = metrics
-        quality.curves[scope][task] = scored_curves(scored, shown_Sn[0])
-        quality.before[scope][task] = _before(scored, [of_seed[chosen, head] for of_seed in p.raw]) if p.changed else {}
+    """Adds the figures of a task on the chosen rows."""
+    name, of_reference = schema.task_names[task], {}
+    for k, (quality, of_row) in enumerate(zip(found, predicted, strict=True)):
+        shown_S = _scored(schema, task, rows, chosen, of_row.shown)
+        metrics = quality.metrics[scope][name] = metrics_over_seeds(shown_S)
+        quality.curves[scope][name] = curves_of(shown_S[0])
+        quality.before[scope][name] = _before(_scored(schema, task, rows, chosen, of_row.raw)) if of_row.changed else {}
+        replicated = replicates_over_seeds(shown_S, rows.clusters[chosen], replicates)
+        if k == 0:
+            of_reference = replicated
+            continue
+        reference = found[0].metrics[scope][name]
+        for metric, difference in differences(metrics, reference, replicated, of_reference).items():
+            metrics[metric]["difference"] = difference
 
 
-def _before(scored: TaskRows, raw_Sn: Sequence[np.ndarray]) -> dict[str, Any]:
-    losses = scored.losses(raw_Sn)
-    return {**losses, "curve": _calibration(scored, raw_Sn[0])} if losses else {}
+def _scored(
+    schema: Schema, task: int, rows: Rows, chosen: np.ndarray, of_seeds: Sequence[np.ndarray]
+) -> list[TaskRows]:
+    """The chosen rows of a task with the predictions of each seed."""
+    labels, weights = rows.labels[chosen, task], rows.weights[chosen, task]
+    users = None if rows.users is None else rows.users[chosen]
+    soft, where, scored = schema.tasks[task].kind == "soft", f"task {schema.task_names[task]!r}: ", []
+    for p in of_seeds:
+        of_head = p[chosen, schema.head_of_task[task]]
+        check_values(of_head, labels, weights, soft=soft, where=where)
+        scored.append(TaskRows.of(of_head, labels, weights, users, soft=soft))
+    return scored
 
 
-def _difference(ours: dict[str, Any], reference: dict[str, Any], intervals: dict[str, Any]) -> dict[str, Any]:
-    """A paired difference to the reference, of the means over seeds, with its intervals."""
-    absolute = ours["mean"] - reference["mean"]
-    return {
-        "absolute": absolute,
-        "absolute_interval": intervals["absolute"],
-        "relative": absolute / reference["mean"] if reference["mean"] else None,
-        "relative_interval": intervals["relative"],
-    }
-
-
-def scored_curves(scored: TaskRows, probabilities: np.ndarray) -> dict[str, Any]:
-    """`roc` and `calibration` of predictions for all rows; None where one is undefined."""
-    roc = roc_curve(probabilities[scored.rows], scored.labels, scored.weights) if scored.ranked else None
-    return {
-        "roc": roc and {name: values.tolist() for name, values in roc._asdict().items()},
-        "calibration": _calibration(scored, probabilities),
-    }
-
-
-def _calibration(scored: TaskRows, probabilities: np.ndarray) -> dict[str, list[float]] | None:
-    found = calibration_curve(probabilities[scored.rows], scored.labels, scored.weights)
-    return found and {name: values.tolist() for name, values in found._asdict().items()}
+def _before(raw_S: Sequence[TaskRows]) -> dict[str, Any]:
+    if not raw_S[0].terms_Sn[0].any():
+        return {}
+    metrics = metrics_over_seeds(raw_S)
+    return {**{name: metrics[name] for name in INTERVALS}, "curve": calibration_of(raw_S[0])}

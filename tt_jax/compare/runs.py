@@ -26,13 +26,13 @@ from tt_jax.publish import write_json
 from tt_jax.schema import Schema
 from tt_jax.strict_json import dataclass_from_dict, parse_json
 from tt_jax.training.calibrate import CALIBRATION, fit_heads, own_tasks, read_calibration
-from tt_jax.training.evaluate import Predictions, make_predict, predict_rows
-from tt_jax.training.gates import gate_report
+from tt_jax.training.evaluate import Predictions
+from tt_jax.training.gates import predict_with_gates
 from tt_jax.training.loop import Result, train
 from tt_jax.training.trained import Trained, load_trained
 
 DONE = "done.json"
-VERSION = 2  # of what is kept of a run
+VERSION = 3  # of what is kept of a run
 
 
 @dataclass(frozen=True)
@@ -109,22 +109,21 @@ def _finish(run: Run, plan: Plan, prepared: PreparedSet, folder: Path) -> Done |
         return None
     (folder / DONE).unlink(missing_ok=True)  # before what it speaks of changes
     trained, data = load_trained(folder, calibrated=False), run.config.data
-    predict, weights = make_predict(trained.model), trained.fingerprint
+    weights = trained.fingerprint
 
-    def predicted(split: str) -> Predictions:
-        return predict_rows(
-            predict, trained.params, trained.tables, prepared, split, data.scenarios, data.eval_batch_size
+    def predict(split: str) -> tuple[Predictions, dict[str, Any]]:
+        return predict_with_gates(
+            trained.model, trained.params, trained.tables, prepared, split, data.scenarios, data.eval_batch_size
         )
 
     gates = {}
     for split in plan.splits:
-        _store(folder, split, weights, predicted(split).logits)
-        gates[split] = gate_report(
-            trained.model, trained.params, trained.tables, prepared, split, data.scenarios, data.eval_batch_size
-        )
+        found, gates[split] = predict(split)
+        _store(folder, split, weights, found.logits)
     calibration, left_out = None, {}
     if plan.calibrate != NOT_CALIBRATED:
-        calibration, left_out = _calibrate(trained, predicted(data.eval_split), plan.calibrate, weights)
+        found, _ = predict(data.eval_split)  # by the same program, which is compiled
+        calibration, left_out = _calibrate(trained, found, plan.calibrate, weights)
     (folder / CALIBRATION).unlink(missing_ok=True)
     if calibration is not None:
         write_json(folder / CALIBRATION, dataclasses.asdict(calibration))

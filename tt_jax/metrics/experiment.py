@@ -20,10 +20,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tt_jax.metrics.bootstrap import LEVEL, cluster_draws
+from tt_jax.metrics.bootstrap import cluster_draws, interval
 
-Z = 1.959964  # of a two-sided interval of `LEVEL`
-_DEFINED = 0.9  # share of the replicates in which a difference must be defined for its interval to be given
+Z = 1.959964  # of a two-sided interval of `bootstrap.LEVEL`
 
 
 @dataclass(frozen=True)
@@ -79,10 +78,7 @@ def paired_effects(
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = replicate[:, :, n] / replicate[:, :, d]
             relative = ratio[:, 1] / ratio[:, 0] - 1
-        defined = relative[np.isfinite(relative)]
-        enough = len(defined) >= _DEFINED * replicates
-        interval = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist() if enough else None
-        effects[figure] = _effect(total[:, n], total[:, d], interval)
+        effects[figure] = _effect(total[:, n], total[:, d], interval(relative))
     return effects
 
 

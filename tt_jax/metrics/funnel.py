@@ -3,7 +3,8 @@
 The heavy ranker (the teacher) would pick its best K of all candidates of a request; behind the lightweight ranker (L1)
 it picks its best K of the N that L1 ranks highest.
 
-Shapes: n candidates, Q requests.
+Shapes: n candidates, Q requests, A pairs of K and N, R replicates, S sums
+(requests, recall, utility got, the most there was to get, whole).
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from tt_jax.metrics.bootstrap import cluster_draws, interval
+
 NO_REQUEST = -1  # a missing id, as the encoder writes it in `keys`
 BEST = (1, 4, 16)  # K
 PASSED = (4, 8, 16, 32, 64, 128, 256, 512)  # N
+FIGURES = ("recall", "gain", "lost", "whole")
 
 
 def funnel_metrics(
@@ -25,6 +29,9 @@ def funnel_metrics(
     requests: np.ndarray,
     best: Sequence[int] = BEST,
     passed: Sequence[int] = PASSED,
+    *,
+    replicates: int = 0,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Recall, gain and loss for each K of `best` and N of `passed`, K <= N, N below the longest list of candidates.
 
@@ -36,6 +43,8 @@ def funnel_metrics(
       scores: float `[n]`, what L1 ranks by; NaN ranks last.
       teacher: float `[n]`, utility that the teacher gives; a row without one (NaN) is no candidate.
       requests: int64 `[n]`; a row of `NO_REQUEST` is no candidate.
+      replicates: of the bootstrap, which resamples requests; 0 = no intervals.
+      seed: of its draws.
 
     Returns `requests` (Q), `candidates` (of them) and `at`, a list with, for each K and N:
       best, passed: K and N.
@@ -43,12 +52,43 @@ def funnel_metrics(
       gain: utility, the teacher's, of the K picked behind L1 / of its best K of all; None if that is 0, or one < 0.
       lost: mean over requests of the difference of these two sums, in units of the utility.
       whole: share of the requests that have at most N candidates, and so a recall of 1.
+      intervals: with replicates, figure -> 95 % interval `[low, high]`; None where the figure is, or in a
+        tenth of the replicates.
     """
     kept = ~np.isnan(teacher) & (requests != NO_REQUEST)
     lists = _Lists.of(scores[kept].astype(np.float64), teacher[kept].astype(np.float64), requests[kept])
     longest = int(lists.sizes_Q.max(initial=0))
-    at = [lists.at(k, n) for k in best for n in passed if k <= n < longest]
+    pairs = [(k, n) for k in best for n in passed if k <= n < longest]
+    at = _at(lists, pairs, replicates, seed) if pairs else []
     return {"requests": lists.sizes_Q.size, "candidates": lists.utility.size, "at": at}
+
+
+def _at(lists: _Lists, pairs: Sequence[tuple[int, int]], replicates: int, seed: int) -> list[dict[str, Any]]:
+    sums_AQS = np.stack([lists.sums(k, n) for k, n in pairs])
+    gains = bool(lists.utility.min() >= 0)
+    found: list[dict[str, Any]] = [
+        {"best": k, "passed": n, **{f: None if np.isnan(v) else float(v) for f, v in _figures(sums_S, gains).items()}}
+        for (k, n), sums_S in zip(pairs, sums_AQS.sum(axis=1), strict=True)
+    ]
+    if replicates:
+        requests = np.arange(lists.sizes_Q.size)
+        draws = cluster_draws(requests, replicates, seed)
+        sums_ARS = np.concatenate([draws_rQ @ sums_AQS for _, draws_rQ in draws], axis=1)
+        for one, sums_RS in zip(found, sums_ARS, strict=True):
+            one["intervals"] = {name: interval(values) for name, values in _figures(sums_RS, gains).items()}
+    return found
+
+
+def _figures(sums: np.ndarray, gains: bool) -> dict[str, np.ndarray]:
+    """`FIGURES` by their sums over requests, `[..., S]`, NaN where one is undefined; no utility < 0 if `gains`."""
+    requests, recall, got, ideal, whole = np.moveaxis(sums, -1, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "recall": recall / requests,
+            "gain": np.where((ideal > 0) & gains, got / ideal, np.nan),
+            "lost": (ideal - got) / requests,
+            "whole": whole / requests,
+        }
 
 
 @dataclass(frozen=True)
@@ -80,8 +120,8 @@ class _Lists:
         place[by_score] = rank
         return _Lists(utility, place, first_Q, sizes_Q, rank)
 
-    def at(self, k: int, n: int) -> dict[str, Any]:
-        """Figures for one K and N."""
+    def sums(self, k: int, n: int) -> np.ndarray:
+        """What the figures for one K and N are ratios of, for each request: float64 `[Q, S]`."""
         passed = self.place < n
         best_Q = np.minimum(k, self.sizes_Q)
         threshold = np.repeat(self.utility[self.first_Q + best_Q - 1], self.sizes_Q)
@@ -89,13 +129,9 @@ class _Lists:
         recall_Q = np.minimum(hits_Q, best_Q) / best_Q
         passed_before = np.cumsum(passed) - passed
         picked = passed & (passed_before - np.repeat(passed_before[self.first_Q], self.sizes_Q) < k)
-        got = float(self.utility[picked].sum())
-        ideal = float(self.utility[self.rank < k].sum())
-        return {
-            "best": k,
-            "passed": n,
-            "recall": float(recall_Q.mean()),
-            "gain": got / ideal if ideal > 0 and self.utility.min() >= 0 else None,
-            "lost": (ideal - got) / recall_Q.size,
-            "whole": float((self.sizes_Q <= n).mean()),
-        }
+        got_Q = self._of_requests(np.where(picked, self.utility, 0.0))
+        ideal_Q = self._of_requests(np.where(self.rank < k, self.utility, 0.0))
+        return np.stack([np.ones(best_Q.size), recall_Q, got_Q, ideal_Q, self.sizes_Q <= n], axis=1)
+
+    def _of_requests(self, values: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(values, self.first_Q)

@@ -36,52 +36,26 @@ def entropy(y: np.ndarray, w: np.ndarray) -> float:
     return _mean(binary_entropy(y.astype(np.float64)), w)
 
 
-def rate_entropy(y: np.ndarray, w: np.ndarray) -> float:
-    """Entropy of the mean label: the log loss of the best constant prediction, 0 if all labels are 0 or all are 1.
-
-    Log loss divided by it is the normalized entropy of He et al. 2014, Practical Lessons from Predicting Clicks on Ads
-    at Facebook, section 3.
-    """
-    return float(binary_entropy(np.array(_mean(y.astype(np.float64), w))))
-
-
-def log_mae(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
-    """Weighted mean |ln p - ln teacher|, both clipped as for the log loss."""
-    return _mean(row_log_errors(p, y), w)
-
-
 def row_log_errors(p: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """|ln p - ln teacher| of each row, float64 `[n]`."""
+    """|ln p - ln teacher| of each row, both clipped as for the log loss, float64 `[n]`."""
     return np.abs(np.log(_clipped(p)) - np.log(_clipped(y)))
 
 
-def expected_calibration_error(p: np.ndarray, y: np.ndarray, w: np.ndarray, bins: int = ECE_BINS) -> float:
-    """Mean over bins of |mean prediction - mean label|, weighted by the bins' weight.
+def binned_calibration_error(weight: np.ndarray, gap: np.ndarray, bins: int = ECE_BINS) -> float:
+    """Expected calibration error: mean over bins of |mean prediction - mean label|, weighted by the bins' weight.
 
     The bins are quantiles of the predictions, of equal weight. Equal-width bins would put nearly all rows of a rare
     event into one. Rows tied in prediction share a bin, the one that holds the middle of their weight, so the figure
     does not depend on row order, and a constant predictor has the error |p - mean label|.
+
+    Args:
+      weight, gap: float64 `[G + 1]`, of rows in order of prediction: what weight, and weighted p - y, add up to before
+        each of the G groups that tie, and in all.
     """
-    order, tie_starts = tied_predictions(p)
-    w = w[order].astype(np.float64)
-    gap = w * (p[order].astype(np.float64) - y[order].astype(np.float64))
-    return binned_calibration_error(np.add.reduceat(w, tie_starts), np.add.reduceat(gap, tie_starts), bins)
-
-
-def tied_predictions(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The order of rows by prediction, int64 `[n]`, and the first place in it of each group of ties, int64 `[G]`."""
-    order = np.argsort(p)
-    sorted_p = p[order]
-    return order, np.flatnonzero(np.concatenate([[True], sorted_p[1:] != sorted_p[:-1]]))
-
-
-def binned_calibration_error(weight_G: np.ndarray, gap_G: np.ndarray, bins: int = ECE_BINS) -> float:
-    """`expected_calibration_error` of tie groups in order of prediction: their weight, and weighted sum of p - y."""
-    end_G = np.cumsum(weight_G)
-    bounds = np.searchsorted(end_G - weight_G / 2, np.arange(1, bins) * (end_G[-1] / bins))
-    gap_before_G = np.concatenate([[0.0], np.cumsum(gap_G)])
-    gap_at_bounds = gap_before_G[np.concatenate([[0], bounds, [weight_G.size]])]
-    return float(np.abs(np.diff(gap_at_bounds)).sum() / end_G[-1])
+    middle = 0.5 * (weight[1:] + weight[:-1])
+    bounds = np.searchsorted(middle, np.arange(1, bins) * (weight[-1] / bins))
+    gap_at_bounds = gap[np.concatenate([[0], bounds, [middle.size]])]
+    return float(np.abs(np.diff(gap_at_bounds)).sum() / weight[-1])
 
 
 def _mean(values: np.ndarray, w: np.ndarray) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 NO_USER = -1  # a missing id, as the encoder writes it in `keys`
@@ -19,7 +17,10 @@ def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float | 
 
     Returns None if one of the classes has no weight.
     """
-    return SortedRows.of(scores, labels).auc(weights)
+    order = ascending(scores)
+    won, lost = _by_class(labels[order], weights[order])
+    ties = tie_bounds(scores[order])
+    return area(running(won, ties), running(lost, ties))
 
 
 def gauc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, users: np.ndarray) -> float | None:
@@ -29,79 +30,118 @@ def gauc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, users: np.
     `[n]`, the rest as in `auc`. Returns None if no user is left.
     Zhu et al. 2017, Optimized Cost per Click in Taobao Display Advertising, eq. 9 (arXiv 1703.02091).
     """
-    return SortedRows.of(scores, labels, users).auc(weights)
+    codes, order = user_codes(users), ascending(scores)
+    order = order[by_user(codes[order])]
+    won, lost = _by_class(labels[order], weights[order])
+    ties, user_bounds = user_ties(scores[order], codes[order])
+    return grouped_area(running(won, ties), running(lost, ties), user_bounds)
 
 
-@dataclass(frozen=True)
-class SortedRows:
-    """Rows sorted by user, then by score, once for the AUC under any number of weightings.
+# ---- sorting ---------------------------------------------------------------------------------------------------------
 
-    P positive and M negative rows, of the U users that have both.
 
-    Attributes:
-      positives, negatives: int64 `[P]`, `[M]`, the rows in this order.
-      below, upto: int64 `[P]`, how many of `negatives` stand before the first one of at least, and the first one of
-        more than, a positive row's score: between the two are its ties.
-      first: int64 `[U]`, each user's first place in `positives`.
-      start, end: int64 `[U]`, each user's first place in `negatives`, and the one after its last.
+def ascending(scores: np.ndarray) -> np.ndarray:
+    """The rows by ascending score, those that tie in the order given: int64 `[n]`. `scores` as of `auc`."""
+    if scores.dtype != np.float32:
+        return np.argsort(scores, kind="stable")
+    bits = (scores + np.float32(0)).view(np.int32)  # the sum: -0 is 0
+    bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)  # the order of integers is now that of the floats, negative ones too
+    return _places_by(bits.astype(np.int64), 32)
+
+
+def user_codes(users: np.ndarray) -> np.ndarray:
+    """Users numbered from 0, int64 `[n]`, as `by_user` wants them; `NO_USER` stays. `users`: int64 `[n]`."""
+    known = users != NO_USER
+    codes = np.full(users.size, NO_USER, np.int64)
+    codes[known] = np.unique(users[known], return_inverse=True)[1]
+    return codes
+
+
+def by_user(codes: np.ndarray) -> np.ndarray:
+    """The rows by user, each user's in the order given, without those of `NO_USER`: int64 `[m]`.
+
+    `codes`: of `user_codes`, int64 `[n]`, of any part of the rows.
     """
+    order = _places_by(codes, codes.size.bit_length())
+    return order[np.count_nonzero(codes == NO_USER) :]
 
-    positives: np.ndarray
-    negatives: np.ndarray
-    below: np.ndarray
-    upto: np.ndarray
-    first: np.ndarray
-    start: np.ndarray
-    end: np.ndarray
 
-    @staticmethod
-    def of(scores: np.ndarray, labels: np.ndarray, users: np.ndarray | None = None) -> SortedRows:
-        """The rows sorted; as one user's without `users`. Arguments as of `gauc`; there may be none."""
-        if users is None:
-            order = np.argsort(scores)
-            new_user = np.zeros(order.size, bool)
-        else:
-            known = np.flatnonzero(users != NO_USER)
-            order = known[np.lexsort((scores[known], users[known]))]
-            new_user = np.concatenate([[True], users[order[1:]] != users[order[:-1]]])[: order.size]
-        new_user[:1] = True
-        new_tie = new_user.copy()
-        new_tie[1:] |= scores[order[1:]] != scores[order[:-1]]
-        positive = labels[order] > 0
-        negatives_before = np.concatenate([[0], np.cumsum(~positive)])
-        tie_bounds = np.append(np.flatnonzero(new_tie), order.size)
-        tie = np.cumsum(new_tie) - 1
-        user_bounds = np.append(np.flatnonzero(new_user), order.size)
-        user = np.cumsum(new_user) - 1
-        of_user = np.bincount(user[positive], minlength=user_bounds.size - 1)
-        start, end = negatives_before[user_bounds[:-1]], negatives_before[user_bounds[1:]]
-        both = (of_user > 0) & (end > start)
-        kept = positive & both[user]
-        return SortedRows(
-            positives=order[kept],
-            negatives=order[~positive],
-            below=negatives_before[tie_bounds[tie[kept]]],
-            upto=negatives_before[tie_bounds[tie[kept] + 1]],
-            first=np.cumsum(of_user[both]) - of_user[both],
-            start=start[both],
-            end=end[both],
-        )
+def _places_by(keys: np.ndarray, bits: int) -> np.ndarray:
+    """`np.argsort(keys, kind="stable")`, of fewer than 2^bits keys that leave room for that many bits in an int64.
 
-    def auc(self, weights: np.ndarray) -> float | None:
-        """The mean of the users' AUCs, weighted by their rows. `weights`: >= 0 `[n]`, in the order of the rows given.
+    Key and place are sorted as one number: NumPy sorts numbers several times faster than it sorts places.
+    """
+    both = (keys << bits) | np.arange(keys.size)
+    both.sort()
+    return both & ((1 << bits) - 1)
 
-        None if no user has weight in both classes.
-        """
-        if not self.first.size:
-            return None
-        weight_P = weights[self.positives].astype(np.float64)
-        lost_M = np.concatenate([[0.0], np.cumsum(weights[self.negatives], dtype=np.float64)])
-        positive_U = np.add.reduceat(weight_P, self.first)
-        negative_U = lost_M[self.end] - lost_M[self.start]
-        beaten_P = 0.5 * (lost_M[self.below] + lost_M[self.upto])
-        won_U = np.add.reduceat(weight_P * beaten_P, self.first) - positive_U * lost_M[self.start]
-        both = (positive_U > 0) & (negative_U > 0)
-        if not both.any():
-            return None
-        auc_U, weight_U = won_U[both] / (positive_U[both] * negative_U[both]), (positive_U + negative_U)[both]
-        return float(auc_U @ weight_U / weight_U.sum())
+
+def tie_bounds(scores: np.ndarray) -> np.ndarray:
+    """The first row of each group that ties, and n: int64 `[G + 1]`, of sorted scores `[n]`."""
+    return np.append(np.flatnonzero(_changes(scores)), scores.size)
+
+
+def user_ties(scores: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of rows sorted by user, then score: `tie_bounds` of the groups of one user that tie, and the first group of each
+    user, and G: int64 `[U + 1]`."""
+    new_user = _changes(codes)
+    ties = np.flatnonzero(new_user | _changes(scores))
+    return np.append(ties, scores.size), np.append(np.flatnonzero(new_user[ties]), ties.size)
+
+
+def _changes(values: np.ndarray) -> np.ndarray:
+    changes = np.ones(values.size, bool)
+    np.not_equal(values[1:], values[:-1], out=changes[1:])
+    return changes
+
+
+# ---- areas -----------------------------------------------------------------------------------------------------------
+
+
+def running(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """What the values of sorted rows, float64 `[..., n]`, add up to before each of the bounds: `[..., G + 1]`."""
+    n = values.shape[-1]
+    sums = np.zeros((*values.shape[:-1], n + 1))
+    np.cumsum(values, axis=-1, out=sums[..., 1:])
+    return sums if bounds.size == n + 1 else sums.take(bounds, axis=-1)
+
+
+def area(won: np.ndarray, lost: np.ndarray) -> float | None:
+    """AUC of rows sorted by score: `auc` for any number of weightings.
+
+    Args:
+      won, lost: float64 `[G + 1]`, `running` sums at `tie_bounds` of the weights of positive and of negative rows.
+    """
+    if not won[-1] > 0 or not lost[-1] > 0:
+        return None
+    return float(_beaten(won, lost).sum()) / float(won[-1] * lost[-1])
+
+
+def grouped_area(won: np.ndarray, lost: np.ndarray, user_bounds: np.ndarray) -> float | None:
+    """GAUC of rows sorted by user, then score: `gauc` for any number of weightings.
+
+    Args:
+      won, lost: as of `area`, at the bounds of `user_ties`.
+      user_bounds: of `user_ties`.
+    """
+    if user_bounds.size == 1:
+        return None
+    positive_U, negative_U = np.diff(won[user_bounds]), np.diff(lost[user_bounds])
+    first_U = user_bounds[:-1]
+    beaten_U = np.add.reduceat(_beaten(won, lost), first_U) - positive_U * lost[first_U]
+    both = (positive_U > 0) & (negative_U > 0)
+    if not both.any():
+        return None
+    auc_U, weight_U = beaten_U[both] / (positive_U[both] * negative_U[both]), (positive_U + negative_U)[both]
+    return float((auc_U * weight_U).sum() / weight_U.sum())
+
+
+def _beaten(won: np.ndarray, lost: np.ndarray) -> np.ndarray:
+    """Of each group the weight of pairs in which a positive row of it stands above a negative one, ties one half."""
+    return np.diff(won) * (0.5 * (lost[1:] + lost[:-1]))
+
+
+def _by_class(labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    w = weights.astype(np.float64)
+    won = np.where(labels > 0, w, 0.0)
+    return won, w - won

@@ -7,11 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tt_jax.metrics import probability, ranking
-
-Metrics = dict[str, int | float | None]
-
-METRICS = ("rows", "positives", "auc", "gauc", "logloss", "ne", "calibration", "ece", "kl", "logmae")
+from tt_jax.metrics import ranking
+from tt_jax.metrics.task_rows import Metrics, TaskRows, check_values, require
 
 
 def task_metrics(
@@ -28,39 +25,14 @@ def task_metrics(
         unless all labels happen to be 0 or 1.
 
     Returns the keys `METRICS`: `rows` labelled rows; `positives` the sum of their labels, unweighted; `auc` and `gauc`
-    see `ranking`; `logloss` in nats; `ne` log loss / that of the best constant; `calibration` sum p / sum y; `ece` see
-    `expected_calibration_error`; `kl` log loss - the teacher's entropy; `logmae` mean |ln p - ln teacher|. All but the
-    first two are weighted. Raises ValueError on a value outside its range, in a row that has a label.
+    see `ranking`; `logloss` in nats; `ne` log loss / that of the best constant, the normalized entropy of He et al.
+    2014, Practical Lessons from Predicting Clicks on Ads at Facebook, section 3; `calibration` sum p / sum y; `ece` see
+    `probability.binned_calibration_error`; `kl` log loss - the teacher's entropy; `logmae` mean |ln p - ln teacher|.
+    All but the first two are weighted. Raises ValueError on a value outside its range, in a row that has a label.
     """
-    _check_values(probabilities, labels, weights, soft, "", 0)
-    labelled = ~np.isnan(labels)
-    p, y, w = probabilities[labelled], labels[labelled], weights[labelled]
-    metrics: Metrics = dict.fromkeys(METRICS)
-    positives = float(y.sum(dtype=np.float64))
-    metrics |= {"rows": int(y.size), "positives": positives if soft else int(positives)}
-    if not w.any():
-        return metrics
-    if not soft or bool(((y == 0) | (y == 1)).all()):
-        metrics["auc"] = ranking.auc(p, y, w)
-        metrics["gauc"] = None if users is None else ranking.gauc(p, y, w, users[labelled])
-    return metrics | loss_metrics(p, y, w, soft=soft)
-
-
-def loss_metrics(p: np.ndarray, y: np.ndarray, w: np.ndarray, *, soft: bool) -> Metrics:
-    """Those of `task_metrics` that do not rank, of labelled rows of which at least one has weight."""
-    loss, constant = probability.log_loss(p, y, w), probability.rate_entropy(y, w)
-    w64 = w.astype(np.float64)
-    label_sum = float(w64 @ y)
-    metrics: Metrics = {
-        "logloss": loss,
-        "ne": loss / constant if constant > 0 else None,
-        "calibration": float(w64 @ p) / label_sum if label_sum > 0 else None,
-        "ece": probability.expected_calibration_error(p, y, w),
-    }
-    if soft:
-        metrics["kl"] = max(0.0, loss - probability.entropy(y, w))  # rounding alone takes a KL below 0
-        metrics["logmae"] = probability.log_mae(p, y, w)
-    return metrics
+    check_values(probabilities, labels, weights, soft=soft)
+    codes = None if users is None else ranking.user_codes(users)
+    return TaskRows.of(probabilities, labels, weights, codes, soft=soft).metrics()
 
 
 class EvalState:
@@ -113,10 +85,10 @@ class EvalState:
         if self._chunks and self._chunks[0].keys() != chunk.keys():
             raise ValueError("users: expected on every call or on none")
         known = (chunk["scenario"] >= 0) & (chunk["scenario"] < len(self.scenarios))
-        _require(known, chunk["scenario"], "scenario", f"0..{len(self.scenarios) - 1}", self.rows)
+        require(known, chunk["scenario"], "scenario", f"0..{len(self.scenarios) - 1}", self.rows)
         for i, (task, kind) in enumerate(self.tasks.items()):
             p, y, w = (chunk[name][:, i] for name in ("probabilities", "labels", "weights"))
-            _check_values(p, y, w, kind == "soft", f"task {task!r}: ", self.rows)
+            check_values(p, y, w, soft=kind == "soft", where=f"task {task!r}: ", first_row=self.rows)
         self._chunks.append(chunk)
         self.rows += n
 
@@ -137,38 +109,20 @@ class EvalState:
         Every scenario is there, also without a row: `rows` and `positives` 0, the rest None.
         """
         data = self._concatenated()
-        by_scenario = {name: self._task_metrics(data, data["scenario"] == i) for i, name in enumerate(self.scenarios)}
-        return {
-            "overall": self._task_metrics(data, slice(None)),
-            "scenarios": by_scenario,
-            "rows": self.rows,
-        }
-
-    def _task_metrics(self, data: dict[str, np.ndarray], rows: np.ndarray | slice) -> dict[str, Metrics]:
-        p_NT, y_NT, w_NT = (data[name][rows] for name in ("probabilities", "labels", "weights"))
-        users = data["users"][rows] if "users" in data else None
-        return {
-            task: task_metrics(p_NT[:, i], y_NT[:, i], w_NT[:, i], users, soft=kind == "soft")
-            for i, (task, kind) in enumerate(self.tasks.items())
-        }
+        users = ranking.user_codes(data["users"]) if "users" in data else None
+        in_scenario = {name: data["scenario"] == i for i, name in enumerate(self.scenarios)}
+        overall: dict[str, Metrics] = {}
+        scenarios: dict[str, dict[str, Metrics]] = {name: {} for name in self.scenarios}
+        for i, (task, kind) in enumerate(self.tasks.items()):
+            p, y, w = (data[name][:, i] for name in ("probabilities", "labels", "weights"))
+            rows = TaskRows.of(p, y, w, users, soft=kind == "soft")
+            overall[task] = rows.metrics()
+            for name, chosen in in_scenario.items():
+                scenarios[name][task] = rows.part(chosen).metrics()
+        return {"overall": overall, "scenarios": scenarios, "rows": self.rows}
 
     def _concatenated(self) -> dict[str, np.ndarray]:
         if not self._chunks:
             empty = np.zeros((0, len(self.tasks)), np.float32)
             return {"probabilities": empty, "labels": empty, "weights": empty, "scenario": np.zeros(0, np.int32)}
         return {name: np.concatenate([c[name] for c in self._chunks]) for name in self._chunks[0]}
-
-
-def _check_values(p: np.ndarray, y: np.ndarray, w: np.ndarray, soft: bool, where: str, first_row: int) -> None:
-    unlabelled = np.isnan(y)
-    in_range = (y >= 0) & (y <= 1) if soft else (y == 0) | (y == 1)
-    wants = "0..1" if soft else "0 or 1 of a hard label"
-    _require(unlabelled | in_range, y, f"{where}label", f"{wants}, or NaN for none", first_row)
-    _require(unlabelled | ((p >= 0) & (p <= 1)), p, f"{where}probability", "0..1", first_row)
-    _require(unlabelled | (np.isfinite(w) & (w >= 0)), w, f"{where}weight", "a finite number >= 0", first_row)
-
-
-def _require(ok: np.ndarray, values: np.ndarray, what: str, expected: str, first_row: int) -> None:
-    if not ok.all():
-        i = int(np.argmin(ok))
-        raise ValueError(f"{what} of row {first_row + i} is {values[i]}; expected {expected}")

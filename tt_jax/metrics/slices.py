@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from tt_jax.metrics.bootstrap import metric_intervals
-from tt_jax.metrics.report import task_metrics
+from tt_jax.metrics.bootstrap import difference_intervals, metric_intervals
+from tt_jax.metrics.ranking import user_codes
+from tt_jax.metrics.task_rows import TaskRows, check_values
 
 MOST_VALUES = 50
 OTHER, MISSING = "other", "missing"
@@ -26,6 +28,8 @@ class Rows:
       probabilities, labels, weights: float32 `[N, T]`, as in `tt_jax.metrics.task_metrics`.
       users: int64 `[N]`, for `gauc`; None if the logs have none.
       clusters: int64 `[N]`, what the bootstrap resamples.
+
+    Raises ValueError naming the task, the row and the value that is out of range.
     """
 
     tasks: Mapping[str, str]
@@ -35,17 +39,36 @@ class Rows:
     users: np.ndarray | None
     clusters: np.ndarray
 
+    def __post_init__(self) -> None:
+        for t, (task, kind) in enumerate(self.tasks.items()):
+            p, y, w = (a[:, t] for a in (self.probabilities, self.labels, self.weights))
+            check_values(p, y, w, soft=kind == "soft", where=f"task {task!r}: ")
+
     def metrics(self, part: np.ndarray | slice = slice(None), replicates: int = 0) -> TaskMetrics:
         """Task -> metrics of some rows, by mask or by index; with replicates, their `intervals` among them."""
-        users, clusters = None if self.users is None else self.users[part], self.clusters[part]
-        p, y, w = (a[part] for a in (self.probabilities, self.labels, self.weights))
         out: TaskMetrics = {}
-        for t, (task, kind) in enumerate(self.tasks.items()):
-            columns, soft = (p[:, t], y[:, t], w[:, t], users), kind == "soft"
-            out[task] = {**task_metrics(*columns, soft=soft)}
+        for task, rows in self._tasks(part).items():
+            out[task] = {**rows.metrics()}
             if replicates:
-                out[task]["intervals"] = metric_intervals(*columns, clusters, soft=soft, replicates=replicates)
+                out[task]["intervals"] = metric_intervals(rows, self.clusters[part], replicates=replicates)
         return out
+
+    def differences(self, reference: Rows, replicates: int) -> TaskMetrics:
+        """Task -> metric -> paired interval of its difference to that of other predictions of the same rows."""
+        ours, theirs = self._tasks(), reference._tasks()
+        return {t: difference_intervals(ours[t], theirs[t], self.clusters, replicates=replicates) for t in ours}
+
+    def _tasks(self, part: np.ndarray | slice = slice(None)) -> dict[str, TaskRows]:
+        users = None if self._users is None else self._users[part]
+        p, y, w = (a[part] for a in (self.probabilities, self.labels, self.weights))
+        return {
+            task: TaskRows.of(p[:, t], y[:, t], w[:, t], users, soft=kind == "soft")
+            for t, (task, kind) in enumerate(self.tasks.items())
+        }
+
+    @cached_property
+    def _users(self) -> np.ndarray | None:
+        return None if self.users is None else user_codes(self.users)
 
     def by_value(
         self, values: np.ndarray, name_of: Callable[[int], str], replicates: int = 0

@@ -36,6 +36,11 @@ from tt_jax.models.mmoe import Expert
 from tt_jax.schema import MISSING_ID, UNKNOWN_ID, Schema, Tower
 
 
+def gate_sources(domains: int) -> tuple[str, ...]:
+    """What the gate of a task mixes in each domain, in order."""
+    return ("task_specific", "task_shared", "domain_shared", *(("borrowed",) if domains > 1 else ()))
+
+
 class DomainInput(TowerInput):
     """x0 `[d, B]` as of `TowerInput`, and below it the share of each domain, `[S, B]`, where the tower can tell."""
 
@@ -96,7 +101,7 @@ class Mtmd(nnx.Module):
             self.adapt = nnx.List([Dense(d, d, precision=precision) for _ in range(count)])
         if not self.knows_domain:
             self.domain_gate = Dense(width, count, precision=precision)
-        sources = 3 + self.adapts
+        sources = len(gate_sources(count))
         self.gate_hidden = nnx.List(
             [Dense(width, config.gate_hidden, precision=precision, relu=True) for _ in range(tasks)]
         )
@@ -126,6 +131,12 @@ class Mtmd(nnx.Module):
                     total_DB += share_SB[s] * gates_SKB[s, k] * source_DB
             mixed.append(self.heads[t](total_DB))
         return jnp.stack(mixed)
+
+    def gates(self, x0_dB: Array) -> Array:
+        """Share of each of the `gate_sources` in each task, over all domains: `[T, K, B]`; sums to 1 over K."""
+        x0_dB, share_SB = self._split(x0_dB)
+        hidden = wide(self.gate_hidden, x0_dB)
+        return jnp.stack([jnp.sum(share_SB[:, None] * self._gates(t, h), axis=0) for t, h in enumerate(hidden)])
 
     def _split(self, x0_dB: Array) -> tuple[Array, Array]:
         """x0 proper, and the share of each domain `[S, B]`."""

@@ -33,7 +33,7 @@ from tt_jax.models.dense import MatmulPrecision
 from tt_jax.models.embedding import Tables, TowerInput, gather
 from tt_jax.models.heavy_ranker import HeavyRanker
 from tt_jax.models.mmoe import MMoE
-from tt_jax.models.mtmd import DomainInput, Mtmd
+from tt_jax.models.mtmd import DomainInput, Mtmd, gate_sources
 from tt_jax.schema import TOWERS, Schema, Tower
 
 Params = dict[str, Array]
@@ -156,9 +156,9 @@ class TwoTower:
         return self.logits(params, self.inputs(params, {t: gather(tables, rows[t]) for t in TOWERS}, rows, arrays))
 
     def gates(self, params: Params, tables: Params, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        """Share of each expert in each head, float32 `[T, E, B]`, of each mixture of experts.
+        """Share of each of the `experts` in each head, float32 `[T, E, B]`, of each mixture of experts.
 
-        They are `query` and `ad`; a heavy ranker has one, `pair`; kinds without MMoE gates have none.
+        They are `query` and `ad`; a heavy ranker has one, `pair`; kinds without gates have none.
         """
         rows, module = self.rows(arrays), self.bind(params)
         inputs = self.inputs(params, {t: gather(tables, rows[t]) for t in TOWERS}, rows, arrays)
@@ -167,9 +167,16 @@ class TwoTower:
         found: dict[str, Array] = {}
         for t in TOWERS:
             body = module.tower(t).body
-            if isinstance(body, MMoE):
+            if isinstance(body, MMoE | Mtmd):
                 found[t] = body.gates(inputs[t])
         return found
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """Names of what the gates share out among, in order: numbers, but for MTMD."""
+        if self.config.kind == "mtmd":
+            return gate_sources(len(self.schema.scenarios))
+        return tuple(str(e) for e in range(self.config.experts))
 
     def embed(self, params: Params, tables: Params, tower: Tower, ids: Array, floats: Array) -> Array:
         """Output of one tower, float32 `[n, T, D]`, for ids int32 `[n, S]` and floats `[n, F]`.

@@ -37,7 +37,9 @@ def render(report: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "percent": _percent, "count": _count, "pretty": _pretty}
+    environment.filters |= {
+        "number": _number, "percent": _percent, "signed": _signed, "count": _count, "pretty": _pretty,
+    }  # fmt: skip
     return environment.get_template(TEMPLATE).render(
         report=report,
         names=pictures.NAMES,
@@ -62,6 +64,10 @@ def _number(value: float | None, digits: int = 4) -> str:
 
 def _percent(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{100 * value:+.{digits}f} %".replace("-", "−")
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def _count(value: float | None) -> str:

@@ -184,17 +184,15 @@ def gates(report: Mapping[str, Any]) -> Sequence[Group]:
 def _gate_cards(report: Mapping[str, Any], row: Mapping[str, Any], split: str) -> Cards:
     names, cards = row["runs"][0], []
     for mixture in report["runs"][names[0]]["gates"][split]:
-        of_scenario: dict[str, Any] = {}
-        for name in names:
-            of_scenario |= report["runs"][name]["gates"][split][mixture]["scenarios"]
+        of_runs = [report["runs"][name]["gates"][split][mixture] for name in names]
+        of_scenario = {scenario: found for of_run in of_runs for scenario, found in of_run["scenarios"].items()}
         shown = [(s, of_scenario[s]["tasks"]) for s in report["scenarios"] if of_scenario[s]["rows"]]
         lines = [(task, s, tasks[task]["load"]) for task in (shown[0][1] if shown else ()) for s, tasks in shown]
         labels = [f"{task}, {s}" if len(shown) > 1 else task for task, s, _ in lines]
         if not lines:
             continue
-        experts = [str(e + 1) for e in range(len(lines[0][2]))]
         alt = f"mean share of each expert of the {MIXTURES[mixture]} of {row['name']} on {split}, by task and scenario"
-        picture = Markup(plots.heat_map([load for _, _, load in lines], labels, experts, alt))
+        picture = Markup(plots.heat_map([load for _, _, load in lines], labels, of_runs[0]["experts"], alt))
         runs = Markup(", ").join(Markup('<a href="#run-{0}"><code>{0}</code></a>').format(name) for name in names)
         cards.append((Markup("{}: {} of {}").format(row["name"], MIXTURES[mixture], runs), picture))
     return cards

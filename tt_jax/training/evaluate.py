@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from input_pipeline.pipeline import eval_batches
 from tt_jax.calibration import query_scenarios
 from tt_jax.metrics import EvalState, sigmoid
 from tt_jax.models.two_tower import Params, TwoTower
+from tt_jax.schema import Schema
 from tt_jax.training.interrupt import Interrupted
 
 INPUT_ARRAYS = ("query_ids", "ad_ids", "query_floats", "ad_floats")  # what a prediction reads
@@ -44,6 +45,23 @@ class Predictions:
     query_scenario: np.ndarray
     keys: np.ndarray
 
+    @staticmethod
+    def of_batch(schema: Schema, logits_BH: Any, batch: dict[str, np.ndarray], rows: int) -> Predictions:
+        """Those of the first `rows` of a batch; the rest is padding."""
+        return Predictions(
+            np.asarray(logits_BH)[:rows],
+            batch["labels"][:rows],
+            batch["weights"][:rows],
+            batch["scenario"][:rows, 0],
+            np.asarray(query_scenarios(schema, batch["query_ids"][:rows])),
+            batch["keys"][:rows],
+        )
+
+    @staticmethod
+    def join(parts: Sequence[Predictions]) -> Predictions:
+        """The rows of all of them, in order."""
+        return Predictions(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Predictions)))
+
 
 def predict_rows(
     predict: Predict,
@@ -55,18 +73,8 @@ def predict_rows(
     batch_size: int,
 ) -> Predictions:
     """The predictions of a split, kept whole on the host. Arguments and errors are those of `evaluate`."""
-    schema, parts = prepared.schema, []
-    for logits_BH, batch, rows in _batches(predict, params, tables, prepared, split, scenarios, batch_size):
-        part = (
-            logits_BH,
-            batch["labels"][:rows],
-            batch["weights"][:rows],
-            batch["scenario"][:rows, 0],
-            np.asarray(query_scenarios(schema, batch["query_ids"][:rows])),
-            batch["keys"][:rows],
-        )
-        parts.append(part)
-    return Predictions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    batches = _batches(predict, params, tables, prepared, split, scenarios, batch_size)
+    return Predictions.join([Predictions.of_batch(prepared.schema, *found) for found in batches])
 
 
 def evaluate(

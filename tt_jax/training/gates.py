@@ -7,17 +7,16 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline.blocks import PreparedSet
 from input_pipeline.pipeline import eval_batches
 from tt_jax.metrics.gates import GateSums, batch_sums, gate_metrics
 from tt_jax.models.two_tower import Params, TwoTower
-from tt_jax.training.evaluate import INPUT_ARRAYS
+from tt_jax.training.evaluate import INPUT_ARRAYS, Predictions
 
 
-def gate_report(
+def predict_with_gates(
     model: TwoTower,
     params: Params,
     tables: Params,
@@ -25,37 +24,44 @@ def gate_report(
     split: str,
     scenarios: Sequence[str],
     batch_size: int,
-) -> dict[str, Any]:
-    """Mixture (`query`, `ad`, or `pair` of a heavy ranker) -> `overall` and `scenarios` -> diagnostics by head.
+) -> tuple[Predictions, dict[str, Any]]:
+    """What `tt_jax.training.evaluate.predict_rows` gives, and of the same pass over the rows the gate diagnostics.
 
-    Empty for a model without gates. Arguments and errors are those of `tt_jax.training.evaluate.evaluate`.
+    They are mixture (`query`, `ad`, or `pair` of a heavy ranker) -> `experts`, names of what the gates share out among,
+    and `overall` and `scenarios` -> diagnostics by head. Empty for a model without gates. Arguments and errors are
+    those of `tt_jax.training.evaluate.evaluate`.
     """
-    schema = prepared.schema
+    schema, parts = prepared.schema, []
     found: dict[str, GateSums] = {}
-    sums = jax.jit(partial(_sums, model))
     for batch, rows in eval_batches(prepared, split, scenarios, batch_size):
         scenario_B = np.where(np.arange(batch_size) < rows, batch["scenario"][:, 0], -1)  # padding counts nothing
-        part = sums(params, tables, {name: batch[name] for name in INPUT_ARRAYS}, scenario_B.astype(np.int32))
-        # Summed on the host, in float64.
-        part = jax.tree.map(lambda x: np.asarray(x, np.float64), part)
-        found = jax.tree.map(np.add, found, part) if found else part
-        if not found:
-            return {}
+        arrays = {name: batch[name] for name in INPUT_ARRAYS}
+        logits_BH, sums = jax.device_get(_run(model, params, tables, arrays, scenario_B.astype(np.int32)))
+        parts.append(Predictions.of_batch(schema, logits_BH, batch, rows))
+        sums = jax.tree.map(lambda x: x.astype(np.float64), sums)  # summed on the host
+        found = jax.tree.map(np.add, found, sums) if found else sums
     names = [s for s in schema.scenarios if not scenarios or s in scenarios]
-    return {mixture: _report(sums, schema.scenarios, names, schema.heads) for mixture, sums in found.items()}
+    report = {mixture: _report(sums, model, names) for mixture, sums in found.items()}
+    return Predictions.join(parts), report
 
 
-def _sums(model: TwoTower, params: Params, tables: Params, arrays: Any, scenario_B: jax.Array) -> dict[str, GateSums]:
-    gates = model.gates(params, tables, {name: jnp.asarray(a) for name, a in arrays.items()})
-    return {mixture: batch_sums(g, scenario_B, len(model.schema.scenarios)) for mixture, g in gates.items()}
+@partial(jax.jit, static_argnums=0)
+def _run(
+    model: TwoTower, params: Params, tables: Params, arrays: Any, scenario_B: jax.Array
+) -> tuple[jax.Array, dict[str, GateSums]]:
+    """Logits, and the sums of the gates: XLA sees that both begin with the same inputs."""
+    gates = model.gates(params, tables, arrays)
+    sums = {mixture: batch_sums(g, scenario_B, len(model.schema.scenarios)) for mixture, g in gates.items()}
+    return model.predict(params, tables, arrays), sums
 
 
-def _report(sums: Any, scenarios: Sequence[str], names: Sequence[str], heads: Sequence[str]) -> dict[str, Any]:
-    place = [list(scenarios).index(name) for name in names]
+def _report(sums: Any, model: TwoTower, scenarios: Sequence[str]) -> dict[str, Any]:
+    heads, place = model.schema.heads, {name: s for s, name in enumerate(model.schema.scenarios)}
     return {
+        "experts": list(model.experts),
         "overall": gate_metrics(float(sums.rows.sum()), sums.gate.sum(axis=0), sums.entropy.sum(axis=0), heads),
         "scenarios": {
-            name: gate_metrics(float(sums.rows[s]), sums.gate[s], sums.entropy[s], heads)
-            for name, s in zip(names, place, strict=True)
+            name: gate_metrics(float(sums.rows[place[name]]), sums.gate[place[name]], sums.entropy[place[name]], heads)
+            for name in scenarios
         },
     }

@@ -12,7 +12,7 @@ import numpy as np
 
 from input_pipeline.blocks import PreparedSet
 from tt_jax.calibration import Calibration
-from tt_jax.features import hash_string
+from tt_jax.hashing import hash_string
 from tt_jax.metrics import sigmoid
 from tt_jax.metrics.bootstrap import LEVEL
 from tt_jax.metrics.slices import NO_VALUE, OTHER, Rows
@@ -47,7 +47,8 @@ def full_report(
     Returns `overall` and `scenarios` as there; `slices`, column -> value -> task -> metrics: the slices of the schema,
     and by id of user and ad `known` and `new`, those that training never saw; `bootstrap`, how the `intervals` beside
     the metrics were made; `funnel` by scenario, see `_funnel`; `rows`. All of that is not calibrated; `calibrated` has
-    `overall` and `scenarios` of the calibrated probabilities.
+    `overall` and `scenarios` of the calibrated probabilities and, with intervals, `differences`, task -> metric -> the
+    paired interval of what calibration changes, on all rows.
     """
     schema, names = prepared.schema, tuple(scenarios or prepared.schema.scenarios)
     rows = rows_of(found, schema, found.logits)
@@ -74,7 +75,9 @@ def full_report(
             "overall": after.metrics(replicates=replicates),
             "scenarios": by_scenario(after, found, schema, names, replicates),
         }
-    funnel = _funnel(found, sigmoid(found.logits), schema, names, utility)
+        if replicates:
+            report["calibrated"]["differences"] = after.differences(rows, replicates)
+    funnel = _funnel(found, schema, names, utility, replicates)
     return {**report, **({"funnel": funnel} if funnel else {})}
 
 
@@ -134,13 +137,17 @@ def _known(
 
 
 def _funnel(
-    found: Predictions, probabilities: np.ndarray, schema: Schema, names: Sequence[str], expression: str
+    found: Predictions, schema: Schema, names: Sequence[str], expression: str, replicates: int
 ) -> dict[str, Any] | None:
-    """`funnel_metrics` by scenario against the teacher; None without one. See `tt_jax.training.funnel`."""
+    """`funnel_metrics` by scenario against the teacher, with intervals over requests; None without a teacher.
+
+    See `tt_jax.training.funnel`.
+    """
     if not schema.request_id:
         return None
     funnel = Funnel.of(schema, found.labels, _key(found, schema, schema.request_id), expression)
     if funnel is None:
         return None
-    by_name = {s: funnel.metrics(probabilities, found.scenario == schema.scenarios.index(s)) for s in names}
+    probabilities, in_scenario = sigmoid(found.logits), {s: found.scenario == schema.scenarios.index(s) for s in names}
+    by_name = {s: funnel.metrics(probabilities, part, replicates=replicates) for s, part in in_scenario.items()}
     return {"utility": funnel.utility.expression, "bid": 1, "scenarios": by_name}

@@ -1,0 +1,203 @@
+"""The admin listener: other bundles, indexes and ads for a service that goes on. On loopback, behind a token.
+
+A load or a change of ads is answered when it serves, or with the reason why nothing has changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from litestar import Litestar, MediaType, Request, Response, get, post
+from litestar.connection import ASGIConnection
+from litestar.exceptions import HTTPException, NotAuthorizedException
+from litestar.handlers import BaseRouteHandler
+
+from serving.admin_messages import Status, read_changes, read_delta, read_load
+from serving.changes import ChangeError
+from serving.changing import prepare, prepare_delta
+from serving.delta import Delta, DeltaError
+from serving.index import now
+from serving.live import Live, LoadError, Sources
+from serving.messages import ErrorAnswer, one_line
+from serving.scorer import RequestError
+from serving.server import bound, listen
+from serving.service import Service
+
+LOOPBACK = "127.0.0.1"
+MIN_TOKEN = 16  # characters
+MAX_BODY = 64 * 2**20  # bytes: tens of thousands of ads
+_log = logging.getLogger(__name__)
+
+
+def read_token(path: Path) -> str:
+    """The token in a file, without the white space around it. Raises ValueError, which does not show it."""
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: expected a token of ASCII characters") from None
+    if len(token) < MIN_TOKEN or not token.isprintable() or " " in token:
+        raise ValueError(f"{path}: expected a token of at least {MIN_TOKEN} characters, without spaces, in one line")
+    return token
+
+
+@asynccontextmanager
+async def administered(
+    service: Service, *, sources: Sources, listener: socket.socket | None, token: str
+) -> AsyncIterator[None]:
+    """Beside the service: SIGHUP loads anew what it was started with; and the admin listener, if there is one."""
+    live = Live(service.batcher, service.telemetry, sources, ads=listener is not None)
+    loop, reloads = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+
+    def reload() -> None:
+        reloads.add(task := asyncio.create_task(live.reload()))  # the loop itself holds tasks only weakly
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            if listener is not None:
+                await stack.enter_async_context(_served(create_admin(service, live, token), listener))
+            yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        live.close()
+
+
+def open_listener(port: int) -> socket.socket:
+    """Of the admin listener, on loopback. Raises OSError naming the address."""
+    listener = bound(LOOPBACK, port)
+    listen(listener)
+    return listener
+
+
+def create_admin(service: Service, live: Live, token: str) -> Litestar:
+    """The ASGI application of the admin listener. `token`: what `Authorization: Bearer` must bring."""
+    app = Litestar(
+        [load, ads, delta, status, metrics],
+        guards=[partial(_require_token, f"Bearer {token}".encode())],
+        exception_handlers={
+            RequestError: partial(_refuse, 400),
+            ChangeError: partial(_refuse, 400),
+            DeltaError: partial(_refuse, 409),
+            OSError: partial(_refuse, 409),  # a path that cannot be read
+            LoadError: partial(_refuse, 409),
+            HTTPException: _http_error,
+            Exception: _crash,
+        },
+        request_max_body_size=MAX_BODY,
+        openapi_config=None,
+        logging_config=None,
+        debug=False,
+    )
+    app.state.service, app.state.live = service, live
+    return app
+
+
+@post("/admin/load", status_code=200)
+async def load(request: Request[Any, Any, Any]) -> Status:
+    """Another bundle and index."""
+    service, live = _parts(request)
+    wanted = read_load(await request.body())
+    deltas = None if wanted.deltas is None else Path(wanted.deltas)
+    await live.load(Sources(Path(wanted.bundle), Path(wanted.index), deltas))
+    return live.status(service.ready)
+
+
+@post("/admin/ads", status_code=200)
+async def ads(request: Request[Any, Any, Any]) -> Status:
+    """New ads, other bids, and so on."""
+    service, live = _parts(request)
+    body = await request.body()
+    await live.change(lambda scorer: prepare(scorer, read_changes(body, scorer), now()))
+    return live.status(service.ready)
+
+
+@post("/admin/delta", status_code=200)
+async def delta(request: Request[Any, Any, Any]) -> Status:
+    """A delta that `tt-jax index --delta-of` wrote."""
+    service, live = _parts(request)
+    path = read_delta(await request.body()).delta
+    await live.change(lambda scorer: prepare_delta(scorer, Delta.load(path)))
+    return live.status(service.ready)
+
+
+@get("/admin/status")
+async def status(request: Request[Any, Any, Any]) -> Status:
+    """What is served, and how the last loads and changes went."""
+    return request.app.state.live.status(request.app.state.service.ready)
+
+
+@get("/metrics", media_type=MediaType.TEXT)
+async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """Prometheus metrics of the service."""
+    telemetry = request.app.state.service.telemetry
+    return Response(telemetry.text(), headers={"content-type": telemetry.content_type})
+
+
+def _parts(request: Request[Any, Any, Any]) -> tuple[Service, Live]:
+    service = request.app.state.service
+    if not service.ready:
+        raise HTTPException(status_code=503, detail="not ready: starting or draining; nothing has changed")
+    return service, request.app.state.live
+
+
+def _require_token(expected: bytes, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    given = connection.headers.get("authorization", "").encode("utf-8", "replace")
+    if not hmac.compare_digest(given, expected):
+        raise NotAuthorizedException(
+            "expected the header 'Authorization: Bearer TOKEN', with the token of this service"
+        )
+
+
+def _refuse(code: int, _: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
+    return Response(ErrorAnswer(one_line(str(error))), status_code=code, media_type=MediaType.JSON)
+
+
+def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[ErrorAnswer]:
+    if error.status_code >= 500 and error.status_code != 503:
+        return _crash(request, error)
+    return _refuse(error.status_code, request, ValueError(error.detail))
+
+
+def _crash(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
+    _log.error("%s %s failed", request.scope["method"], request.scope["path"], exc_info=error)
+    return _refuse(500, request, ValueError("internal error"))
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the server of the service."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Captures none."""
+        yield
+
+
+@asynccontextmanager
+async def _served(app: Litestar, listener: socket.socket) -> AsyncIterator[None]:
+    config = uvicorn.Config(
+        app,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task

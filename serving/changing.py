@@ -1,0 +1,123 @@
+"""Changes of the ads of a scorer: what can be done ahead, while it goes on serving, and the change itself.
+
+scorer = prepare(scorer, changes, now()).apply(scorer)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serving.ad_rows import embed_ads
+from serving.ads import Ads, Update
+from serving.changes import ChangeError, Changes
+from serving.delta import Delta
+from serving.programs import EMBEDDED, GROWTH, Programs
+from serving.scorer import Scorer
+from tt_jax.features import Encoder
+
+HEADROOM = 1 / 16  # free places for new ads in a service whose ads change, as a share of the ads
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """Changes of the ads of a scorer, from `before` to `after`, ready to be made. Made by `prepare`."""
+
+    before: Ads
+    after: Ads
+    update: Update
+    programs: Programs
+
+    def apply(self, scorer: Scorer) -> Scorer:
+        """A scorer with the changed ads, within milliseconds. Consumes the one given, which nobody may use meanwhile.
+
+        What that one has ranked, or started to rank, remains valid. Raises ValueError, and consumes nothing, if it is
+        not the one that this was prepared for.
+        """
+        if self.before is not scorer.ads:
+            raise ValueError("the change was prepared for other ads than these")
+        return scorer.with_ads(self.after, self.programs.updated(self.update))
+
+
+def prepare(scorer: Scorer, changes: Changes, created: str, warm: bool = True) -> Change:
+    """All of a set of changes that can be done ahead: checks them, makes and compiles what they need.
+
+    Args:
+      scorer: is not changed, but more memory may be in use.
+      changes: with vectors of its bundle's ad tower.
+      created: UTC, ISO 8601.
+      warm: if the ads need more places, compile every program for those now.
+
+    Raises `ChangeError`.
+    """
+    programs, got = scorer.programs, changes.vectors
+    if (got.dtype, got.shape[1:]) != (programs.vector_dtype, programs.vector_shape):
+        expected = f"{programs.vector_dtype} {programs.vector_shape}"
+        raise ChangeError(f"vectors: expected {expected} of an ad, got {got.dtype} {got.shape[1:]}")
+    after, update = scorer.ads.changed(changes, created)
+    places = len(after.bids)
+    if places > programs.places:
+        programs = programs.grown(max(places, math.ceil(GROWTH * programs.places)))
+        if warm:
+            programs.warm_up()
+    programs.prepare_update(len(update.put), len(update.marked))
+    return Change(scorer.ads, after, update, programs)
+
+
+def prepare_delta(scorer: Scorer, delta: Delta, warm: bool = True) -> Change:
+    """As `prepare`. Raises `DeltaError` for a delta of another bundle or version, and `ChangeError` with its path."""
+    delta.require_after(scorer.fingerprint, scorer.ads.version)
+    try:
+        return prepare(scorer, delta.changes, delta.created, warm)
+    except ChangeError as e:
+        raise ChangeError(f"{delta.path}: {e}") from None
+
+
+def embed(scorer: Scorer, features: Mapping[str, Any], n: int) -> np.ndarray:
+    """Vectors `[n, T, D]` of n raw ads, in the dtype of the index, by the encoder and the ad tower of the bundle.
+
+    `features`: the columns of the ad tower. Raises `EncodeError` naming column, row and value.
+    """
+    programs = scorer.programs
+    out = np.empty((n, *programs.vector_shape), programs.vector_dtype)
+    batch = next((size for size in EMBEDDED if size >= n), EMBEDDED[-1])
+    embed_ads(Encoder(scorer.schema), features, batch, programs.embed, out)
+    return out
+
+
+def load(
+    bundle: str | Path,
+    index: str | Path,
+    deltas: str | Path | None = None,
+    *,
+    max_k: int = 1000,
+    live: bool = False,
+    like: Scorer | None = None,
+    warm: bool = True,
+) -> Scorer:
+    """`Scorer.load`, then the deltas applied, then everything compiled.
+
+    Args:
+      bundle, index, deltas: directories; the deltas must all be of this index, without a gap.
+      max_k: largest `k`.
+      live: whether ads are going to change: makes room for new ones, and compiles what most changes need.
+      like: a scorer whose compiled programs are used where they fit.
+      warm: compile now; else each program is compiled when it is first needed.
+
+    Raises what `Scorer.load` does, `DeltaError` and `ChangeError`.
+    """
+    changes = [] if deltas is None else Delta.load_all(deltas)
+    headroom = HEADROOM if live else 0.0
+    scorer = Scorer.load(bundle, index, max_k=max_k, warm=False, headroom=headroom, like=like)
+    for delta in changes:
+        scorer = prepare_delta(scorer, delta, warm=False).apply(scorer)
+    if warm:
+        scorer.warm_up()
+    if warm and live:
+        scorer.programs.warm_up_changes()
+    return scorer

@@ -1,0 +1,130 @@
+"""Changes of what a service serves, one at a time, made ready in a thread of their own while the service goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from serving.admin_messages import Count, Status
+from serving.batcher import Batcher
+from serving.changing import Change, load
+from serving.index import timestamp
+from serving.messages import one_line
+from serving.scorer import Scorer
+from serving.telemetry import ChangeKind, Telemetry
+
+R = TypeVar("R")
+_log = logging.getLogger(__name__)
+
+
+class LoadError(Exception):
+    """A bundle and an index that were not loaded; what was served before goes on. The message has the reason."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Directories of a bundle, an index and, if there are some, the deltas of that index."""
+
+    bundle: Path
+    index: Path
+    deltas: Path | None = None
+
+
+class Live:
+    """The changes of one service. All methods are for its event loop.
+
+    Attributes:
+      sources: what is served; at first that with which the service was started.
+    """
+
+    def __init__(self, batcher: Batcher, telemetry: Telemetry, sources: Sources, *, ads: bool) -> None:
+        """`ads`: whether ads are going to change too."""
+        self._batcher, self._telemetry, self._ads = batcher, telemetry, ads
+        self.sources = self._started_with = sources
+        self._lock = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="changes")
+        self._counts = {"load": Count(0, 0), "change": Count(0, 0)}
+        self._last_error: tuple[str, float] | None = None
+
+    async def load(self, sources: Sources) -> None:
+        """Loads, verifies and compiles, then switches between two batches. Raises `LoadError`."""
+
+        async def switch() -> None:
+            old = self._batcher.scorer
+            paths = sources.bundle, sources.index, sources.deltas
+            scorer = await self._run(lambda: load(*paths, max_k=old.max_k, live=self._ads, like=old))
+            await self._batcher.between(lambda _: (scorer, None))
+            self.sources = sources
+
+        try:
+            await self._attempt("load", switch)
+        except Exception as e:
+            reason = str(e) if isinstance(e, ValueError | OSError) else f"{type(e).__name__}: {e}"
+            raise LoadError(f"not loaded, {self._batcher.scorer.index_id[:12]} goes on: {reason}") from e
+
+    async def reload(self) -> None:
+        """Loads what the service was started with, which may be something else by now. An error is only logged."""
+        with contextlib.suppress(LoadError):  # counted and logged
+            await self.load(self._started_with)
+
+    async def change(self, make: Callable[[Scorer], Change]) -> None:
+        """Changes ads: `make` prepares that in the thread, then it happens between two batches. Raises what it does."""
+
+        async def switch() -> None:
+            change = await self._run(lambda: make(self._batcher.scorer))
+            await self._batcher.between(lambda scorer: (change.apply(scorer), None))
+
+        await self._attempt("change", switch)
+
+    def status(self, ready: bool) -> Status:
+        """What is served."""
+        scorer, now = self._batcher.scorer, time.time()
+        version, sources = scorer.ads.version, self.sources
+        return Status(
+            ready=ready,
+            bundle=str(sources.bundle),
+            index=str(sources.index),
+            deltas=None if sources.deltas is None else str(sources.deltas),
+            fingerprint=scorer.fingerprint,
+            version=str(version),
+            index_id=version.index_id,
+            sequence=version.sequence,
+            chain=version.chain,
+            ads=scorer.index_size,
+            eligible_ads=scorer.eligible,
+            places=scorer.programs.places,
+            age_seconds=now - timestamp(scorer.ads.created),
+            loads=self._counts["load"],
+            changes=self._counts["change"],
+            last_error=self._last_error and self._last_error[0],
+            last_error_seconds=self._last_error and now - self._last_error[1],
+        )
+
+    def close(self) -> None:
+        """Does not wait for what is in progress."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, work: Callable[[], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def _attempt(self, kind: ChangeKind, switch: Callable[[], Awaitable[None]]) -> None:
+        async with self._lock:
+            count = self._counts[kind]
+            try:
+                await switch()
+            except Exception as e:
+                expected = isinstance(e, ValueError | OSError)
+                _log.warning("%s failed, nothing has changed: %s", kind, one_line(str(e)), exc_info=not expected)
+                self._last_error = one_line(f"{kind}: {e}"), time.time()
+                self._telemetry.failed(kind)
+                count.failed += 1
+                raise
+            count.done += 1
+            self._telemetry.changed(kind, self._batcher.scorer)

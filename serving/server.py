@@ -1,0 +1,176 @@
+"""The HTTP server around an application: uvicorn, with limits on clients that are slow or silent, and a clean end."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import signal
+import socket
+import time
+from asyncio import BaseTransport
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from litestar import Litestar
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from serving.load import Load
+
+BACKLOG = 2048  # connections that the kernel accepts before we do
+_LONGEST_HEAD = 65_536  # bytes
+_LAST_ANSWER = 0.8  # of the grace time: when answers that are not written yet are given up
+
+
+class Connection(HttpToolsProtocol):
+    """One connection. uvicorn closes those that are idle after an answer; `close_if_stuck` is for the others."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_since: float | None = None  # the head of a request is awaited since then
+        self._head_bytes = 0
+        self._unread_since: float | None = None
+        self._answering: RequestResponseCycle | None = None  # `cycle` is the last one read, of several in a row
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        """Who connects is to send a request."""
+        self._head_since = time.monotonic()
+        super().connection_made(transport)  # pyright: ignore[reportArgumentType]
+
+    def data_received(self, data: bytes) -> None:
+        """The clock of a later request starts at the first byte of its head."""
+        if self._head_since is None and self.cycle.response_complete:
+            self._head_since, self._head_bytes = time.monotonic(), 0
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_since is not None and self._head_bytes > _LONGEST_HEAD and not self.transport.is_closing():
+            self.send_400_response("The head of the request is too long.")
+
+    def on_headers_complete(self) -> None:
+        """From here the handler limits the time for the body."""
+        self._head_since, self._head_bytes = None, 0
+        super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """uvicorn tells the last request that was read; this tells the one that is being answered."""
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+        super().connection_lost(exc)
+
+    def close_if_stuck(self, load: Load) -> None:
+        """Closes the connection if a head is not complete in time, or an answer not read. To be called every second."""
+        now = time.monotonic()
+        if not self.transport.get_write_buffer_size():
+            self._unread_since = None
+        elif self._unread_since is None:
+            self._unread_since = now
+        late = self._head_since is not None and now - self._head_since > load.read
+        unread = self._unread_since is not None and now - self._unread_since > load.unread
+        if late or unread:
+            self.transport.abort()
+
+
+class Server(uvicorn.Server):
+    """Ends a drained process by returning, where uvicorn raises the signal again and dies of it."""
+
+    def __init__(
+        self,
+        app: Litestar,
+        load: Load,
+        drain: Callable[[], None],
+        beside: Callable[[], AbstractAsyncContextManager[None]],
+    ) -> None:
+        """`drain` is called, in a signal handler, when SIGTERM or SIGINT has come. `beside` is entered before the first
+        request is taken, and left after the last one."""
+        config = uvicorn.Config(
+            app,
+            http=Connection,
+            backlog=BACKLOG,
+            lifespan="on",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,  # who the client is does not matter
+            timeout_keep_alive=load.keep_alive,
+            timeout_graceful_shutdown=_LAST_ANSWER * load.grace,  # pyright: ignore[reportArgumentType], a float is fine
+        )
+        super().__init__(config)
+        self._load, self._drain, self._beside = load, drain, beside
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serves until a signal, with what runs beside it."""
+        async with self._beside():
+            await super().serve(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second; once a second, connections that are stuck are closed."""
+        if counter % 10 == 0:
+            for connection in tuple(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.close_if_stuck(self._load)
+        return await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM or SIGINT: drain; a second SIGINT does not wait."""
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        if not self.should_exit:
+            self._drain()
+        self.should_exit = True
+
+
+def calm_garbage_collector() -> None:
+    """To be called once all is loaded. A full collection walks all that JAX and the libraries hold, a pause of 0.1 s in
+    which nothing is answered, and answers of a few thousand objects each would bring one about every second."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
+
+
+def allow_many_connections() -> None:
+    """Each takes a file descriptor, of which a process may have few unless it asks for more."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def require_port(port: int) -> None:
+    """Raises ValueError unless it is one, or 0 for a free one."""
+    if not 0 <= port < 2**16:
+        raise ValueError(f"port: expected 0 to {2**16 - 1}, got {port}")
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that has the address, but refuses connections until `listen`.
+
+    Raises ValueError for a port that is none, and OSError naming an address that cannot be had.
+    """
+    require_port(port)
+    with ExitStack() as on_error, _address_error(host, port):
+        listener = on_error.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        on_error.pop_all()
+        return listener
+
+
+def listen(listener: socket.socket) -> None:
+    """Takes connections. Raises OSError naming an address that cannot be had."""
+    host, port, *_ = listener.getsockname()
+    with _address_error(host, port):
+        listener.listen(BACKLOG)
+
+
+@contextmanager
+def _address_error(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise OSError(f"cannot listen on {host}:{port}: {e.strerror or e}") from None

@@ -1,0 +1,312 @@
+"""The admin listener: who may use it, what it changes while the service goes on, what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from litestar import Litestar
+from litestar.testing import TestClient
+
+from serving.admin import create_admin, read_token
+from serving.changing import load
+from serving.delta import Base, make_delta
+from serving.index import AdIndex, build_index
+from serving.live import Live, Sources
+from serving.scorer import Scorer
+from serving.service import create_app
+from tests import tiny
+from tests.service_calls import error_of, post, some_queries
+from tt_jax.bundle import Bundle
+
+MAX_K = 20
+TOKEN = "a-token-of-the-tests"
+AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}
+QUERY = some_queries(1)[0]
+Client = TestClient[Litestar]
+
+
+@dataclasses.dataclass(frozen=True)
+class Both:
+    """Clients of a service and of its admin listener."""
+
+    service: Client
+    admin: Client
+
+    def change(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer = self.admin.post(path, content=json.dumps(body))
+        assert answer.status_code == 200, answer.text
+        assert answer.json() == {**self.status(), "age_seconds": answer.json()["age_seconds"]} | _recent(answer.json())
+        return answer.json()
+
+    def refused(self, path: str, body: Any, code: int) -> str:
+        """The error of what changes nothing."""
+        before, ranked = self.status(), post(self.service, {"query": QUERY})
+        error = error_of(self.admin.post(path, content=body if isinstance(body, bytes) else json.dumps(body)), code)
+        after = self.status()
+        changing = ("age_seconds", "last_error", "last_error_seconds", "loads", "changes")
+        assert {k: v for k, v in before.items() if k not in changing} == {
+            k: v for k, v in after.items() if k not in changing
+        }
+        assert post(self.service, {"query": QUERY}) == ranked
+        return error
+
+    def status(self) -> dict[str, Any]:
+        return self.admin.get("/admin/status").json()
+
+    def metric(self, name: str) -> float:
+        text = self.admin.get("/metrics").text
+        assert text.splitlines() != []
+        (value,) = re.findall(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+        return float(value)
+
+
+def _recent(status: dict[str, Any]) -> dict[str, Any]:
+    return {"last_error_seconds": status["last_error_seconds"]}
+
+
+@pytest.fixture(scope="module")
+def both(tiny_bundle: Path, tiny_index: Path, warm_scorer: Scorer) -> Iterator[Both]:
+    """One service for all tests of this file: none may rely on what it serves."""
+    sources = Sources(tiny_bundle, tiny_index)
+    app = create_app(load(tiny_bundle, tiny_index, max_k=MAX_K, live=True, like=warm_scorer))
+    service = app.state.service
+    live = Live(service.batcher, service.telemetry, sources, ads=True)
+    with TestClient(app) as client, TestClient(create_admin(service, live, TOKEN)) as admin:
+        admin.headers.update(AUTHORIZED)
+        yield Both(client, admin)
+    live.close()
+
+
+@pytest.fixture
+def fresh(both: Both, tiny_bundle: Path, tiny_index: Path) -> Both:
+    """With the tiny pair loaded anew."""
+    both.change("/admin/load", {"bundle": str(tiny_bundle), "index": str(tiny_index)})
+    return both
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN, "Bearer \u00e9"])
+def test_nobody_else_may(both: Both, header: str | None) -> None:
+    headers = {"authorization": header.encode() if header else ""}
+    for method, path in (
+        ("GET", "/admin/status"),
+        ("GET", "/metrics"),
+        ("POST", "/admin/load"),
+        ("POST", "/admin/ads"),
+    ):
+        error = error_of(both.admin.request(method, path, headers=headers), 401)
+        assert "Bearer" in error
+        assert TOKEN not in error
+    for path in ("/admin/status", "/admin/load"):  # not on the listener of the service
+        assert both.service.get(path, headers=AUTHORIZED).status_code == 404
+
+
+def test_a_token_must_be_one(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    for text in ("", "short", "a" * 15, "two words of a token", "several\nlines-of-a-token"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="token: expected a token of at least 16") as refused:
+            read_token(path)
+        assert not text or text not in str(refused.value)
+    path.write_bytes(b"\xff" * 20)
+    with pytest.raises(ValueError, match="ASCII"):
+        read_token(path)
+    path.write_text(f"{TOKEN}\n")
+    assert read_token(path) == TOKEN
+
+
+def test_changed_ads_are_in_the_next_answer(fresh: Both) -> None:
+    ads = post(fresh.service, {"query": QUERY, "k": 10})["ads"]
+    first, second, third, *rest = [ad["id"] for ad in ads]
+    row = tiny.rows(tiny.ad_columns(np.random.default_rng(9), 1, [123_456]))[0]
+    before = fresh.status()
+    status = fresh.change(
+        "/admin/ads",
+        {
+            "disable": [first],
+            "remove": [second],
+            "rebid": [[third, 1e6]],
+            "upsert": [{**row, "bid": 1e9, "eligible": True}],
+        },
+    )
+    answer = post(fresh.service, {"query": QUERY, "k": 10})
+    assert [ad["id"] for ad in answer["ads"]][:9] == [123_456, third, *rest]
+    assert answer["index"] == status["version"] == fresh.service.get("/v1/model").json()["index"]
+    assert answer["index"].startswith(f"{before['index_id']}+1.{status['chain'][:16]}")
+    assert (status["ads"], status["eligible_ads"]) == (before["ads"], before["eligible_ads"] - 1)
+    assert status["changes"]["done"] == before["changes"]["done"] + 1
+    assert "unknown ad ids" in error_of(
+        fresh.service.post("/v1/rank", content=json.dumps({"query": QUERY, "candidates": [second]})), 400
+    )
+    expected = {
+        "tt_jax_index_sequence": 1,
+        "tt_jax_index_ads": status["ads"],
+        "tt_jax_index_eligible_ads": status["eligible_ads"],
+        'tt_jax_changes_total{kind="change",outcome="done"}': status["changes"]["done"],
+    }
+    assert {name: fresh.metric(name) for name in expected} == expected
+    assert 0 <= fresh.metric("tt_jax_index_age_seconds") < 100
+    enabled = fresh.change("/admin/ads", {"enable": [first]})
+    assert enabled["sequence"] == 2
+    assert first in [ad["id"] for ad in post(fresh.service, {"query": QUERY, "k": 10})["ads"]]
+
+
+def test_deltas_one_after_the_other(fresh: Both, tiny_bundle: Path, tiny_index: Path, tmp_path: Path) -> None:
+    bundle, rng = Bundle.load(tiny_bundle), np.random.default_rng(4)
+    base: Path = tiny_index
+    for name in ("1", "2"):
+        make_delta(bundle, Base.read(base), tiny.ads_table(rng, 5)).save(base := tmp_path / name)
+    error = fresh.refused("/admin/delta", {"delta": str(tmp_path / "2")}, 409)
+    assert f"{tmp_path / '2'}: out of sequence" in error
+    for sequence in (1, 2):
+        status = fresh.change("/admin/delta", {"delta": str(tmp_path / str(sequence))})
+        assert (status["sequence"], status["last_error"]) == (sequence, f"change: {error}")
+        assert post(fresh.service, {"query": QUERY})["index"] == status["version"]
+    assert "expected delta 3, got 2" in fresh.refused("/admin/delta", {"delta": str(tmp_path / "2")}, 409)
+    changed = tmp_path / "2" / "bids.npy"
+    changed.write_bytes(changed.read_bytes()[:-1])
+    assert "bids.npy" in fresh.refused("/admin/delta", {"delta": str(tmp_path / "2")}, 409)
+    assert "expected a directory" in fresh.refused("/admin/delta", {"delta": str(tmp_path / "3")}, 409)
+    assert "unknown key" in fresh.refused("/admin/delta", {"delt": "x"}, 400)
+    # All of them, applied while the pair is loaded.
+    make_delta(bundle, Base.read(tiny_index), tiny.ads_table(rng, 5)).save(tmp_path / "all" / "1")
+    body = {"bundle": str(tiny_bundle), "index": str(tiny_index), "deltas": str(tmp_path / "all")}
+    assert fresh.change("/admin/load", body)["sequence"] == 1
+
+
+def test_what_cannot_be_loaded_changes_nothing_and_says_why(
+    both: Both, tiny_bundle: Path, tiny_index: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = AdIndex.load(tiny_index)
+    dataclasses.replace(index, fingerprint="f" * 64).save(tmp_path / "other")
+    index.save(tmp_path / "damaged")
+    (tmp_path / "damaged" / "valid.npy").write_bytes(b"x")
+    failed = both.status()["loads"]["failed"]
+    bodies = (
+        ({"bundle": str(tmp_path), "index": str(tiny_index)}, "expected a directory with a manifest"),
+        ({"bundle": str(tiny_bundle), "index": str(tmp_path / "other")}, "f" * 64),
+        ({"bundle": str(tiny_bundle), "index": str(tmp_path / "damaged")}, "valid.npy"),
+        ({"bundle": str(tiny_index), "index": str(tiny_bundle)}, "manifest"),
+    )
+    for body, message in bodies:
+        error = both.refused("/admin/load", body, 409)
+        assert message in error
+        assert "goes on" in error
+        assert message in caplog.text
+        assert message in both.status()["last_error"]
+    assert both.status()["loads"]["failed"] == failed + len(bodies)
+    assert both.metric('tt_jax_changes_total{kind="load",outcome="failed"}') == failed + len(bodies)
+    assert 0 <= both.metric("tt_jax_last_error_age_seconds") < 100
+    for body, code, message in (
+        (b"", 400, "empty body"),
+        (b'{"bundle": 3}', 400, "bundle: expected str"),
+        ({"bundle": "b"}, 400, "index"),
+        ({"bundle": "b", "index": "i", "indx": "i"}, 400, "'index'"),
+    ):
+        assert message in both.refused("/admin/load", body, code)
+    for method, path, code in (("GET", "/admin/loads", 404), ("GET", "/admin/load", 405)):
+        error_of(both.admin.request(method, path), code)
+
+
+def test_random_bodies_never_crash_it(both: Both) -> None:
+    rng, ranked = np.random.default_rng(3), post(both.service, {"query": QUERY})
+    ids = [ad["id"] for ad in ranked["ads"]]
+    row = tiny.rows(tiny.ad_columns(rng, 1, [77]))[0] | {"bid": 1.0, "eligible": True}
+    seeds = [
+        json.dumps(body).encode() for body in ({"upsert": [row, row]}, {"rebid": [[ids[0], 2.0]], "remove": [0.5]})
+    ]
+    deep = (b"[" * n + b"1" + b"]" * n for n in (400, 900, 970, 20_000))
+    seeds += [b'{"upsert": [{"ad_id": 7, "bid": 1, "eligible": true, "advertiser": %s}]}' % value for value in deep]
+    for i in range(240):
+        body = bytearray(seeds[i % len(seeds)])
+        for _ in range(i // 60):
+            at = int(rng.integers(len(body)))
+            body[at : at + int(rng.integers(3))] = rng.bytes(int(rng.integers(3)))
+        error_of(both.admin.post("/admin/ads", content=bytes(body)), 400)
+    assert post(both.service, {"query": QUERY}) == ranked
+    error_of(both.admin.post("/admin/delta", content=json.dumps({"delta": "x" * 5000})), 409)
+
+
+def test_a_service_that_drains_is_not_changed(both: Both) -> None:
+    both.service.app.state.service.ready = False
+    try:
+        assert "draining" in both.refused("/admin/ads", {"disable": [1]}, 503)
+        assert both.status()["ready"] is False
+    finally:
+        both.service.app.state.service.ready = True
+
+
+def test_more_ads_than_places(fresh: Both) -> None:
+    """Compiled anew for more of them. The last user of `fresh`: another load would have to compile too."""
+    places = fresh.status()["places"]
+    n = places - fresh.status()["ads"] + 1
+    rows = tiny.rows(tiny.ad_columns(np.random.default_rng(8), n, list(range(10**6, 10**6 + n))))
+    body = {"upsert": [{**row, "bid": 1e6 + i, "eligible": True} for i, row in enumerate(rows)]}
+    status = fresh.change("/admin/ads", body)
+    assert status["places"] > places
+    assert status["ads"] == places + 1
+    ids = {ad["id"] for ad in post(fresh.service, {"query": QUERY, "k": MAX_K})["ads"]}
+    assert ids <= set(range(10**6, 10**6 + n))
+
+
+def test_the_process_reloads_what_a_link_points_to(tiny_bundle: Path, tiny_index: Path, tmp_path: Path) -> None:
+    """Symbolic links are replaced, SIGHUP comes, the new index serves; SIGTERM ends both listeners."""
+    bundle, rng = Bundle.load(tiny_bundle), np.random.default_rng(6)
+    (tmp_path / "token").write_text(TOKEN)
+    (tmp_path / "index").symlink_to(tiny_index)
+    (tmp_path / "deltas").mkdir()
+    build_index(bundle, tiny.ads_table(rng, 200)).save(tmp_path / "next")
+    arguments = [f"--bundle={tiny_bundle}", f"--index={tmp_path / 'index'}", f"--deltas={tmp_path / 'deltas'}"]
+    arguments += ["--port=0", "--max-k=20", "--admin-port=0", f"--admin-token-file={tmp_path / 'token'}"]
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "tt_jax", "serve", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    try:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(2)]
+        urls = [found[0] for line in lines if (found := re.findall(r"http://127\.0\.0\.1:\d+", line))]
+        assert len(urls) == 2, process.communicate()[1]
+        with (
+            httpx.Client(base_url=urls[0], timeout=60, headers=AUTHORIZED) as admin,
+            httpx.Client(base_url=urls[1], timeout=60) as client,
+        ):
+            first = AdIndex.load(tiny_index).index_id
+            assert post(client, {"query": QUERY})["index"] == first
+            disabled = admin.post(
+                "/admin/ads", content=json.dumps({"disable": [post(client, {"query": QUERY})["ads"][0]["id"]]})
+            )
+            assert disabled.json()["sequence"] == 1, disabled.text
+            assert post(client, {"query": QUERY})["index"] == disabled.json()["version"]
+            (tmp_path / "new link").symlink_to(tmp_path / "next")
+            os.replace(tmp_path / "new link", tmp_path / "index")
+            delta = make_delta(bundle, Base.read(tmp_path / "next"), tiny.ads_table(rng, 3))
+            delta.save(tmp_path / "deltas" / "1")
+            process.send_signal(signal.SIGHUP)
+            second, end = AdIndex.load(tmp_path / "next").index_id, time.monotonic() + 60
+            while not post(client, {"query": QUERY})["index"].startswith(f"{second}+1."):
+                assert time.monotonic() < end, admin.get("/admin/status").text
+                time.sleep(0.05)
+            status = admin.get("/admin/status").json()
+            assert (status["loads"], status["deltas"]) == ({"done": 1, "failed": 0}, str(tmp_path / "deltas"))
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out, err) == (0, "", "")
+    finally:
+        process.kill()
+        process.communicate()

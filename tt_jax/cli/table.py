@@ -1,0 +1,35 @@
+"""Figures as a table for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def table(title: str, rows: Mapping[str, Mapping[str, Any]], shown: Sequence[str], digits: int = 4) -> str:
+    """One line a row under a heading, and under it, where it has `intervals`, their ends.
+
+    Args:
+      rows: name -> figure -> value, an int, a float or None; `intervals`: figure -> `[low, high]` or None.
+      shown: the figures, in order.
+      digits: of a float, after the point.
+    """
+    widths = [max(12, len(name) + 2) for name in shown]
+    lines = [_line(title, shown, widths)]
+    for name, found in rows.items():
+        lines.append(_line(f"  {name}", [_cell(found[figure], digits) for figure in shown], widths))
+        if "intervals" in found:
+            known = [found["intervals"].get(figure) for figure in shown]  # a count has none
+            for end, place in (("from", 0), ("to", 1)):
+                lines.append(_line(f"    {end}", [_cell(i[place], digits) if i else "" for i in known], widths))
+    return "\n".join(lines)
+
+
+def _line(name: str, cells: Sequence[str], widths: Sequence[int]) -> str:
+    return f"{name:<16}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+
+
+def _cell(value: float | None, digits: int) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
