@@ -16,8 +16,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +36,9 @@ from tt_jax.config import Config
 from tt_jax.features import Encoder
 from tt_jax.metrics import probability, sigmoid
 from tt_jax.metrics.funnel import funnel_metrics
-from tt_jax.training.checkpoint import Checkpoints
 from tt_jax.training.loop import train
-from tt_jax.training.setup import make_model
-from tt_jax.training.step import init_state
-from tt_jax.training.trained import Trained, load_trained
+from tt_jax.training.skew import make_mixed_predict, pair
+from tt_jax.training.trained import Trained, load_saved, load_trained
 
 SCENARIO = "shopping"
 WORLD = AdWorldConfig(
@@ -171,18 +168,11 @@ def stale_index(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def _earlier(workdir: Path, trained: Trained) -> Iterator[tuple[int, Trained]]:
-    model = make_model(trained.record.config, trained.record.schema)
-    abstract = jax.eval_shape(lambda: init_state(model, trained.record.config, total_steps=1))
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract)
-    with closing(Checkpoints(workdir)) as checkpoints:
-        steps = [s for s in checkpoints.steps() if s < trained.step]
-        for behind in (20, 40, 80, 160, 240):
-            at = [s for s in steps if 0 <= (trained.step - s) - behind < SAVE_EVERY]
-            if at:
-                state = checkpoints.restore(abstract, at[-1]).state
-                old = dataclasses.replace(trained, params=state.params, tables=state.tables, step=at[-1])
-                yield trained.step - at[-1], old
+    saved = [old for old in load_saved(workdir) if old.step < trained.step]
+    for behind in (20, 40, 80, 160, 240):
+        at = [old for old in saved if 0 <= (trained.step - old.step) - behind < SAVE_EVERY]
+        if at:
+            yield trained.step - at[0].step, at[0]
 
 
 def mixed(new: Trained, old: Trained, table: pa.Table) -> np.ndarray:
@@ -190,17 +180,10 @@ def mixed(new: Trained, old: Trained, table: pa.Table) -> np.ndarray:
     arrays = Encoder(new.record.schema).encode(
         dict(zip(table.column_names, table.columns, strict=True)), outcomes=False
     ).arrays  # fmt: skip
-    query, ad = (
-        _embed(new.model, t, trained.params, trained.tables, arrays) for t, trained in (("query", new), ("ad", old))
-    )
-    head = new.record.schema.heads.index("click")
-    return sigmoid((query[:, head] * ad[:, head]).sum(axis=1) + np.asarray(new.params["bias"])[head])
-
-
-def _embed(model: Any, tower: Any, params: Any, tables: Any, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    run = jax.jit(lambda p, t, ids, floats: model.embed(p, t, tower, ids, floats))
-    parts = np.array_split(np.arange(len(arrays["query_ids"])), 8)
-    return np.concatenate([run(params, tables, arrays[f"{tower}_ids"][i], arrays[f"{tower}_floats"][i]) for i in parts])
+    predict, (params, tables) = make_mixed_predict(new.model), pair(new, old)
+    parts = np.array_split(np.arange(len(table)), 8)
+    logits = [predict(params, tables, {name: array[i] for name, array in arrays.items()}) for i in parts]
+    return sigmoid(np.concatenate(logits)[:, new.record.schema.heads.index("click")])
 
 
 def _seconds_to_embed(trained: Trained) -> float:

@@ -30,6 +30,7 @@ from serving.batches import (
 )
 from serving.load import Load
 from serving.messages import Work
+from serving.pace import Pace
 from serving.programs import QUERIES
 from serving.scorer import Scorer
 from serving.telemetry import QueueMetrics
@@ -38,7 +39,7 @@ __all__ = ["Batcher", "DeadlineError", "OverloadError", "Ranked"]
 
 R = TypeVar("R")
 Change = Callable[[Scorer], tuple[Scorer, Any]]
-_SMOOTHING = 0.2  # weight of the newest batch in the mean duration of one
+_MARGIN = 1.25  # what is expected to be later than the deadline by less may well be in time, or not: it is not worth it
 
 
 class Batcher:
@@ -66,7 +67,8 @@ class Batcher:
         self._changes: deque[tuple[Change, asyncio.Future[Any]]] = deque()
         self._closed = False
         self._running = 0  # batches
-        self._batch_seconds = self._finished = 0.0  # mean duration of the last batches; when the last one was done
+        self._pace = Pace()
+        self._finished = self._busy_until = 0.0  # when the last batch was done; when the running ones should be
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
         self._thread.start()
 
@@ -84,7 +86,7 @@ class Batcher:
         if self._queued and self._queued + queries > self._load.max_queue:
             self._metrics.shed["full"].inc()
             raise OverloadError(f"the queue is full: {self._queued} queries wait", wait)
-        if wait and time.perf_counter() + wait > deadline:
+        if wait and time.perf_counter() + _MARGIN * wait > deadline:
             self._metrics.shed["slow"].inc()
             raise OverloadError(f"an answer would take about {wait * 1e3:.0f} ms, longer than the request allows", wait)
 
@@ -132,7 +134,7 @@ class Batcher:
         """Seconds until as many more queries would be answered; 0 if nothing is before them."""
         if not self._running and not self._queued:
             return 0.0
-        return (self._running + math.ceil((self._queued + queries) / QUERIES[-1])) * self._batch_seconds
+        return max(0.0, self._busy_until - time.perf_counter()) + self._pace.queue(self._queued + queries)
 
     def _run(self) -> None:
         running: Batch | None = None
@@ -160,7 +162,12 @@ class Batcher:
         if may_wait:
             self._wait_for_company()
         now, dropped = time.perf_counter(), list[Outcome]()
-        waiting = [request for request in self._queue if self._is_wanted(request, now, dropped)]
+        seconds = self._pace.call(batch_size(self._queued, QUERIES[-1])) if self._queued else 0.0
+        waiting = list[Queued]()
+        for request in self._queue:
+            # The first one is ranked in any case, so that an expectation that is wrong does not outlive its reason.
+            if self._is_wanted(request, now + seconds if waiting else now, dropped):
+                waiting.append(request)
         deliver(dropped)
         taken, kept, queries, most = list[Queued](), deque[Queued](), 0, 0
         if waiting:
@@ -182,16 +189,16 @@ class Batcher:
                 return
             self._wake.wait(left)
 
-    def _is_wanted(self, request: Queued, now: float, dropped: list[Outcome]) -> bool:
-        """Whether to rank it. If not, `dropped` gets the reason, unless nobody waits for that either."""
+    def _is_wanted(self, request: Queued, done: float, dropped: list[Outcome]) -> bool:
+        """Whether to rank it, to be done then. If not, `dropped` gets the reason, unless the client left."""
         if request.answer.done():
             self._metrics.shed["gone"].inc()
             return False
-        if now > request.deadline:
+        if done > request.deadline:
             self._metrics.shed["expired"].inc()
-            dropped.append((request.answer, DeadlineError("the deadline passed while the request was queued")))
+            dropped.append((request.answer, DeadlineError("the deadline passes while the request is queued")))
             return False
-        if now > self.closing_at:
+        if done > self.closing_at:
             self._metrics.shed["closing"].inc()
             dropped.append((request.answer, OverloadError("the service is stopping", 1.0)))
             return False
@@ -203,6 +210,7 @@ class Batcher:
         deliver(failed)
         if batch is not None:
             self._running += 1
+            self._busy_until = max(batch.started, self._busy_until) + self._pace.queue(batch.queries)
             self._metrics.batch.observe(batch.queries)
             for request in batch.requests:
                 self._metrics.wait.observe(batch.started - request.arrived)
@@ -211,9 +219,10 @@ class Batcher:
     def _finish(self, batch: Batch) -> None:
         outcomes = batch.outcomes()
         now = time.perf_counter()
-        seconds = now - max(batch.started, self._finished)  # of two that overlap, the later one counts from there
-        self._batch_seconds += (seconds - self._batch_seconds) * (_SMOOTHING if self._batch_seconds else 1.0)
+        own = now - max(batch.started, self._finished)  # seconds, of two that overlap
+        self._pace.measured(batch.queries, own)
         self._finished, self._running = now, self._running - 1
+        self._busy_until = max(now, self._busy_until) if self._running else now
         deliver(outcomes)
         self._metrics.shed["late"].inc(sum(isinstance(result, DeadlineError) for _, result in outcomes))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,11 @@ class OverloadError(Exception):
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+    @property
+    def retry_after_header(self) -> str:
+        """Value of `Retry-After`, which HTTP has in whole seconds."""
+        return str(max(1, math.ceil(self.retry_after)))
 
 
 class DeadlineError(Exception):

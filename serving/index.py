@@ -162,7 +162,7 @@ class AdIndex:
                 index_id=manifest.index_id,
                 created=manifest.created,
             )
-        except (OSError, ValueError, TypeError, EOFError) as e:
+        except Exception as e:  # NumPy and tokenize raise every kind for a damaged file
             raise AdIndexError(f"{path}: {e}") from e
         if (index.dtype, index.vectors.shape) != (manifest.dtype, manifest.shape):
             found = f"{index.dtype} {index.vectors.shape}"

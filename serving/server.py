@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from litestar import Litestar
+from litestar.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from serving.load import Load
@@ -82,7 +82,7 @@ class Server(uvicorn.Server):
 
     def __init__(
         self,
-        app: Litestar,
+        app: ASGIApp,
         load: Load,
         drain: Callable[[], None],
         beside: Callable[[], AbstractAsyncContextManager[None]],

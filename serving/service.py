@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import logging
-import math
 import platform
 import time
 from collections.abc import AsyncIterator, Callable
@@ -20,6 +19,7 @@ from litestar.openapi import ResponseSpec
 from serving.batcher import Batcher, DeadlineError, OverloadError, Ranked
 from serving.changing import load as load_scorer
 from serving.docs import RankOperation, openapi_config
+from serving.door import Door
 from serving.json_response import JsonResponse
 from serving.load import Load
 from serving.messages import (
@@ -35,12 +35,14 @@ from serving.messages import (
     read_request,
     to_work,
 )
+from serving.request_log import LogSettings, RequestLog
 from serving.scorer import RequestError, Scorer
 from serving.server import Server, allow_many_connections, bound, calm_garbage_collector, listen
 from serving.telemetry import STARTED, Telemetry
 from tt_jax.schema import Feature
 
 _LAST_BATCH = 0.6  # of the grace time: when no batch is started any more
+RANK = "/v1/rank"
 _log = logging.getLogger(__name__)
 _ERRORS = {
     400: ResponseSpec(ErrorAnswer, description="The request is wrong; `error` says where.", generate_examples=False),
@@ -54,13 +56,14 @@ _ERRORS = {
 class Service:
     """What the handlers share. `ready` is False before start-up and while the process drains."""
 
-    def __init__(self, scorer: Scorer, max_body: int, max_queries: int, load: Load) -> None:
+    def __init__(self, scorer: Scorer, max_body: int, max_queries: int, load: Load, log: LogSettings | None) -> None:
         versions = {name: importlib.metadata.version(name) for name in ("tt-jax", "jax", "litestar")}
         versions = {name.replace("-", "_"): v for name, v in versions.items()} | {"python": platform.python_version()}
         self.limits = Limits(scorer.max_k, max_queries, scorer.max_candidates, max_body)
         self.telemetry = Telemetry(scorer, versions)
         self.load = load
         self.batcher = Batcher(scorer, load=load, metrics=self.telemetry.queue)
+        self.request_log = RequestLog(log, self.telemetry.registry) if log else None
         self.ready = False
         self._versions = versions
 
@@ -97,14 +100,22 @@ def _feature_info(f: Feature) -> FeatureInfo:
     )
 
 
-def create_app(scorer: Scorer, *, max_body: int = 2**20, max_queries: int = 64, load: Load | None = None) -> Litestar:
+def create_app(
+    scorer: Scorer,
+    *,
+    max_body: int = 2**20,
+    max_queries: int = 64,
+    load: Load | None = None,
+    log: LogSettings | None = None,
+) -> Litestar:
     """The ASGI application of a warm scorer, for one run of its lifespan.
 
     Args:
       max_body: bytes; a longer body is answered with 413.
       max_queries: most queries of one request.
+      log: of a sample of the requests, for `tt-jax parity`; None = no log.
     """
-    service = Service(scorer, max_body, max_queries, load or Load())
+    service = Service(scorer, max_body, max_queries, load or Load(), log)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -114,6 +125,8 @@ def create_app(scorer: Scorer, *, max_body: int = 2**20, max_queries: int = 64, 
         finally:
             service.ready = False
             service.batcher.close()
+            if service.request_log:
+                service.request_log.close()
 
     app = Litestar(
         [rank, live, ready, metrics, model],
@@ -137,7 +150,7 @@ def create_app(scorer: Scorer, *, max_body: int = 2**20, max_queries: int = 64, 
 
 
 # Not declared as `data`: Litestar would choose the decoder by Content-Type, and `curl -d` sends that of a form.
-@post("/v1/rank", status_code=200, operation_class=RankOperation, responses=_ERRORS)
+@post(RANK, status_code=200, operation_class=RankOperation, responses=_ERRORS)
 async def rank(request: Request[Any, Any, Any]) -> Response[RankAnswer | BatchAnswer]:
     """The best ads for a query, or for each of several. The body is read as JSON, whatever its Content-Type."""
     service = _service(request)
@@ -148,6 +161,8 @@ async def rank(request: Request[Any, Any, Any]) -> Response[RankAnswer | BatchAn
     work = to_work(message, service.limits.queries)
     ranked = await _unless_gone(request, service.batcher.submit(work, deadline))
     service.telemetry.ranked(work.queries, ranked.ads)
+    if service.request_log:
+        service.request_log.offer(work, ranked)
     if message.query is not None:
         return JsonResponse(RankAnswer(ranked.ads[0], ranked.bundle, ranked.index))
     return JsonResponse(BatchAnswer([Ads(ads) for ads in ranked.ads], ranked.bundle, ranked.index))
@@ -217,7 +232,7 @@ def _bad_request(_: Request[Any, Any, Any], error: RequestError) -> Response[Err
 
 
 def _overloaded(_: Request[Any, Any, Any], error: OverloadError) -> Response[ErrorAnswer]:
-    return _error(503, str(error), {"retry-after": str(max(1, math.ceil(error.retry_after)))})
+    return _error(503, str(error), {"retry-after": error.retry_after_header})
 
 
 def _late(_: Request[Any, Any, Any], error: DeadlineError) -> Response[ErrorAnswer]:
@@ -261,6 +276,7 @@ def run(
     port: int = 8080,
     max_k: int = 1000,
     load: Load | None = None,
+    log: LogSettings | None = None,
     live: bool = False,
     beside: Beside = _nothing,
 ) -> None:
@@ -269,23 +285,25 @@ def run(
     Args:
       bundle, index, deltas, max_k, live: see `serving.changing.load`.
       load: limits.
+      log: of a sample of the requests.
       beside: entered before the service takes requests, and left when it has drained.
 
-    Raises ValueError for a port that is none, what `serving.changing.load` raises, and OSError naming an address that
-    is taken.
+    Raises ValueError for a port that is none, what `serving.changing.load` and `RequestLog` raise, and OSError naming
+    an address that is taken.
     """
     load = load or Load()
     allow_many_connections()
     with bound(host, port) as listener:  # before the seconds that loading takes
         app = create_app(  # no name for the scorer: it would be kept when another takes its place
-            load_scorer(bundle, index, deltas, max_k=max_k, live=live), load=load
+            load_scorer(bundle, index, deltas, max_k=max_k, live=live), load=load, log=log
         )
         calm_garbage_collector()
         listen(listener)
         address = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-        service = app.state.service
+        service: Service = app.state.service
+        door = Door(app, RANK, service.batcher, service.telemetry)
         print(f"serving http://{address} (docs at /schema): {_describe(service.batcher.scorer)}", flush=True)
-        Server(app, load, service.drain, lambda: beside(service)).run(sockets=[listener])
+        Server(door, load, service.drain, lambda: beside(service)).run(sockets=[listener])
 
 
 def _describe(scorer: Scorer) -> str:

@@ -120,7 +120,7 @@ def told_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def told_run(told_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a short run on it."""
+    """The directory of a short run on it, with checkpoints of four steps."""
     import dataclasses
 
     from tests import tiny
@@ -129,7 +129,8 @@ def told_run(told_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     data = dataclasses.replace(tiny.CONFIG.data, path=str(told_path))
     workdir = tmp_path_factory.mktemp("told_run") / "run"
-    train(dataclasses.replace(tiny.CONFIG, data=data, train=TrainConfig(epochs=2)), workdir)
+    saves = TrainConfig(epochs=2, save_every=60, keep_last=4)
+    train(dataclasses.replace(tiny.CONFIG, data=data, train=saves), workdir)
     return workdir
 
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import numpy as np
+import uvicorn
+from litestar import Litestar
 
 from serving.scorer import ScoredAd
 from tests import tiny
@@ -38,3 +44,22 @@ def error_of(answer: httpx.Response, status: int) -> str:
     assert "\n" not in body["error"]
     assert "Traceback" not in body["error"]
     return body["error"]
+
+
+@contextmanager
+def running(app: Litestar) -> Iterator[tuple[str, int]]:
+    """Host and port of an application that answers over real connections, in a thread."""
+    config = uvicorn.Config(app, port=0, lifespan="on", ws="none", log_config=None, access_log=False)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        deadline = time.monotonic() + 60
+        while not server.started:
+            assert thread.is_alive()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        yield server.servers[0].sockets[0].getsockname()[:2]
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -19,6 +19,7 @@ from serving.batches import Queued, batch_size, start_batch
 from serving.index import AdIndex
 from serving.load import Load
 from serving.messages import Work
+from serving.pace import Pace
 from serving.scorer import RequestError, Scorer
 from tests.service_calls import some_queries
 from tt_jax.bundle import Bundle
@@ -208,7 +209,7 @@ def test_deadlines_hold_at_the_door_in_the_queue_and_at_the_end(scorer: Scorer) 
             patient = batcher.submit(work({}), time.perf_counter() + 60)
             with pytest.raises(OverloadError, match=r"would take about \d+ ms, longer than the request allows"):
                 batcher.submit(work({}), time.perf_counter())
-            batcher._batch_seconds = 1e-9  # as if it had been fast so far: what waits now waits longer than expected
+            batcher._pace = Pace()  # as if it had been fast so far: what waits now waits longer than expected
             hasty = batcher.submit(work({}), time.perf_counter() + 0.02)
             await asyncio.sleep(0.03)
         with pytest.raises(DeadlineError, match="queued"):
@@ -283,6 +284,27 @@ def test_what_is_queued_at_the_end_is_refused(scorer: Scorer) -> None:
             batcher.submit(work({}))
 
     run(scorer, test)
+
+
+def test_the_pace_is_learnt_and_a_slow_call_is_forgotten() -> None:
+    pace = Pace()
+    assert pace.queue(100) == 0  # nothing is known
+    pace.measured(1, 2.0)
+    assert (pace.call(1), pace.call(8), pace.call(30)) == (2, 16, 64)  # at most
+    pace.measured(5, 4.0)
+    pace.measured(32, 10.0)
+    assert (pace.call(1), pace.call(2), pace.call(8), pace.call(9)) == (2, 4, 4, 10)
+    assert pace.queue(64) == 20
+    assert pace.queue(32 + 9) == 10 + 4 + 2
+    pace.measured(64, 20.0)  # two calls
+    assert pace.call(32) == 10
+    for _ in range(50):
+        pace.measured(32, 1000.0)
+    assert pace.call(32) == 16  # four calls of 8
+    for _ in range(50):
+        pace.measured(8, 1.0)
+    assert pace.call(8) == pytest.approx(1, rel=1e-3)
+    assert pace.call(1) == pytest.approx(1, rel=1e-3)
 
 
 @pytest.mark.parametrize(("name", "value"), [("max_queue", 0), ("max_wait", -1.0), ("read", math.nan), ("grace", 0)])

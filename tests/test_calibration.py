@@ -18,12 +18,12 @@ from input_pipeline.blocks import PreparedSet
 from serving.index import build_index
 from serving.scorer import Scorer
 from tests import tiny
+from tt_jax.artefacts import SCORER_K
 from tt_jax.bundle import Bundle, BundleError
 from tt_jax.calibration import MAX_KNOTS, METHODS, Calibration, CalibrationError, Curve, Curves, query_scenarios
 from tt_jax.cli.evaluate import evaluate_trained, predictions
 from tt_jax.cli.export import export_trained
 from tt_jax.cli.main import main
-from tt_jax.export import SCORER_K
 from tt_jax.metrics import calibrators, sigmoid, task_metrics
 from tt_jax.metrics.bootstrap import difference_intervals
 from tt_jax.metrics.ranking import user_codes

@@ -10,13 +10,15 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from tests import tiny
 from tests.damage import damages
+from tt_jax.artefacts import SCORER_K
 from tt_jax.bundle import Bundle, BundleError, Manifest
 from tt_jax.config import Config, ModelConfig
-from tt_jax.export import PLATFORMS, SCORER_K, write_bundle
+from tt_jax.export import PLATFORMS, write_bundle
 from tt_jax.features import Encoder
 from tt_jax.fingerprint import fingerprint
 from tt_jax.publish import describe_files, read_published, write_manifest
@@ -93,10 +95,10 @@ def test_every_changed_missing_or_added_file_is_refused_by_name(tmp_path: Path) 
         for _ in damages(path, rng):
             with pytest.raises(BundleError, match=re.escape(path.name)):
                 Bundle.load(root)
-    (root / "weights" / "extra").write_text("")
+    (root / "stablehlo" / "extra").write_text("")
     with pytest.raises(BundleError, match=r"extra: not in the manifest"):
         Bundle.load(root)
-    (root / "weights" / "extra").unlink()
+    (root / "stablehlo" / "extra").unlink()
     assert Bundle.load(root).schema == SMALL
     with pytest.raises(BundleError, match="nothing: expected a directory"):
         Bundle.load(tmp_path / "nothing")
@@ -114,8 +116,8 @@ def test_a_bundle_made_by_hand_must_make_sense(tmp_path: Path) -> None:
         ("config.json", json.dumps({**config, "sed": 0}), r"config\.json: config: unknown key 'sed'"),
         ("schema.json", sound["schema.json"].replace("small", "smaller"), "fingerprint .* of its content"),
         ("schema.json", (tmp_path / "other" / "schema.json").read_text(), "tasks"),
-        ("config.json", json.dumps({**config, "model": {**model, "experts": 2}}), "weights: params .*missing"),
-        ("config.json", json.dumps({**config, "model": {**model, "output_dim": 3}}), "weights: params .*float32"),
+        ("config.json", json.dumps({**config, "model": {**model, "experts": 2}}), r"weights\.npz: params .*missing"),
+        ("config.json", json.dumps({**config, "model": {**model, "output_dim": 3}}), r"weights\.npz: params .*float32"),
         ("golden.json", "[]", r"golden\.json: expected a list of at least one row"),
         ("golden.json", json.dumps([{**golden[0], "probabilities": probabilities}]), "row 0: .*within 0..1"),
         ("golden.json", json.dumps([{**golden[0], "probabilities": {}}]), "row 0: expected probabilities of click"),
@@ -128,7 +130,7 @@ def test_a_bundle_made_by_hand_must_make_sense(tmp_path: Path) -> None:
             Bundle.load(tmp_path / "b")
     _rewrite(tmp_path / "b", sound)
     assert Bundle.load(tmp_path / "b").schema == SMALL
-    for changes, message in (({"format": "x"}, "expected 'tt-jax bundle'"), ({"format_version": 2}, "version 2")):
+    for changes, message in (({"format": "x"}, "expected 'tt-jax bundle'"), ({"format_version": 1}, "version 1")):
         _rewrite(tmp_path / "b", sound, **changes)
         with pytest.raises(BundleError, match=message):
             Bundle.load(tmp_path / "b")
@@ -137,7 +139,7 @@ def test_a_bundle_made_by_hand_must_make_sense(tmp_path: Path) -> None:
 def _rewrite(root: Path, texts: dict[str, str], **changes: Any) -> None:
     """Puts files into a bundle, and a manifest that says so."""
     fields = json.loads((root / "manifest.json").read_text())
-    fields.update({"format": "tt-jax bundle", "format_version": 1, **changes})
+    fields.update({"format": "tt-jax bundle", "format_version": 2, **changes})
     for name, text in texts.items():
         (root / name).write_text(text)
     del fields["digest"], fields["files"]
@@ -146,12 +148,41 @@ def _rewrite(root: Path, texts: dict[str, str], **changes: Any) -> None:
     read_published(root, Manifest, BundleError)
 
 
-def test_weights_that_orbax_cannot_read_are_refused(tmp_path: Path) -> None:
+def test_weights_that_numpy_cannot_read_are_refused(tmp_path: Path) -> None:
     _write_small(tmp_path / "b")
-    (tmp_path / "b" / "weights" / "_METADATA").write_text("{}")
+    path = tmp_path / "b" / "weights.npz"
+    sound = dict(np.load(path))
+    name = "params/bias"
+
+    def refused(message: str) -> None:
+        _rewrite(tmp_path / "b", {})
+        with pytest.raises(BundleError, match=rf"weights\.npz: {message}"):
+            Bundle.load(tmp_path / "b")
+
+    np.savez_compressed(path, **sound)
+    refused("packed arrays")
+    np.savez(path, **{**sound, name: np.array([None])}, allow_pickle=True)
+    refused("NumPy cannot read it: Object arrays")
+    np.savez(path, **{**sound, "moments/bias": sound[name]})
+    refused("'moments/bias': expected the arrays of 'params' and 'tables'")
+    np.savez(path, **{**sound, name: sound[name].astype(np.float64)})
+    refused("params 'bias': expected float32")
+    path.write_bytes(b"")
+    refused("NumPy cannot read it: File is not a zip file")
+    np.savez(path, **sound)
     _rewrite(tmp_path / "b", {})
-    with pytest.raises(BundleError, match="weights: "):
-        Bundle.load(tmp_path / "b")
+    assert Bundle.load(tmp_path / "b").schema == SMALL
+
+
+def test_orbax_restores_the_weights(tmp_path: Path) -> None:
+    _write_small(tmp_path / "b")
+    bundle = Bundle.load(tmp_path / "b")
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        restored = checkpointer.restore((tmp_path / "b" / "orbax").resolve())
+    for group, expected in (("params", bundle.params), ("tables", bundle.tables)):
+        assert restored[group].keys() == expected.keys()
+        for name, array in expected.items():
+            np.testing.assert_array_equal(restored[group][name], array)
 
 
 def test_the_fingerprint_is_that_of_schema_model_and_weights(tmp_path: Path) -> None:

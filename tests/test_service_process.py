@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from serving.service import run
 from tests.service_calls import error_of, plain, post, some_queries
 from tests.serving_process import ServingProcess, drip, get, head, rest, send_while_taken
 
-MAX_K, READ, UNREAD, KEEP_ALIVE, GRACE = 20, 1, 2, 3, 20  # s
+MAX_K, READ, UNREAD, KEEP_ALIVE, GRACE = 20, 2, 2, 3, 20  # s
 SLOWEST = 2.0  # s; an answer takes 2 ms, but the machine of a test may be busy
 QUERY = some_queries(1, seed=4)[0]
 MANY = json.dumps({"queries": [QUERY] * 64, "k": MAX_K}).encode()
@@ -115,7 +116,7 @@ def test_a_body_that_drips_is_told_so(server: ServingProcess, expected: list[dic
         connection.sendall(b":")
         answer = rest(connection)
         assert answer.startswith(b"HTTP/1.1 408")
-        assert b"the body did not arrive within 1 s" in answer
+        assert b"the body did not arrive within 2 s" in answer
 
 
 def test_a_head_without_end_is_cut(server: ServingProcess, expected: list[dict[str, Any]]) -> None:
@@ -188,30 +189,30 @@ def test_nobody_ranks_for_clients_that_left(server: ServingProcess, expected: li
 
 
 def test_sigterm_with_a_full_queue(server: ServingProcess, expected: list[dict[str, Any]]) -> None:
-    """All that was admitted is answered, also what is still being sent; nothing new is; the process ends in time."""
-    waiting, queued, ranked = [server.connect() for _ in range(60)], "tt_jax_queue_queries", "tt_jax_batch_queries_sum"
-    before = server.metric(ranked)
+    """What was admitted is answered, also what is still being sent; nothing new is; the process ends in time."""
+    waiting = [server.connect() for _ in range(60)]
     watch, slow = server.connect(), server.connect()
     assert get(watch, "/health/ready").startswith(b"HTTP/1.1 200")
     body = json.dumps({"query": QUERY, "k": 5}).encode()
     slow.sendall(head(len(body)) + body[:5])
     for connection in waiting:
         connection.sendall(head(len(MANY)) + MANY)
-    while server.metric(ranked) + server.metric(queued) < before + 60 * 64:
-        time.sleep(0.001)  # until all have been read
-    assert server.metric(queued)
+    start = time.monotonic()
+    while (queued := server.metric("tt_jax_queue_queries")) < 512:
+        assert time.monotonic() - start < 10
     start = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
+    slow.sendall(body[5:])
     while server.listens():
         assert time.monotonic() - start < 10
         time.sleep(0.01)
     assert get(watch, "/health/ready")[:12] in (b"HTTP/1.1 503", b"")  # or closed already
-    slow.sendall(body[5:])
     answer = rest(slow)
     assert answer.startswith(b"HTTP/1.1 200"), answer
     assert [ad["id"] for ad in json.loads(answer.partition(b"\r\n\r\n")[2])["ads"]] == [ad["id"] for ad in expected]
-    for connection in waiting:
-        assert rest(connection).startswith(b"HTTP/1.1 200")
+    statuses = Counter(rest(connection)[:12] for connection in waiting)
+    assert set(statuses) <= {b"HTTP/1.1 200", b""}  # or closed before the request was read
+    assert statuses[b"HTTP/1.1 200"] * 64 >= queued
     for connection in (watch, slow, *waiting):
         connection.close()
     out, err = server.process.communicate(timeout=60)

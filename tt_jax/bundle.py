@@ -5,8 +5,10 @@
     metrics.json                      the evaluation report of the weights
     calibration.json                  `Calibration`, where the model has one
     golden.json                       raw rows and their float32 probabilities, replayed wherever the bundle is loaded
-    weights/                          Orbax: {"params": {name: array}, "tables": {name: array}}
-    stablehlo/{query_tower,ad_tower,scorer}.bin   `jax.export` artefacts, see `tt_jax.export`
+    weights.npz                       arrays `params/NAME` and `tables/NAME`, as they are: neither pickled nor packed
+    orbax/                            the same as an Orbax checkpoint, for who goes on training; services do not read it
+    stablehlo/{query_tower,ad_tower,scenarios,scorer}.bin   `jax.export` artefacts, see `tt_jax.artefacts`
+    stablehlo/golden.npz              the golden rows encoded, and their probabilities [n, T]
 
 Nothing in it can run code: JSON under strict schemas, arrays, StableHLO. `tt_jax.export` writes it.
 """
@@ -14,6 +16,7 @@ Nothing in it can run code: JSON under strict schemas, arrays, StableHLO. `tt_ja
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,8 +36,9 @@ from tt_jax.publish import FileEntry, read_published
 from tt_jax.schema import TOWERS, Schema
 
 FORMAT = "tt-jax bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CALIBRATION = "calibration.json"
+WEIGHTS = "weights.npz"
 # Largest difference of a probability: float32 sums in another order; bfloat16 inputs (8 bits) through a dozen layers.
 GOLDEN_TOLERANCE: dict[MatmulPrecision, float] = {"f32": 1e-4, "bf16": 5e-2}
 
@@ -124,7 +128,7 @@ class Bundle:
         if manifest.tasks != schema.heads:
             raise BundleError(f"{path}: tasks {manifest.tasks} in the manifest, {schema.heads} in the schema")
         model = TwoTower(schema, config.model, "f32")
-        params, tables = _read_weights(path / "weights", model)
+        params, tables = _read_weights(path / WEIGHTS, model)
         calibration = None
         if (path / CALIBRATION).exists():
             calibration = _parse(path / CALIBRATION, lambda text: Calibration.from_json(text, schema))
@@ -173,15 +177,20 @@ def golden_probabilities(
 
     An absent feature is missing.
     """
-    columns = {
-        f.name: [row[tower].get(f.name) for row in rows] for tower in TOWERS for f in model.schema.tower_features(tower)
-    }
-    arrays = Encoder(model.schema).encode(columns, outcomes=False).arrays
+    arrays = golden_arrays(model.schema, rows)
     logits = _predict(model, dict(params), dict(tables), arrays)
     if calibration is not None:
         curves = calibration.curves(model.schema).at(query_scenarios(model.schema, arrays["query_ids"]))
         logits = curves.apply(logits)
     return np.asarray(jax.nn.sigmoid(logits))
+
+
+def golden_arrays(schema: Schema, rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Raw `{"query": {...}, "ad": {...}}` rows encoded: ids and floats of both towers."""
+    columns = {
+        f.name: [row[tower].get(f.name) for row in rows] for tower in TOWERS for f in schema.tower_features(tower)
+    }
+    return Encoder(schema).encode(columns, outcomes=False).arrays
 
 
 def check_arrays(model: TwoTower, params: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
@@ -196,21 +205,23 @@ def check_arrays(model: TwoTower, params: Mapping[str, Any], tables: Mapping[str
 
 
 def _read_weights(path: Path, model: TwoTower) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    import orbax.checkpoint as ocp  # slow to import, and not needed by who imports a name from here
-
-    as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        try:
-            stored = checkpointer.metadata(path.resolve()).item_metadata.tree
-            if not isinstance(stored, dict) or stored.keys() != {"params", "tables"}:
-                raise BundleError("expected the arrays of 'params' and 'tables'")
-            check_arrays(model, stored["params"], stored["tables"])
-            restored = checkpointer.restore(path.resolve(), restore_args=jax.tree.map(lambda _: as_numpy, stored))
-        except BundleError as e:
-            raise BundleError(f"{path}: {e}") from None
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
-            raise BundleError(f"{path}: Orbax cannot read it: {e}") from e
-    return restored["params"], restored["tables"]
+    groups: dict[str, dict[str, np.ndarray]] = {"params": {}, "tables": {}}
+    try:
+        with zipfile.ZipFile(path) as packed:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in packed.infolist()):
+                raise BundleError("packed arrays; expected them as they are")  # a few bytes may unpack to any size
+        with np.load(path, allow_pickle=False) as arrays:
+            for key in arrays.files:
+                group, _, name = key.partition("/")
+                if group not in groups:
+                    raise BundleError(f"{key!r}: expected the arrays of 'params' and 'tables'")
+                groups[group][name] = arrays[key]
+        check_arrays(model, groups["params"], groups["tables"])
+    except BundleError as e:
+        raise BundleError(f"{path}: {e}") from None
+    except Exception as e:  # zipfile, zlib, tokenize and NumPy raise every kind for a damaged file
+        raise BundleError(f"{path}: NumPy cannot read it: {e}") from e
+    return groups["params"], groups["tables"]
 
 
 def _parse(path: Path, parse: Any) -> Any:

@@ -27,6 +27,8 @@ VERBS = {
     "index": "the ad tower over a corpus of ads",
     "score": "rank ads for one request, as JSON",
     "serve": "an HTTP service that ranks ads",
+    "parity": "served requests against the training data, and their scores replayed",
+    "skew": "what ad vectors of earlier checkpoints cost: how stale an index may be",
 }
 USAGE_ERROR = 2
 HUGE_PAGES = "glibc.malloc.hugetlb=1"

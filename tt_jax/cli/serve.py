@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 
 EXAMPLE = """  tt-jax serve --bundle=bundles/kuairand --index=indexes/kuairand --port=8080
-  curl -s localhost:8080/v1/rank -d '{"query": {"user_id": 7, "hour": 20}, "k": 3}'"""
+  curl -s localhost:8080/v1/rank -d '{"query": {"user_id": 7, "hour": 20}, "k": 3}'
+
+With --log-requests=FILE a sample of the answered requests is written for `tt-jax parity`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--read-s", type=float, default=10.0, help="for a request's head, and its body (default 10)")
     parser.add_argument("--unread-s", type=float, default=30.0, help="for a client to take an answer (default 30)")
     parser.add_argument("--keep-alive-s", type=int, default=75, help="for a connection to be idle (default 75)")
+    parser.add_argument("--log-requests", type=Path, help="JSON lines to append to; readable by their owner only")
+    parser.add_argument("--log-fraction", type=float, default=0.01, help="of the answered requests (default 0.01)")
+    parser.add_argument("--log-max-mb", type=float, default=100, help="of a file before it is put aside (default 100)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from serving.admin import administered, open_listener, read_token
     from serving.live import Sources
     from serving.load import Load
+    from serving.request_log import LogSettings
     from serving.server import require_port
     from serving.service import run as serve
 
@@ -54,6 +60,9 @@ def run(args: argparse.Namespace) -> int:
         unread=args.unread_s,
         keep_alive=args.keep_alive_s,
     )
+    log = None
+    if args.log_requests:
+        log = LogSettings(args.log_requests, args.log_fraction, int(args.log_max_mb * 2**20))
     sources, token = Sources(args.bundle, args.index, args.deltas), ""
     with ExitStack() as stack:
         listener = None
@@ -70,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
             port=args.port,
             max_k=args.max_k,
             load=load,
+            log=log,
             live=listener is not None,
             beside=partial(administered, sources=sources, listener=listener, token=token),
         )

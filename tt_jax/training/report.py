@@ -46,9 +46,9 @@ def full_report(
 
     Returns `overall` and `scenarios` as there; `slices`, column -> value -> task -> metrics: the slices of the schema,
     and by id of user and ad `known` and `new`, those that training never saw; `bootstrap`, how the `intervals` beside
-    the metrics were made; `funnel` by scenario, see `_funnel`; `rows`. All of that is not calibrated; `calibrated` has
-    `overall` and `scenarios` of the calibrated probabilities and, with intervals, `differences`, task -> metric -> the
-    paired interval of what calibration changes, on all rows.
+    the metrics were made; `funnel` by scenario, see `funnel_of`; `rows`. All of that is not calibrated; `calibrated`
+    has `overall` and `scenarios` of the calibrated probabilities and, with intervals, `differences`, task -> metric ->
+    the paired interval of what calibration changes, on all rows.
     """
     schema, names = prepared.schema, tuple(scenarios or prepared.schema.scenarios)
     rows = rows_of(found, schema, found.logits)
@@ -77,7 +77,7 @@ def full_report(
         }
         if replicates:
             report["calibrated"]["differences"] = after.differences(rows, replicates)
-    funnel = _funnel(found, schema, names, utility, replicates)
+    funnel = funnel_of(found, schema, names, utility, replicates)
     return {**report, **({"funnel": funnel} if funnel else {})}
 
 
@@ -136,8 +136,8 @@ def _known(
     return np.where(seen, KNOWN, NEW)[code]
 
 
-def _funnel(
-    found: Predictions, schema: Schema, names: Sequence[str], expression: str, replicates: int
+def funnel_of(
+    found: Predictions, schema: Schema, names: Sequence[str], expression: str, replicates: int = 0
 ) -> dict[str, Any] | None:
     """`funnel_metrics` by scenario against the teacher, with intervals over requests; None without a teacher.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,9 @@ from tt_jax.calibration import Calibration, CalibrationError
 from tt_jax.fingerprint import fingerprint
 from tt_jax.models.two_tower import Params, TwoTower
 from tt_jax.training.calibrate import CALIBRATION, read_calibration
-from tt_jax.training.checkpoint import Checkpoints
+from tt_jax.training.checkpoint import CheckpointError, Checkpoints, Restored
 from tt_jax.training.setup import make_model
-from tt_jax.training.step import init_state
+from tt_jax.training.step import TrainState, init_state
 from tt_jax.training.workdir import Record, read_record
 
 
@@ -54,12 +55,9 @@ def load_trained(workdir: Path, calibrated: bool = True) -> Trained:
     """
     record = read_record(workdir)
     model = make_model(record.config, record.schema)
-    here = SingleDeviceSharding(jax.devices()[0])
-    shapes = jax.eval_shape(lambda: init_state(model, record.config, total_steps=1))
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
     with closing(Checkpoints(workdir)) as checkpoints:
-        found = checkpoints.restore_best(abstract)
-    trained = Trained(record, model, found.state.params, found.state.tables, int(found.state.step), found.run["report"])
+        found = checkpoints.restore_best(_abstract(model, record))
+    trained = _trained(record, model, found)
     calibration = read_calibration(workdir, record.schema) if calibrated else None
     if calibration is None:
         return trained
@@ -69,3 +67,33 @@ def load_trained(workdir: Path, calibrated: bool = True) -> Trained:
             f"{trained.fingerprint}; run `tt-jax calibrate` again, or remove the file"
         )
     return dataclasses.replace(trained, calibration=calibration)
+
+
+def load_saved(workdir: Path) -> Iterator[Trained]:
+    """Every checkpoint of a run, newest first, each read when its turn comes; without calibration.
+
+    Raises `ConfigError` where there is no run, `CheckpointError` for a checkpoint that cannot be read.
+    """
+    record = read_record(workdir)
+    model = make_model(record.config, record.schema)
+    abstract = _abstract(model, record)
+    with closing(Checkpoints(workdir)) as checkpoints:
+        for step in reversed(checkpoints.steps()):
+            try:
+                found = checkpoints.restore(abstract, step)
+            except Exception as e:  # Orbax and TensorStore raise every kind for a damaged file
+                reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+                raise CheckpointError(f"{checkpoints.path / str(step)}: cannot be read: {reason}") from e
+            yield _trained(record, model, found)
+
+
+def _abstract(model: TwoTower, record: Record) -> TrainState:
+    """Shapes of the state, on one device."""
+    here = SingleDeviceSharding(jax.devices()[0])
+    shapes = jax.eval_shape(lambda: init_state(model, record.config, total_steps=1))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
+
+
+def _trained(record: Record, model: TwoTower, found: Restored) -> Trained:
+    state = found.state
+    return Trained(record, model, state.params, state.tables, int(state.step), found.run["report"])

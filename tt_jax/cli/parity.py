@@ -1,0 +1,176 @@
+"""`tt-jax parity`: are served requests what the model was trained on, and scored as it scores?"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+EXAMPLE = """  tt-jax serve --bundle=B --index=I --log-requests=logged.jsonl --log-fraction=0.01
+  tt-jax parity --bundle=B --index=I --requests logged.jsonl --data=prepared/kuairand --out=parity --ignore=day
+
+Logged requests are scored again and compared with what was served. Each query feature is compared with the training
+rows: how often it is missing, or looks to the model as if it were (default), a number out of training's range, an id
+that training never had, and the distance between a number's distributions. A threshold is the largest difference of
+two such rates that is fine. In a log of n queries a rate is off by chance by about 1 / sqrt(n).
+
+Exit code: 0 fine, 1 past a threshold, 2 bad input."""
+# Largest differences that are fine, by figure of `tt_jax.profile`, and what each says.
+THRESHOLDS = {
+    "missing": (0.1, "share of queries without a value"),
+    "default": (0.1, "share of queries that are encoded as if it were missing"),
+    "out_of_range": (0.05, "share of numbers outside of the central 99.9%% of training"),
+    "unseen": (0.1, "share of ids that training never had; on the held-out split in place of training"),
+    "distance": (0.25, "Kolmogorov-Smirnov distance of a number's distributions"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", type=Path, required=True, help="that answered the requests")
+    parser.add_argument("--index", type=Path, required=True, help="that answered them; scores of others are left out")
+    parser.add_argument("--requests", type=Path, nargs="+", required=True, help="logs of `tt-jax serve --log-requests`")
+    parser.add_argument("--data", type=Path, required=True, help="prepared set that the bundle was trained on")
+    parser.add_argument("--out", type=Path, help="directory for parity.json and parity.html")
+    parser.add_argument("--train-splits", help="as `a,b`; the default are those of the bundle's configuration")
+    parser.add_argument("--held-out", help="split of data not trained on; the default is the bundle's eval split")
+    parser.add_argument("--ignore", default="", help="features that are to differ, as `day,hour`: shown, but fine")
+    parser.add_argument(
+        "--max-score-difference", type=float,
+        help="of a score, relative to its answer's largest, and of a probability (default: as the golden rows')",
+    )  # fmt: skip
+    for figure, (default, what) in THRESHOLDS.items():
+        flag = f"--max-{figure.replace('_', '-')}"
+        parser.add_argument(flag, type=float, default=default, help=f"{what} (default {default})")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the features and what is past a threshold; writes JSON and HTML."""
+    from tt_jax.publish import write_json
+
+    report = compare(load(args), args.requests)
+    print(table(report))
+    for finding in report["findings"]:
+        print(finding)
+    if args.out:
+        write_json(args.out / "parity.json", report)
+        (args.out / "parity.html").write_text(_page(report), encoding="utf-8")
+    return 1 if report["findings"] else 0
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What logged requests are held against: a `Scorer`, and `Profile`s of training and of held-out rows of the set
+    `data` (its fingerprint); the largest difference that is fine, by figure and of a `score`; features to ignore."""
+
+    scorer: Any
+    training: Any
+    held_out: Any
+    splits: tuple[str, ...]
+    data: str
+    thresholds: dict[str, float]
+    ignored: list[str]
+
+
+def load(args: argparse.Namespace) -> Expected:
+    """Reads bundle, index and training data. Raises `ValueError` where they do not fit together."""
+    from input_pipeline.blocks import PreparedSet
+    from input_pipeline.profile import profile_queries
+    from serving.index import AdIndex
+    from serving.scorer import Scorer
+    from tt_jax.bundle import GOLDEN_TOLERANCE, Bundle
+    from tt_jax.strict_json import nearest
+
+    bundle, prepared = Bundle.load(args.bundle), PreparedSet.open(args.data)
+    if prepared.schema.features != bundle.schema.features:
+        raise ValueError(f"{args.data}: prepared with other features than those of {args.bundle}")
+    names = [f.name for f in bundle.schema.tower_features("query")]
+    ignored = [name for name in args.ignore.split(",") if name]
+    for name in ignored:
+        if name not in names:
+            raise ValueError(f"--ignore: unknown query feature {name!r}{nearest(name, names)}")
+    data = bundle.config.data
+    splits = tuple(args.train_splits.split(",")) if args.train_splits else data.train_splits
+    training = profile_queries(prepared, splits, data.scenarios)
+    held_out = profile_queries(prepared, (args.held_out or data.eval_split,), data.scenarios, training)
+    allowed = args.max_score_difference
+    thresholds = {"score": GOLDEN_TOLERANCE[bundle.model.precision] if allowed is None else allowed}
+    thresholds |= {figure: getattr(args, f"max_{figure}") for figure in THRESHOLDS}
+    bundle.replay_golden()
+    scorer = Scorer(bundle, AdIndex.load(args.index), warm=False)
+    return Expected(scorer, training, held_out, splits, prepared.fingerprint, thresholds, ignored)
+
+
+def compare(expected: Expected, requests: Sequence[Path]) -> dict[str, Any]:
+    """What `parity.json` holds. Raises `RequestLogError` for what is no log of the bundle's."""
+    from serving.replay import replay
+    from tt_jax.profile import Profile, compare_profiles
+
+    serving = Profile(expected.scorer.schema, expected.training)
+    replayed = replay(expected.scorer, requests, serving)
+    features = compare_profiles(expected.training, expected.held_out, serving)
+    scores = {
+        name: {"compared": d.count, "largest": d.largest, "mean": d.mean}
+        for name, d in (("score", replayed.scores), ("probability", replayed.probabilities))
+    }
+    return {
+        "bundle": expected.scorer.fingerprint,
+        "index": expected.scorer.index_id,
+        "data": expected.data,
+        "requests": [str(path) for path in requests],
+        "queries": replayed.queries,
+        "of_other_indexes": replayed.of_other_indexes,
+        "training": {
+            "splits": expected.splits, "rows": expected.training.rows, "held_out": expected.held_out.rows,
+        },
+        "thresholds": expected.thresholds,
+        "ignored": expected.ignored,
+        "scores": {**scores, "worst": replayed.worst},
+        "features": features,
+        "findings": findings(scores, features, expected.thresholds, expected.ignored),
+    }  # fmt: skip
+
+
+def findings(
+    scores: Mapping[str, Any], features: Mapping[str, Any], thresholds: Mapping[str, float], ignored: list[str]
+) -> list[str]:
+    """What is past a threshold, a line each."""
+    found = [
+        f"{name}: served and replayed differ by up to {d['largest']:.3g}, more than {thresholds['score']}"
+        for name, d in scores.items()
+        if not d["largest"] <= thresholds["score"]
+    ]
+    for feature, figures in features.items():
+        for figure, f in figures.items():
+            if feature in ignored or abs(f["difference"]) <= thresholds[figure]:
+                continue
+            said = f"is {f['difference']:.4f}"
+            if "serving" in f:
+                rates = f"{f['serving']:.4f} in serving and {f['training']:.4f} in training"
+                said = f"differs by {f['difference']:+.4f}, {rates}"
+            found.append(f"{feature}: {figure.replace('_', ' ')} {said}; {thresholds[figure]} is fine")
+    return found
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """A line a feature: serving - training of each figure."""
+    lines = [f"{report['queries']:,} queries{'':<10}" + "".join(f"{figure:>14}" for figure in THRESHOLDS)]
+    for feature, figures in report["features"].items():
+        cells = [f"{figures[name]['difference']:+.4f}" if name in figures else "-" for name in THRESHOLDS]
+        lines.append(f"  {feature:<22}" + "".join(f"{cell:>14}" for cell in cells))
+    for name in ("score", "probability"):
+        d = report["scores"][name]
+        mean = "-" if d["mean"] is None else f"{d['mean']:.3g}"
+        lines.append(f"{name}: {d['compared']:,} compared, largest difference {d['largest']:.3g}, mean {mean}")
+    for index, queries in report["of_other_indexes"].items():
+        lines.append(f"{queries:,} queries were answered by the index {index}: their scores are not compared")
+    return "\n".join(lines)
+
+
+def _page(report: Mapping[str, Any]) -> str:
+    try:
+        from tt_jax.report.parity import parity_page
+    except ModuleNotFoundError as e:
+        raise ValueError(f"--out: parity.html needs {e.name}; pip install 'tt-jax[report]'") from None
+    return parity_page(report)
