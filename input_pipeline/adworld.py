@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +94,11 @@ def split_of_day(config: AdWorldConfig, day: int) -> Literal["train", "eval", "t
     return "test" if day == config.days - 1 else "eval" if day == config.days - 2 else "train"
 
 
+def days_of(config: AdWorldConfig, split: str) -> tuple[int, ...]:
+    """The days of a split."""
+    return tuple(day for day in range(config.days) if split_of_day(config, day) == split)
+
+
 def impressions(config: AdWorldConfig) -> Iterator[Batch]:
     """The impression log, by day, then scenario, then time. Memory does not grow with the number of requests."""
     return simulate(config, ("impressions",))
@@ -104,11 +109,16 @@ def candidates(config: AdWorldConfig) -> Iterator[Batch]:
     return simulate(config, ("candidates",))
 
 
-def simulate(config: AdWorldConfig, logs: tuple[Log, ...] = LOGS) -> Iterator[Batch]:
-    """Runs the world and yields its logs. A log's rows do not depend on which other logs are asked for."""
+def simulate(
+    config: AdWorldConfig, logs: tuple[Log, ...] = LOGS, days: Collection[int] | None = None
+) -> Iterator[Batch]:
+    """Runs the world; yields logs of some days, by default of all. Rows do not depend on what else is asked for."""
     world = build_world(config)
     seen, memory = observe(world), Memory(world)
-    for day in range(config.days):
+    for day in range(config.days if days is None else max(days, default=-1) + 1):
+        if days is not None and day not in days:
+            _live(world, memory, day)
+            continue
         users, ads = users_on(seen, memory), ads_on(world, seen, day)
         for funnel, sample in _run_day(world, memory, day):
             for log in logs:
@@ -122,9 +132,13 @@ def memory_before(world: World, day: int) -> Memory:
     """What users have seen and clicked when a day begins."""
     memory = Memory(world)
     for past in range(day):
-        for _ in _run_day(world, memory, past):
-            pass
+        _live(world, memory, past)
     return memory
+
+
+def _live(world: World, memory: Memory, day: int) -> None:
+    for _ in _run_day(world, memory, day):
+        pass
 
 
 def _run_day(world: World, memory: Memory, day: int) -> Iterator[tuple[_Funnel, np.random.Generator]]:

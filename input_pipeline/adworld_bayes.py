@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.adworld import ORACLE_COLUMNS, AdWorldConfig, schema, simulate, split_of_day
+from input_pipeline.adworld import ORACLE_COLUMNS, AdWorldConfig, days_of, schema, simulate
 from tt_jax.features import Encoder
 from tt_jax.metrics import EvalState
 
@@ -17,9 +17,7 @@ def bayes_report(config: AdWorldConfig, split: str) -> dict[str, Any]:
     encoder = Encoder(world_schema)
     state = EvalState({t.name: t.kind for t in world_schema.tasks}, world_schema.scenarios)
     user_column = world_schema.key_columns.index(world_schema.user_id)
-    for batch in simulate(config, ("impressions",)):
-        if split_of_day(config, batch.day) != split:
-            continue
+    for batch in simulate(config, ("impressions",), days_of(config, split)):
         found = encoder.encode(dict(zip(batch.table.column_names, batch.table.columns, strict=True)), towers=()).arrays
         of_heads = np.stack([batch.oracle.column(name).to_numpy() for name in ORACLE_COLUMNS], 1)
         users = found["keys"][:, user_column]

@@ -11,7 +11,7 @@ import numpy as np
 from input_pipeline.adworld_replay import Outcomes
 from input_pipeline.adworld_world import SCENARIOS, SURFACES
 from tt_jax.hashing import mix64
-from tt_jax.metrics.experiment import Effect, paired_effects, split_effects
+from tt_jax.metrics.experiment import Effect, binomial_interval, paired_effects, split_effects
 
 Design = Literal["paired", "split"]
 FIGURES = {  # a ratio of sums over requests
@@ -78,16 +78,26 @@ def report(outcomes: Outcomes, design: Design, salt: int = 0) -> dict[str, dict[
     return found
 
 
-def count_significant(replay: Callable[[int], Outcomes], experiments: int, seed: int = 0) -> dict[str, int]:
-    """Figure -> in how many split experiments its interval left out 0.
+def count_significant(replay: Callable[[int], Outcomes], experiments: int, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """Figure -> how often the interval of a split experiment leaves out 0. Of two equal rankers: the false positives.
 
-    `replay`: seed -> outcomes; called with `seed`, `seed + 1`, ... Of two equal rankers these are the false positives.
+    `replay`: seed -> outcomes; called with `seed`, `seed + 1`, ...
+
+    Returns `experiments`, those in which the figure had an interval; `significant`, those of them whose interval left
+    out 0; and the `rate`, with its own 95 % interval `low`, `high`, see `binomial_interval`; None without one.
     """
-    found = dict.fromkeys(FIGURES, 0)
+    counted, significant = dict.fromkeys(FIGURES, 0), dict.fromkeys(FIGURES, 0)
     for salt in range(seed, seed + experiments):
         for figure, effect in effects(replay(salt), "split", salt).items():
-            found[figure] += effect.significant
-    return found
+            counted[figure] += effect.low is not None
+            significant[figure] += effect.significant
+    return {figure: _rate(significant[figure], counted[figure]) for figure in FIGURES}
+
+
+def _rate(significant: int, experiments: int) -> dict[str, Any]:
+    low, high = binomial_interval(significant, experiments) if experiments else (None, None)
+    rate = significant / experiments if experiments else None
+    return {"experiments": experiments, "significant": significant, "rate": rate, "low": low, "high": high}
 
 
 def _own_arm(outcomes: Outcomes, arm: np.ndarray) -> dict[str, np.ndarray]:

@@ -25,12 +25,14 @@ negative for a model of early interaction, which is no two-tower.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from input_pipeline.adworld import ORACLE_COLUMNS, AdWorldConfig, Batch, Log, simulate, split_of_day
+from input_pipeline.adworld import ORACLE_COLUMNS, AdWorldConfig, Batch, Log, days_of, simulate
 from input_pipeline.adworld_features import FIRST_AD_ID
 from input_pipeline.adworld_funnel import BASE_LOGIT, Requests, ad_quality, click_logit_parts, log_logits
 from input_pipeline.adworld_world import SCENARIOS, SURFACES, World, build_world
@@ -45,44 +47,96 @@ _DECREMENT = 1e-14  # nats, of the mean loss
 def regret(
     config: AdWorldConfig, split: str, log: Log, predict: Predict, output_dim: int, scenarios: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """The regret of a model on the rows of a split and a log.
+    """The regret of a model on the rows of a split and a log: `Truth.regret` of what it predicts for them.
+
+    `predict`: table of log rows -> task -> probabilities float32 `[R]`, of some of `TASKS`. The others are those of
+    `read_truth`.
+    """
+    found: dict[str, list[Mapping[str, np.ndarray]]] = {}
+    truth = read_truth(config, split, log, scenarios, lambda s, rows: found.setdefault(s, []).append(predict(rows)))
+    predicted = {s: {task: np.concatenate([p[task] for p in parts]) for task in parts[0]} for s, parts in found.items()}
+    return truth.regret(predicted, output_dim)
+
+
+def read_truth(
+    config: AdWorldConfig,
+    split: str,
+    log: Log,
+    scenarios: tuple[str, ...] = (),
+    look: Callable[[str, pa.Table], None] = lambda scenario, rows: None,
+) -> Truth:
+    """What is true of the rows of a split and a log.
 
     Args:
       config: of the world, which is simulated again.
       split: see `split_of_day`.
-      predict: table of log rows -> task -> probabilities float32 `[R]`, of some of `TASKS`.
-      output_dim: D of the reference two-tower.
       scenarios: those to look at; empty = all.
-
-    Returns `{"scenarios": {name: {task: figures}}, "overall": {task: figures}, "output_dim", "interaction_rank"}`, with
-    the figures `rows`; `logloss` and `bayes_logloss` of the rows with an outcome, None without one; and in expectation
-    over the outcomes, on all rows (of conversion, each by its true probability of a click) `kl`, the regret, which is
-    `inexpressible` + `missed`. In nats.
+      look: called with the scenario and the log rows of each part, in the order of the log.
     """
     world, day_quality = build_world(config), {}
     found: dict[str, list[dict[str, np.ndarray]]] = {}
-    for batch in simulate(config, (log,)):
-        if split_of_day(config, batch.day) != split or (scenarios and batch.scenario not in scenarios):
+    for batch in simulate(config, (log,), days_of(config, split)):
+        if scenarios and batch.scenario not in scenarios:
             continue
         if batch.day not in day_quality:
             day_quality[batch.day] = ad_quality(world, batch.day)
-        rows = _truth(world, batch, day_quality[batch.day])
-        rows |= {f"model_{task}": p.astype(np.float64) for task, p in predict(batch.table).items() if task in TASKS}
-        found.setdefault(batch.scenario, []).append(rows)
-    rank = interaction_rank(config, output_dim)
-    by_scenario = {name: {k: np.concatenate([r[k] for r in rows]) for k in rows[0]} for name, rows in found.items()}
-    for rows in by_scenario.values():
-        for task in TASKS:
-            if f"model_{task}" in rows:
-                rows[f"reference_{task}"] = _reference(world, rows, task, rank)
-    parts = list(by_scenario.values())
-    everywhere = {k: np.concatenate([rows[k] for rows in parts]) for k in parts[0]}
-    return {
-        "scenarios": {name: _figures(rows) for name, rows in by_scenario.items()},
-        "overall": _figures(everywhere),
-        "output_dim": output_dim,
-        "interaction_rank": rank,
-    }
+        look(batch.scenario, batch.table)
+        found.setdefault(batch.scenario, []).append(_truth(world, batch, day_quality[batch.day]))
+    return Truth(world, {s: {k: np.concatenate([r[k] for r in rows]) for k in rows[0]} for s, rows in found.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The rows of a split and a log of a world.
+
+    Attributes:
+      world: that they are of.
+      rows: scenario -> name -> `[R]`, in the order of the log: `request_id` and `ad_id` int64, and in float64 the true
+        probabilities, the outcomes (NaN: not shown) and what the reference is made of.
+    """
+
+    world: World
+    rows: dict[str, dict[str, np.ndarray]]
+    _references: dict[tuple[str, str, int], np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def _interaction(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return np.linalg.svd(self.world.interaction.astype(np.float64))
+
+    def regret(self, predicted: Mapping[str, Mapping[str, np.ndarray]], output_dim: int) -> dict[str, Any]:
+        """The regret of a model.
+
+        Args:
+          predicted: scenario -> task -> probabilities float32 `[R]`, of some of `TASKS`.
+          output_dim: D of the reference two-tower.
+
+        Returns `{"scenarios": {name: {task: figures}}, "overall": {task: figures}, "output_dim", "interaction_rank"}`,
+        with the figures `rows`; `logloss` and `bayes_logloss` of the rows with an outcome, None without one; and in
+        expectation over the outcomes, on all rows (of conversion, each by its true probability of a click) `kl`, the
+        regret, which is `inexpressible` + `missed`. In nats.
+        """
+        rank = interaction_rank(self.world.config, output_dim)
+        by_scenario = {name: self._with_model(name, predicted[name], rank) for name in self.rows}
+        parts = list(by_scenario.values())
+        everywhere = {k: np.concatenate([rows[k] for rows in parts]) for k in parts[0]}
+        return {
+            "scenarios": {name: _figures(rows) for name, rows in by_scenario.items()},
+            "overall": _figures(everywhere),
+            "output_dim": output_dim,
+            "interaction_rank": rank,
+        }
+
+    def _with_model(self, scenario: str, predicted: Mapping[str, np.ndarray], rank: int) -> dict[str, np.ndarray]:
+        found = {k: v for k, v in self.rows[scenario].items() if k.startswith(("true_", "label_"))}
+        for task in (t for t in TASKS if t in predicted):
+            key = (scenario, task, rank)
+            if key not in self._references:
+                left, values, right = self._interaction
+                table = (left[:, :rank] * values[:rank]) @ right[:rank]
+                self._references[key] = _reference(table, self.rows[scenario], task)
+            found[f"model_{task}"] = predicted[task].astype(np.float64)
+            found[f"reference_{task}"] = self._references[key]
+        return found
 
 
 def interaction_rank(config: AdWorldConfig, output_dim: int) -> int:
@@ -106,6 +160,8 @@ def _truth(world: World, batch: Batch, quality: np.ndarray) -> dict[str, np.ndar
     two_tower = parts.two_tower[:, 0].astype(np.float64) + float(BASE_LOGIT[scenario])
     clicked = column("click")
     return {
+        "request_id": column("request_id"),
+        "ad_id": column("ad_id"),
         "two_tower": two_tower,
         "long_given_click": log_logits(world, scenario, click.astype(np.float32), user, ad)[:, 1].astype(np.float64),
         "fatigue": two_tower + parts.interaction[:, 0] - click,
@@ -120,16 +176,14 @@ def _truth(world: World, batch: Batch, quality: np.ndarray) -> dict[str, np.ndar
     }
 
 
-def _reference(world: World, rows: dict[str, np.ndarray], task: str, rank: int) -> np.ndarray:
-    """Probabilities float64 `[R]` of the reference for rows of one scenario."""
+def _reference(interaction: np.ndarray, rows: dict[str, np.ndarray], task: str) -> np.ndarray:
+    """Probabilities float64 `[R]` of the reference for rows of one scenario, with the interaction that it can hold."""
     if task == "conversion":
         return rows["true_conversion"]
-    left, values, right = np.linalg.svd(world.interaction.astype(np.float64))
-    table = (left[:, :rank] * values[:rank]) @ right[:rank]
     of_advertiser = np.bincount(rows["advertiser"], rows["fatigue"]) / np.maximum(np.bincount(rows["advertiser"]), 1)
     terms = [
         rows["two_tower"],
-        table[rows["user_segment"], rows["ad_segment"]],
+        interaction[rows["user_segment"], rows["ad_segment"]],
         rows["user_impressions"],
         of_advertiser[rows["advertiser"]],
     ]

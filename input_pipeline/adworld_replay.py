@@ -194,12 +194,13 @@ def _outcomes(morning: Morning, chunk: _Chunk, rankers: Sequence[Ranker], how: R
     wanted = _best(np.where(chunk.valid, morning.world.ads.bid[chunk.ad] * chunk.heavy, -np.inf), how.wanted)
     wanted &= chunk.valid
     queries = _queries(morning, chunk.requests)
-    arms = []
-    for rank in rankers:
+    by_ranker: dict[Ranker, dict[str, np.ndarray]] = {}
+    for rank in dict.fromkeys(rankers):  # one ranker as both arms is asked once
         utility = np.asarray(rank(chunk.requests, queries, chunk.ad))
         if utility.shape != chunk.ad.shape or np.isnan(utility).any():
             raise ValueError(f"a ranker: expected utilities {chunk.ad.shape} without NaN, got {utility.shape}")
-        arms.append(_sell(chunk, _best(np.where(chunk.valid, utility, -np.inf), how.passed) & chunk.valid, wanted))
+        by_ranker[rank] = _sell(chunk, _best(np.where(chunk.valid, utility, -np.inf), how.passed) & chunk.valid, wanted)
+    arms = [by_ranker[rank] for rank in rankers]
     by_name = {name: np.stack([arm[name] for arm in arms], 1) for name in arms[0]}
     r = chunk.requests
     return Outcomes(user=r.user, scenario=np.full(len(r.user), r.scenario), surface=r.surface, **by_name)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -32,7 +33,7 @@ from input_pipeline.manifest import (
 from input_pipeline.readers import Chunk
 from input_pipeline.samples import Samples
 from tt_jax.features import EncodeError, Encoder
-from tt_jax.publish import published_directory
+from tt_jax.publish import published_directory, write_json
 from tt_jax.schema import Schema, SchemaError
 
 BLOCK_ROWS = 16_384
@@ -41,7 +42,12 @@ _PLAIN_PROGRESS_S = 10.0
 
 
 def prepare(
-    schema: Schema, chunks: Iterable[Chunk], out: str | Path, block_rows: int = BLOCK_ROWS, ads: pa.Table | None = None
+    schema: Schema,
+    chunks: Iterable[Chunk],
+    out: str | Path,
+    block_rows: int = BLOCK_ROWS,
+    ads: pa.Table | None = None,
+    documents: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Encodes the chunks and writes a prepared set to `out`, which appears whole or not at all.
 
@@ -51,6 +57,7 @@ def prepare(
       out: directory to create.
       block_rows: rows of a block, the unit of reading and of the global shuffle; 8 to 64 thousand.
       ads: the ad corpus, stored beside the blocks as `ads.parquet` for `tt-jax index`.
+      documents: by file name what else is stored beside them, as JSON.
 
     Raises:
       SchemaError: a row does not fit the schema; the message names file, column and row.
@@ -73,6 +80,8 @@ def prepare(
         samples.write(folder)
         if ads is not None:
             pq.write_table(ads, folder / ADS, compression="lz4")
+        for name, content in (documents or {}).items():
+            write_json(folder / name, content)
         return writer.finish()
 
 

@@ -96,7 +96,7 @@ def test_two_models_and_the_report(call: Call, home: Path, tmp_path: Path) -> No
     assert not {"<script", "http:", "https:", "url("} & set(page.split())
 
 
-def test_one_model_as_both_arms(call: Call, home: Path) -> None:
+def test_one_model_as_both_arms(call: Call, home: Path, tmp_path: Path) -> None:
     arms = (f"--control={home / 'b'}", f"--treatment={home / 'a'}")
     code, out, _ = call("abtest", f"--world={home / 'world.json'}", *arms, *QUICK)
     assert (code, out.split()[0]) == (0, "shopping")  # the one that both cover
@@ -105,9 +105,16 @@ def test_one_model_as_both_arms(call: Call, home: Path) -> None:
     assert code == 0
     assert "*" not in out
     assert out.count("+0.00%   +0.00% .. +0.00%") > 20
-    code, out, _ = call("abtest", f"--world={home}", *same, *QUICK, "--design=split", "--repeat=5")
+    code, out, _ = call("abtest", f"--world={home}", *same, *QUICK, "--design=split", "--repeat=5", f"--out={tmp_path}")
     assert code == 0
     assert out.startswith("of 5 experiments")
+    written = json.loads((tmp_path / "abtest.json").read_text())
+    assert (written["experiments"], written["control"]) == (5, written["treatment"])
+    recall = written["figures"]["recall"]
+    assert recall["experiments"] == 5
+    assert 0 <= recall["low"] <= recall["rate"] <= recall["high"] <= 1
+    assert f"{recall['significant']} of 5" in out
+    assert not (tmp_path / "abtest.html").exists()
 
 
 def test_what_does_not_fit_is_refused(call: Call, home: Path, tmp_path: Path, tiny_bundle: Path) -> None:

@@ -61,6 +61,15 @@ def test_a_log_does_not_depend_on_which_logs_are_asked_for() -> None:
             assert a.oracle.equals(b.oracle)
 
 
+def test_a_day_does_not_depend_on_which_days_are_asked_for() -> None:
+    alone = list(simulate(SMALL, ("candidates",), (2,)))
+    whole = [b for b in logs() if (b.log, b.day) == ("candidates", 2)]
+    assert len(alone) == len(whole) > 1
+    for a, b in zip(alone, whole, strict=True):
+        assert a.table.equals(b.table)
+        assert a.oracle.equals(b.oracle)
+
+
 def test_schema_is_valid_has_every_kind_and_no_oracle_or_outcome_feature() -> None:
     s = schema(SMALL)
     assert Schema.from_json(s.to_json()) == s

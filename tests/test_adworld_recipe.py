@@ -11,6 +11,7 @@ from input_pipeline.adworld import LOGS, AdWorldConfig, generate
 from input_pipeline.prepare import prepare
 from input_pipeline.readers import ReadError
 from input_pipeline.recipes import load
+from tt_jax.cli.main import main
 from tt_jax.config import Config, parse_weights
 from tt_jax.schema import Schema
 from tt_jax.training.setup import check_config
@@ -84,3 +85,11 @@ def test_a_directory_that_is_no_world_is_named(tmp_path: Path) -> None:
     (tmp_path / "world.json").write_text('{"userz": 3}')
     with pytest.raises(ReadError, match="unknown key 'userz'; did you mean 'users'"):
         recipe.schema(tmp_path)
+
+
+def test_a_prepared_set_keeps_its_world(tmp_path: Path) -> None:
+    generate(CONFIG, tmp_path / "world")
+    with pytest.raises(SystemExit) as end:
+        main(["prepare", "adworld", f"--source={tmp_path / 'world'}", f"--out={tmp_path / 'out'}"])
+    assert end.value.code == 0
+    assert load("adworld").config_of(tmp_path / "out") == CONFIG

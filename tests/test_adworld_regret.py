@@ -15,6 +15,7 @@ from scipy.special import expit, rel_entr, xlog1py, xlogy
 from input_pipeline.adworld import AdWorldConfig, Batch, Log, schema, simulate
 from input_pipeline.adworld_regret import Predict, fit_logistic, interaction_rank, regret
 from tests import tiny
+from tt_jax.calibration import Calibration, Curve
 from tt_jax.cli.regret import predictor, regret_of
 from tt_jax.config import Config, DataConfig, ModelConfig
 from tt_jax.models.two_tower import TwoTower
@@ -137,6 +138,7 @@ def test_the_regret_of_a_run_is_that_of_its_predictions() -> None:
     found = regret_of(run, WORLD, "eval_candidates")
     assert list(found["scenarios"]) == ["shopping"]
     assert (found["interaction_rank"], found["split"], found["fingerprint"]) == (2, "eval_candidates", run.fingerprint)
+    assert found["calibration"] is None
     rows = [b for b in simulate(WORLD, ("candidates",)) if (b.day, b.scenario) == (1, "shopping")]
     p = np.concatenate([b.oracle.column("true_long_click").to_numpy() for b in rows]).astype(np.float64)
     # Alone, and in a batch that is padded.
@@ -147,8 +149,24 @@ def test_the_regret_of_a_run_is_that_of_its_predictions() -> None:
     assert found["overall"]["long_click"]["kl"] == pytest.approx(kl, rel=1e-6)
 
 
+def test_a_calibrated_run_is_judged_by_its_calibrated_probabilities() -> None:
+    run = a_run(scenarios=("shopping",))
+    curves = {"click": Curve(scale=0.5, shift=-1.0)}
+    of_scenario = {"standard": {"click": Curve()}, "shopping": {"click": Curve(scale=2.0, shift=0.5)}}
+    fitted = Calibration("platt", run.fingerprint, "eval", {"click": "click"}, curves, of_scenario)
+    calibrated = dataclasses.replace(run, calibration=fitted)
+    (batch, *_) = (b for b in simulate(WORLD, ("impressions",), (1,)) if b.scenario == "shopping")
+    before, after = (predictor(r)(batch.table) for r in (run, calibrated))
+    logit = np.log(before["click"]) - np.log1p(-before["click"])
+    np.testing.assert_allclose(after["click"], expit(2 * logit + 0.5), rtol=1e-4)
+    np.testing.assert_array_equal(after["conversion"], before["conversion"])
+    found = regret_of(calibrated, WORLD, "eval")
+    assert found["calibration"] == {"method": "platt", "split": "eval"}
+    assert found["fingerprint"] == calibrated.fingerprint != run.fingerprint
+
+
 def test_what_is_not_of_this_world_is_refused() -> None:
-    with pytest.raises(ValueError, match="--split=tset: expected train, eval or test"):
+    with pytest.raises(ValueError, match=r"unknown split .tset. of AdWorld; did you mean .test."):
         regret_of(a_run(), WORLD, "tset")
     with pytest.raises(ValueError, match="trained on another world"):
         regret_of(a_run(), dataclasses.replace(WORLD, users=1501), "test")

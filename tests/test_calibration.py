@@ -28,9 +28,8 @@ from tt_jax.metrics import calibrators, sigmoid, task_metrics
 from tt_jax.metrics.bootstrap import difference_intervals
 from tt_jax.metrics.ranking import user_codes
 from tt_jax.metrics.task_rows import TaskRows
-from tt_jax.training.calibrate import fit_calibration, own_tasks, read_calibration
+from tt_jax.training.calibrate import calibrated_logits, fit_calibration, fit_heads, own_tasks, read_calibration
 from tt_jax.training.evaluate import Predictions
-from tt_jax.training.report import calibrated_logits
 from tt_jax.training.trained import load_trained
 
 
@@ -168,7 +167,7 @@ def test_online_equals_offline(method, run: Path, told_path: Path, tmp_path: Pat
     before, after = report["overall"]["click"], report["calibrated"]["overall"]["click"]
     assert after["logloss"] <= before["logloss"]
     _, found = predictions(trained, str(told_path))
-    offline = sigmoid(calibrated_logits(found, tiny.TOLD, calibration))
+    offline = sigmoid(calibrated_logits(found.logits, found.query_scenario, tiny.TOLD, calibration))
     users = found.keys[:, tiny.TOLD.key_columns.index("user_id")]
     labels, weights = found.labels[:, 0], found.weights[:, 0]
     intervals = after.pop("intervals", None)
@@ -266,7 +265,12 @@ def test_wrong_tasks_and_a_calibration_of_other_weights(run: Path, capsys) -> No
     wrong = Predictions(upside_down, labels, np.ones_like(labels), nowhere * 0, nowhere, np.zeros((400, 0), np.int64))
     with pytest.raises(CalibrationError, match="higher logits of 'click' have fewer positives"):
         fit_calibration(wrong, tiny.TOLD, "platt", {"click": "click"}, "eval", "m")
+    wrong.logits[:, 1] *= -1  # of the conversion, which is then right
+    fitted, left_out = fit_heads(wrong, tiny.TOLD, "platt", own_tasks(tiny.TOLD), "eval", "m")
+    assert fitted == fit_calibration(wrong, tiny.TOLD, "platt", {"conversion": "conversion"}, "eval", "m")
+    assert left_out == {"click": "task 'click': higher logits of 'click' have fewer positives: nothing to fit"}
     wrong.labels[:] = 0
+    assert fit_heads(wrong, tiny.TOLD, "platt", own_tasks(tiny.TOLD), "eval", "m")[0] is None
     with pytest.raises(
         CalibrationError, match="task 'click' has 400 labelled rows of the split 'eval', and 0 positives"
     ):

@@ -1,4 +1,4 @@
-"""Figures of a comparison: means over seeds, replicates and paired differences, against scikit-learn and slow loops."""
+"""Figures of a comparison against scikit-learn and slow loops: over seeds, replicates, differences, speed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from tests.test_metrics import slow_ece, slow_gauc
 from tt_jax.compare.figures import curves_of, differences, metrics_over_seeds, over_seeds, replicates_over_seeds
+from tt_jax.compare.speed import Curve, reach, target_loss, to_quality
 from tt_jax.metrics.bootstrap import INTERVALS, cluster_draws
 from tt_jax.metrics.task_rows import TaskRows
 
@@ -91,3 +92,37 @@ def test_mean_and_spread() -> None:
     assert over_seeds([1.0, 3.0]) == {"mean": 2.0, "spread": pytest.approx(2**0.5), "seeds": [1.0, 3.0]}
     assert over_seeds([2]) == {"mean": 2.0, "spread": None, "seeds": [2.0]}
     assert over_seeds([2.0, None])["mean"] is None
+
+
+# ---- speed -----------------------------------------------------------------------------------------------------------
+
+
+def curve(*logloss: float, speed: float = 10.0) -> Curve:
+    steps = range(1, len(logloss) + 1)
+    return Curve("run", tuple(100 * s for s in steps), tuple(100 * s / speed for s in steps), logloss)
+
+
+def test_where_a_curve_reaches_a_loss() -> None:
+    found = reach(curve(0.8, 0.6, 0.4, 0.5), 0.45)
+    assert found is not None
+    assert (found.examples, found.seconds) == (pytest.approx(275), pytest.approx(27.5))
+    assert reach(curve(0.8, 0.6), 0.5) is None
+    first = reach(curve(0.4, 0.3), 0.5)
+    assert first is not None
+    assert (first.examples, first.seconds) == (100, 10)
+    assert target_loss([curve(0.5, 0.3), curve(0.5, 0.2, 0.4)]) == 0.4
+
+
+def test_seconds_to_the_quality_of_the_reference() -> None:
+    reference = {"a": {"t": [curve(0.8, 0.6), curve(0.7, 0.5)]}, "b": {"t": [curve(0.9, 0.8), curve(0.9, 0.8)]}}
+    ours = {"a": {"t": [curve(0.6, 0.4)] * 2}, "b": {"t": [curve(1.0, 0.6, speed=20.0)] * 2}}
+    one_model = to_quality(ours, reference, "t", adds_up=False)
+    assert one_model["a"]["target"] == 0.6
+    assert one_model["a"]["seconds"]["mean"] == 10
+    assert one_model["b"]["seconds"]["mean"] == pytest.approx(7.5)
+    assert one_model["overall"]["seconds"]["mean"] == 10
+    assert to_quality(ours, reference, "t", adds_up=True)["overall"]["seconds"]["mean"] == pytest.approx(17.5)
+    itself = to_quality(reference, reference, "t", adds_up=False)
+    assert itself["overall"]["examples"]["seeds"] == [200, 200]
+    worse = {**ours, "b": {"t": [curve(1.0, 0.9)] * 2}}
+    assert to_quality(worse, reference, "t", adds_up=False)["overall"]["seconds"]["mean"] is None

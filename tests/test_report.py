@@ -66,7 +66,7 @@ def test_every_number_leads_to_its_runs_and_their_fingerprints(compared: Path, r
         for name in (name for names in row["runs"] for name in names):
             assert f'href="#run-{name}"' in article
             section = text[text.index(f'<article id="run-{name}">') :].split("</article>")[0]
-            for key in ("identity", "data", "weights"):
+            for key in ("identity", "data", "weights", "fingerprint"):
                 assert report["runs"][name][key] in section
     cells = re.findall(r"<td>(.*?)</td>", text.split('<section id="rows">')[0], re.DOTALL)
     numbers = [cell for cell in cells if re.search(r"\d", re.sub("<[^>]*>", "", cell))]
@@ -85,21 +85,58 @@ def test_the_page_shows_the_numbers_of_the_report(compared: Path, report: dict) 
     assert "{} [{}, {}]".format(*figures) in text
 
 
-def test_names_are_text(report: dict) -> None:
-    changed = copy.deepcopy(report)
+SECTIONS = {"learning", "calibration", "funnel", "regret", "gates"}
+
+
+def test_every_section_is_there_and_every_picture_has_its_numbers(compared: Path, report: dict) -> None:
+    text = (compared / "report.html").read_text()
+    assert Page(text).ids >= SECTIONS
+
+    def section(name: str) -> str:
+        return text[text.index(f'<section id="{name}">') :].split("</section>")[0]
+
+    pooled = report["rows"][0]
+    recall = pooled["funnel"]["test_candidates"]["shopping"][1]["recall"]
+    assert f"{recall['mean']:.3f}" in section("funnel")
+    assert section("funnel").count("<svg") == 4  # two scenarios, the best 1 and the best 4
+    regret = pooled["regret"]["test"]["scopes"]["overall"]["click"]
+    assert all(f"{regret[name]['mean']:.5f}" in section("regret") for name in ("kl", "inexpressible", "missed"))
+    before = pooled["before"]["test_candidates"]["overall"]["teacher_click"]
+    after = pooled["metrics"]["test_candidates"]["overall"]["teacher_click"]
+    assert all(f"{found['kl']['mean']:.4f}" in section("calibration") for found in (before, after))
+    gates = report["runs"][pooled["runs"][0][0]]["gates"]["test"]["ad"]
+    load = gates["scenarios"]["standard"]["tasks"]["click"]["load"]
+    assert all(f">{share:.2f}<" in section("gates") for share in load)
+    assert all(f">{name}</text>" in section("gates") for name in gates["experts"])
+    assert section("gates").count("<figure>") == 8  # two rows, two towers, two splits
+    for name in (name for row in report["rows"] for name in row["runs"][0]):
+        assert f'href="#run-{name}"' in section("gates")
+        assert report["runs"][name]["fingerprint"] in section("runs")
+
+
+def test_names_are_text_and_what_a_report_does_not_have_is_not_shown(report: dict) -> None:
+    changed = copy.deepcopy(report) | {"calibrate": "none", "world": None, "funnel": {}}
+    del changed["splits"]["test_candidates"]  # half the pictures will do
     changed["rows"][0]["name"] = "<script>alert(1)</script>"
-    text = render(changed)
-    assert "<script>" not in text
-    assert "&lt;script&gt;alert(1)" in text
-
-
-def test_a_report_without_evaluations_while_training(report: dict) -> None:
-    changed = copy.deepcopy(report)
     for row in changed["rows"]:
         row["learning"] = {scenario: {} for scenario in row["learning"]}
         row["to_quality"] = {task: {} for task in row["to_quality"]}
-    page = Page(render(changed))
-    assert "learning" not in page.ids
+        row["before"] = {
+            s: {scope: {t: {} for t in tasks} for scope, tasks in of.items()} for s, of in row["before"].items()
+        }
+        row |= {"funnel": {}, "regret": {}}
+    for run in changed["runs"].values():
+        run |= {
+            "calibration": None,
+            "not_calibrated": {"click": "no <labels>"},
+            "gates": {split: {} for split in run["gates"]},
+        }
+    text = render(changed)
+    assert "<script>" not in text
+    assert "&lt;script&gt;alert(1)" in text
+    assert "click is not calibrated: no &lt;labels&gt;" in text
+    page = Page(text)
+    assert not SECTIONS & page.ids
     assert {link[1:] for link in page.links} <= page.ids
 
 
@@ -150,4 +187,6 @@ def test_pictures_have_text_a_name_and_the_colours_of_the_page() -> None:
     assert set(re.findall("#[0-9a-f]{6}", svg)) <= {"#ffffff", "#000000"}
     whisker = plots.whiskers([plots.Whisker(0, "row <1>", 0.1, 0.05, 0.2)], "one", "difference")
     assert "row &lt;1&gt;" in whisker
-    assert ">0.50</text>" in plots.heat_map([[0.5, 0.25]], ["click"], ["1", "2"], "gates")
+    heat = plots.heat_map([[0.5, 0.25, 0.9]], ["click"], ["1", "2", "3"], "gates")
+    assert ">0.50</text>" in heat
+    assert "var(--paper)" in heat  # the number on a strong cell

@@ -17,11 +17,12 @@ from input_pipeline.adworld import LOGS, AdWorldConfig, Log
 from input_pipeline.readers import Chunk, ReadError
 from input_pipeline.readers import read as read_tables
 from tt_jax.schema import Schema
-from tt_jax.strict_json import dataclass_from_dict, parse_json
+from tt_jax.strict_json import dataclass_from_dict, nearest, parse_json
 
 # A world to simulate (None: the default one), or the directory that `generate` or the quickstart wrote.
 Source = AdWorldConfig | str | Path | None
 SPLITS = ("train", "eval", "test", "train_candidates", "eval_candidates", "test_candidates")
+WORLD = "world.json"  # a world's configuration, in what `generate`, `tt-jax prepare` and the quickstart wrote
 
 
 def schema(source: Source) -> Schema:
@@ -55,6 +56,13 @@ def _split(config: AdWorldConfig, log: Log, day: int) -> str:
     return split if log == "impressions" else f"{split}_candidates"
 
 
+def log_of(split: str) -> tuple[str, Log]:
+    """The split of days, and the log, of one of `SPLITS`. Raises `ReadError` for another."""
+    if split not in SPLITS:
+        raise ReadError(f"unknown split {split!r} of AdWorld{nearest(split, SPLITS)}")
+    return split.removesuffix("_candidates"), "candidates" if split.endswith("_candidates") else "impressions"
+
+
 def config_of(source: Source) -> AdWorldConfig:
     """The world's configuration; `source` may be a `world.json` too. Raises `ReadError` naming a file that is none."""
     if source is None:
@@ -62,7 +70,7 @@ def config_of(source: Source) -> AdWorldConfig:
     if isinstance(source, AdWorldConfig):
         return source
     path = Path(source)
-    path = path if path.is_file() else path / "world.json"
+    path = path if path.is_file() else path / WORLD
     try:
         data = parse_json(path.read_text(), "world", ReadError)
         return dataclass_from_dict(AdWorldConfig, data, "world", ReadError)

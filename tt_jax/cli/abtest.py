@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ EXAMPLE = """  tt-jax abtest --world=runs/quickstart --requests=20000 --out=abte
 A bundle answers for the scenarios that it was trained on, or for the one that it is given as: SCENARIO=BUNDLE. Those
 for which both arms have one are replayed. By default both models answer every request, and the intervals are by
 bootstrap over users. --design=split sends each user to one model, as an experiment online has to; --repeat=200 does so
-with 200 seeds and counts the intervals that leave out 0: with one model as both arms, the false positives. What is
-simulated, and what is not, stands in input_pipeline/adworld_replay.py."""
+with 200 seeds and counts the intervals that leave out 0: with one model as both arms, the false positives, which should
+be 5 %. What is simulated, and what is not, stands in input_pipeline/adworld_replay.py."""
 ARMS = ("control", "treatment")
 Arm = dict[str, Any]  # scenario -> Bundle
 
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if not scenarios:
         raise ValueError(f"no scenario has a bundle in both arms: {' and '.join(', '.join(arm) for arm in arms)}")
     corpus, morning = ads(world), wake(world)
-    rankers = {s: [ranker(arm[s], corpus, s) for arm in arms] for s in scenarios}
+    rankers = {s: _rankers([arm[s] for arm in arms], corpus, s) for s in scenarios}
 
     def outcomes(seed: int) -> Outcomes:
         again = dataclasses.replace(how, seed=seed)
@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     if args.repeat:
-        significant = count_significant(outcomes, args.repeat, args.seed)
-        found: dict[str, Any] = {"experiments": args.repeat, "significant": significant}
-        shown = _shares(significant, args.repeat)
+        rates = count_significant(outcomes, args.repeat, args.seed)
+        found: dict[str, Any] = {"experiments": args.repeat, "figures": rates}
+        shown = _rates(rates, args.repeat)
     else:
         found = {"groups": report(outcomes(args.seed), args.design, args.seed)}
         shown = "\n\n".join(table(name, group["effects"]) for name, group in found["groups"].items())
@@ -109,6 +109,13 @@ def load_arm(text: str, name: str, world: Any) -> Arm:
     return arm
 
 
+def _rankers(bundles: Sequence[Any], corpus: Any, scenario: str) -> list[Any]:
+    """A ranker an arm: one and the same for one and the same model, which then ranks once."""
+    models = {(bundle.fingerprint, bundle.manifest.utility): bundle for bundle in bundles}
+    made = {model: ranker(bundle, corpus, scenario) for model, bundle in models.items()}
+    return [made[bundle.fingerprint, bundle.manifest.utility] for bundle in bundles]
+
+
 def ranker(bundle: Any, corpus: Any, scenario: str) -> Any:
     """A bundle with an index of the scenario's ads, as a `Ranker`: encoder, towers and utility are those of serving."""
     import numpy as np
@@ -147,9 +154,12 @@ def table(title: str, effects: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _shares(significant: Mapping[str, int], experiments: int) -> str:
-    lines = [f"of {experiments} experiments, the share whose 95 % interval leaves out 0"]
-    return "\n".join([*lines, *(f"  {figure:<24}{n / experiments:>8.1%}" for figure, n in significant.items())])
+def _rates(figures: Mapping[str, Mapping[str, Any]], experiments: int) -> str:
+    lines = [f"of {experiments} experiments, the share whose 95 % interval leaves out 0, with its own 95 % interval"]
+    for name, f in figures.items():
+        rate = "-" if f["rate"] is None else f"{f['rate']:.1%}   {f['low']:.1%} .. {f['high']:.1%}"
+        lines.append(f"  {name:<24}{f['significant']:>5} of {f['experiments']:<6}{rate}")
+    return "\n".join(lines)
 
 
 def _describe(arm: Arm) -> dict[str, dict[str, str]]:

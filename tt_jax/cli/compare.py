@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-EXAMPLE = """  tt-jax compare --configs=configs/adworld.py --modes=pooled,split,weighted --seeds=3 \\
+EXAMPLE = """  tt-jax compare --configs=configs/adworld.py --modes=pooled,split,weighted --seeds=3 --calibrate=platt \\
     --splits=test,test_candidates --config.train.eval_every=50 --data=prepared/adworld --out=comparisons/modes
   tt-jax compare --configs=configs/adworld.py,configs/adworld.py:labels=soft,configs/adworld.py:labels=both \\
     --splits=test,test_candidates --data=prepared/adworld --out=comparisons/labels
 
 The first configuration in the first mode is the reference of all differences. The same command again goes on where it
-was stopped. Learning curves, and the time to the reference's quality, need --config.train.eval_every."""
+was stopped. Learning curves, and the time to the reference's quality, need --config.train.eval_every; recall of a
+teacher's best candidates needs a split of candidates that it has labelled; the regret needs AdWorld."""
 TAKES_CONFIG = True
 
 
@@ -34,6 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seeds", type=int, default=3, help="runs of each, with the seeds from the config's on (default 3)"
     )
     parser.add_argument("--splits", default="test", help="what to evaluate on, which no run may see (default test)")
+    parser.add_argument(
+        "--calibrate",
+        choices=("none", "platt", "temperature", "isotonic"),
+        default="none",
+        help="fit the probabilities of every run to the labels of its eval split, and show those (default none)",
+    )
+    parser.add_argument(
+        "--world",
+        type=Path,
+        help="AdWorld: world.json, or the directory that has it, to tell the regret; the default is that in --data",
+    )
     parser.add_argument("--replicates", type=int, default=200, help="of the bootstrap (default 200)")
 
 
@@ -51,20 +64,33 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     prepared = PreparedSet.open(args.data)
     _keep_compiled(args.out / "compiled")
     configs = _named_configs(args.configs, [*overrides, f"--config.data.path={args.data}"])
-    plan = make_plan(configs, _names(args.modes), args.seeds, _names(args.splits), prepared)
+    plan = make_plan(configs, _names(args.modes), args.seeds, _names(args.splits), prepared, args.calibrate)
+    world = _world(args.world, prepared, plan.splits)
     claim(plan, args.out)
     done = finish_runs(plan, prepared, args.out, _say)
     if done is None:
         _say(f"{args.out}: stopped; the same command goes on from there")
         return 0
     _say("evaluating")
-    report = summarise(plan, done, prepared, args.out, args.replicates)
+    report = summarise(plan, done, prepared, args.out, args.replicates, world)
     write_json(args.out / "report.json", report)
     write_page(args.out / "report.html", report)
     for split in plan.splits:
         print(table(report, split))
     print(f"{args.out}/report.html has it all")
     return 0
+
+
+def _world(path: Path | None, prepared: Any, splits: Sequence[str]) -> Any:
+    """The `AdWorldConfig` of the data; None if there is none with them and none is named."""
+    from input_pipeline.recipes.adworld import WORLD, config_of
+    from tt_jax.compare.regret import check_world
+
+    if path is None and not (prepared.root / WORLD).exists():
+        return None
+    world = config_of(path or prepared.root)
+    check_world(world, prepared, splits)
+    return world
 
 
 def _keep_compiled(folder: Path) -> None:
@@ -109,7 +135,8 @@ def table(report: dict[str, Any], split: str) -> str:
     """One line a row, scenario and task: log loss over seeds, its difference to the first row, AUC."""
     lines = [
         "",
-        f"{split}: mean (spread) of {report['seeds']} seeds; difference of log loss to the first row, 95 % interval",
+        f"{split}: mean (spread) of {report['seeds']} seeds; difference of log loss to the first row, 95 % interval;"
+        f" calibration: {report['calibrate']}",
         f"{'':<40}{'scenario':<12}{'task':<20}{'log loss':>18}{'difference':>28}{'AUC':>8}",
     ]
     for row in report["rows"]:

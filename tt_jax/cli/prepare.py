@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 EXAMPLE = """  tt-jax prepare kuairand --source=data/kuairand_pure --out=prepared/kuairand
   tt-jax prepare census --source=data/census_income --out=prepared/census
   tt-jax prepare adworld --out=prepared/adworld"""
-SIMULATED = "adworld"  # the recipe that makes its logs
+SIMULATED = "adworld"  # the recipe that makes its logs, of a world that is kept beside them
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,11 @@ def run(args: argparse.Namespace) -> int:
     if args.source is None and args.recipe != SIMULATED:
         raise ValueError(f"prepare {args.recipe}: expected --source, the directory of the raw logs")
     require_absent(args.out)  # before the work, not after it
-    print_counts(prepare(recipe.schema(args.source), recipe.read(args.source), args.out, ads=recipe.ads(args.source)))
+    source = args.source
+    documents = {recipe.WORLD: dataclasses.asdict(recipe.config_of(source))} if args.recipe == SIMULATED else None
+    print_counts(
+        prepare(recipe.schema(source), recipe.read(source), args.out, ads=recipe.ads(source), documents=documents)
+    )
     return 0
 
 

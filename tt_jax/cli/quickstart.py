@@ -82,7 +82,8 @@ def _prepare(world: Any, out: Path) -> None:
     from input_pipeline.prepare import prepare
     from input_pipeline.recipes import adworld as recipe
 
-    prepare(recipe.schema(world), recipe.read(world, ("impressions",)), out, ads=recipe.ads(world))
+    documents = {recipe.WORLD: dataclasses.asdict(world)}
+    prepare(recipe.schema(world), recipe.read(world, ("impressions",)), out, ads=recipe.ads(world), documents=documents)
 
 
 def _scenario(scenario: str, workdir: Path, prepared: Path, seed: int, bayes: dict[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from typing import Any
 EXAMPLE = """  tt-jax regret --workdir=runs/quickstart/standard --world=runs/quickstart --split=test_candidates
 
 KL to the true probability = inexpressible (by any two-tower of this output_dim) + missed (by this one). The definition
-and its limits stand in input_pipeline/adworld_regret.py."""
+and its limits stand in input_pipeline/adworld_regret.py. The probabilities are the calibrated ones where the run has a
+calibration."""
 SHOWN = ("rows", "logloss", "bayes_logloss", "kl", "inexpressible", "missed")
-CANDIDATES = "_candidates"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,41 +36,42 @@ def run(args: argparse.Namespace) -> int:
         write_json(args.out, found)
     for scenario, tasks in found["scenarios"].items():
         print(table(scenario, tasks, SHOWN, digits=5))
+    calibration = found["calibration"]
+    shown = "calibrated by {method}, fitted on {split}".format(**calibration) if calibration else "not calibrated"
     print(
-        f"in nats; inexpressible: by a dot product of {found['output_dim']} numbers, which has room for rank"
-        f" {found['interaction_rank']} of the interaction"
+        f"in nats; probabilities {shown}; inexpressible: by a dot product of {found['output_dim']} numbers, which has"
+        f" room for rank {found['interaction_rank']} of the interaction"
     )
     return 0
 
 
 def regret_of(trained: Any, world: Any, split: str) -> dict[str, Any]:
-    """The `regret` of a `Trained` on a world, with its fingerprint. Raises `ValueError` if it is not of that world."""
+    """The `regret` of a `Trained` on a world, with its fingerprint and the `calibration` of its probabilities, if any.
+
+    Raises `ValueError` if it is not of that world, or the world has no such split.
+    """
     from input_pipeline.adworld import schema
     from input_pipeline.adworld_regret import regret
+    from input_pipeline.recipes.adworld import log_of
 
-    day, candidates = split.removesuffix(CANDIDATES), split.endswith(CANDIDATES)
-    if day not in ("train", "eval", "test"):
-        raise ValueError(f"--split={split}: expected train, eval or test, with {CANDIDATES} for those not shown too")
+    day, log = log_of(split)
     if trained.record.schema.features != schema(world).features:
         raise ValueError("the run was trained on another world: the features of its schema are not those of this one")
-    model = trained.record.config.model
-    found = regret(
-        world,
-        day,
-        "candidates" if candidates else "impressions",
-        predictor(trained),
-        model.output_dim,
-        trained.record.config.data.scenarios,
-    )
-    return {**found, "split": split, "fingerprint": trained.fingerprint}
+    output_dim, scenarios = trained.record.config.model.output_dim, trained.record.config.data.scenarios
+    found = regret(world, day, log, predictor(trained), output_dim, scenarios)
+    fitted = trained.calibration
+    calibration = None if fitted is None else {"method": fitted.method, "split": fitted.split}
+    return {**found, "split": split, "calibration": calibration, "fingerprint": trained.fingerprint}
 
 
 def predictor(trained: Any) -> Callable[[Any], Mapping[str, Any]]:
-    """Table of log rows -> head -> the probabilities of a `Trained`."""
+    """Table of log rows -> head -> the probabilities of a `Trained`, calibrated if it has a calibration."""
     import numpy as np
 
+    from tt_jax.calibration import query_scenarios
     from tt_jax.features import Encoder
     from tt_jax.metrics import sigmoid
+    from tt_jax.training.calibrate import calibrated_logits
     from tt_jax.training.evaluate import make_predict
 
     schema, size = trained.record.schema, trained.record.config.data.eval_batch_size
@@ -84,7 +85,11 @@ def predictor(trained: Any) -> Callable[[Any], Mapping[str, Any]]:
             part = {name: array[first : first + size] for name, array in arrays.items()}
             spare = size - len(next(iter(part.values())))  # so that one program serves all
             padded = {name: np.pad(array, ((0, spare), (0, 0))) for name, array in part.items()}
-            found.append(np.asarray(predict(trained.params, trained.tables, padded))[: size - spare])
+            logits = np.asarray(predict(trained.params, trained.tables, padded))
+            if trained.calibration is not None:
+                scenario = np.asarray(query_scenarios(schema, padded["query_ids"]))
+                logits = calibrated_logits(logits, scenario, schema, trained.calibration)
+            found.append(logits[: size - spare])
         return dict(zip(schema.heads, sigmoid(np.concatenate(found)).T, strict=True))
 
     return probabilities

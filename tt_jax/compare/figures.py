@@ -68,10 +68,14 @@ def differences(
 
 def curves_of(rows: TaskRows) -> dict[str, Any]:
     """`roc` and `calibration` of predictions; None where one is undefined."""
-    arguments = rows.p, rows.y, rows.terms_Sn[0]
-    roc = roc_curve(*arguments) if rows.ranked else None
-    calibration = calibration_curve(*arguments)
+    roc = roc_curve(rows.p, rows.y, rows.terms_Sn[0]) if rows.ranked else None
     return {
         "roc": roc and {name: values.tolist() for name, values in roc._asdict().items()},
-        "calibration": calibration and {name: values.tolist() for name, values in calibration._asdict().items()},
+        "calibration": calibration_of(rows),
     }
+
+
+def calibration_of(rows: TaskRows) -> dict[str, list[float]] | None:
+    """The calibration curve of predictions; None where it is undefined."""
+    found = calibration_curve(rows.p, rows.y, rows.terms_Sn[0])
+    return found and {name: values.tolist() for name, values in found._asdict().items()}

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from input_pipeline.blocks import PreparedSet
-from tt_jax.compare.plan import Run
+from tt_jax.calibration import query_scenarios
+from tt_jax.compare.plan import Plan, Row, Run
+from tt_jax.compare.runs import Done, read_fitted, read_predictions
+from tt_jax.metrics import sigmoid
 from tt_jax.metrics.ranking import user_codes
+from tt_jax.schema import Schema
+from tt_jax.training.calibrate import calibrated_logits
 
 OVERALL = "overall"
 
@@ -25,41 +31,103 @@ class Rows:
       labels, weights: float32 `[n, T]`, as in a prepared set.
       scenario: int `[n]`, index into `scenarios`.
       scenarios: those that the rows are of.
+      query_scenario: int32 `[n]`, see `tt_jax.calibration.query_scenarios`.
       users: int64 `[n]`, of `tt_jax.metrics.ranking.user_codes`; None if the logs have no user.
-      clusters: int64 `[n]`, whose rows are not independent of one another: users, else requests.
+      requests: int64 `[n]`; None if the logs have none.
+      ads: int64 `[n]`.
     """
 
     labels: np.ndarray
     weights: np.ndarray
     scenario: np.ndarray
     scenarios: tuple[str, ...]
+    query_scenario: np.ndarray
     users: np.ndarray | None
-    clusters: np.ndarray
+    requests: np.ndarray | None
+    ads: np.ndarray
+
+    @property
+    def clusters(self) -> np.ndarray:
+        """int64 `[n]`, whose rows are not independent of one another: users, else requests; -1 = on its own."""
+        known = self.requests if self.users is None else self.users
+        return np.full(len(self.labels), -1, np.int64) if known is None else known
+
+    def of_scenario(self, name: str) -> np.ndarray:
+        """Row numbers of a scenario."""
+        return np.flatnonzero(self.scenario == self.scenarios.index(name))
 
     def scopes(self) -> dict[str, np.ndarray]:
         """Row numbers of all, then of each scenario."""
-        parts = {name: np.flatnonzero(self.scenario == i) for i, name in enumerate(self.scenarios)}
+        parts = {name: self.of_scenario(name) for name in self.scenarios}
         return {OVERALL: np.arange(len(self.labels)), **(parts if len(parts) > 1 else {})}
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a row of the table predicts for the rows of a split: probabilities float32 `[n, H]`, by seed.
+
+    Attributes:
+      raw: as the models give them.
+      shown: calibrated, where the runs have a calibration.
+    """
+
+    raw: list[np.ndarray]
+    shown: list[np.ndarray]
+
+    @property
+    def changed(self) -> bool:
+        """Whether a calibration changes them."""
+        return self.shown is not self.raw
 
 
 def read_rows(prepared: PreparedSet, split: str, scenarios: Sequence[str]) -> Rows:
     """The rows of some scenarios of a split."""
-    blocks = prepared.blocks([split], scenarios, ("labels", "weights", "scenario", "keys"))
-    parts = [blocks[i] for i in range(len(blocks))]
-    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     schema = prepared.schema
+    blocks = prepared.blocks([split], scenarios, ("labels", "weights", "scenario", "keys", "query_ids"))
+    parts = []
+    for i in range(len(blocks)):
+        block = blocks[i]
+        block["query_scenario"] = np.asarray(query_scenarios(schema, block.pop("query_ids")))
+        parts.append(block)
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     place = np.array([scenarios.index(name) if name in scenarios else -1 for name in schema.scenarios])
     keys = {name: found["keys"][:, i] for i, name in enumerate(schema.key_columns)}
-    users = user_codes(keys[schema.user_id]) if schema.user_id else None
-    requests = keys[schema.request_id] if schema.request_id else np.full(len(found["labels"]), -1, np.int64)
     return Rows(
         labels=found["labels"],
         weights=found["weights"],
         scenario=place[found["scenario"][:, 0]],
         scenarios=tuple(scenarios),
-        users=users,
-        clusters=requests if users is None else users,
+        query_scenario=found["query_scenario"],
+        users=user_codes(keys[schema.user_id]) if schema.user_id else None,
+        requests=keys[schema.request_id] if schema.request_id else None,
+        ads=keys[schema.ad_id],
     )
+
+
+def read_predicted(
+    plan: Plan, done: Mapping[str, Done], out: Path, split: str, rows: Rows, schema: Schema
+) -> list[Predicted]:
+    """By row of the table what its runs have stored for a split. Raises `CompareError` as `read_predictions` does."""
+    raw: dict[str, np.ndarray] = {}
+    shown: dict[str, np.ndarray] = {}
+    for run in plan.runs:
+        folder = out / "runs" / run.name
+        logits = read_predictions(folder, split, done[run.name])
+        raw[run.name] = shown[run.name] = sigmoid(logits)
+        calibration = read_fitted(folder, done[run.name], schema)
+        if calibration is not None:
+            mine = np.isin(
+                rows.scenario, [rows.scenarios.index(s) for s in run.config.data.scenarios or rows.scenarios]
+            )
+            shown[run.name] = sigmoid(calibrated_logits(logits, rows.query_scenario[mine], schema, calibration))
+    return [_of_row(row, raw, shown, rows) for row in plan.rows]
+
+
+def _of_row(row: Row, raw: Mapping[str, np.ndarray], shown: Mapping[str, np.ndarray], rows: Rows) -> Predicted:
+    of_seeds = [join_predictions(runs, raw, rows) for runs in row.seeds]
+    if all(shown[run.name] is raw[run.name] for run in row.runs):
+        return Predicted(of_seeds, of_seeds)
+    return Predicted(of_seeds, [join_predictions(runs, shown, rows) for runs in row.seeds])
 
 
 def join_predictions(runs: Sequence[Run], predictions: Mapping[str, np.ndarray], rows: Rows) -> np.ndarray:
@@ -72,5 +140,5 @@ def join_predictions(runs: Sequence[Run], predictions: Mapping[str, np.ndarray],
     out = np.full((len(rows.labels), predictions[runs[0].name].shape[1]), np.nan, np.float32)
     for run in runs:
         (scenario,) = run.config.data.scenarios
-        out[rows.scenario == rows.scenarios.index(scenario)] = predictions[run.name]
+        out[rows.of_scenario(scenario)] = predictions[run.name]
     return out

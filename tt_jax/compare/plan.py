@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from input_pipeline.blocks import PreparedSet
+from tt_jax.calibration import Method
 from tt_jax.config import Config
 from tt_jax.publish import write_json
 from tt_jax.strict_json import nearest, parse_json
@@ -24,6 +25,8 @@ MODES = {
     "split": "a model per scenario, trained on its own rows",
     "weighted": "one model of all scenarios, whose rows weigh the same in all",
 }
+Calibrate = Literal["none"] | Method
+NOT_CALIBRATED: Literal["none"] = "none"
 
 
 class CompareError(ValueError):
@@ -95,12 +98,15 @@ class Plan:
       scenarios: those that all rows are evaluated on.
       splits: those that they are evaluated on, which no run may see.
       data: fingerprint of the prepared set.
+      calibrate: how the probabilities of every run are fitted to the labels of its eval split; no part of its identity,
+        since it is done after the training.
     """
 
     rows: tuple[Row, ...]
     scenarios: tuple[str, ...]
     splits: tuple[str, ...]
     data: str
+    calibrate: Calibrate = NOT_CALIBRATED
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -109,7 +115,12 @@ class Plan:
 
 
 def make_plan(
-    configs: Mapping[str, Config], modes: Sequence[str], seeds: int, splits: Sequence[str], prepared: PreparedSet
+    configs: Mapping[str, Config],
+    modes: Sequence[str],
+    seeds: int,
+    splits: Sequence[str],
+    prepared: PreparedSet,
+    calibrate: Calibrate = NOT_CALIBRATED,
 ) -> Plan:
     """The runs of every configuration, mode and seed; seeds count up from the configuration's own.
 
@@ -130,7 +141,7 @@ def make_plan(
         for name, config in configs.items()
         for mode in modes
     )
-    return Plan(rows, scenarios, tuple(splits), prepared.fingerprint)
+    return Plan(rows, scenarios, tuple(splits), prepared.fingerprint, calibrate)
 
 
 def _check_arguments(configs: Mapping[str, Config], modes: Sequence[str], seeds: int, splits: Sequence[str]) -> None:

@@ -3,55 +3,73 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from input_pipeline.adworld import AdWorldConfig
 from input_pipeline.blocks import PreparedSet
-from tt_jax.compare.figures import curves_of, differences, metrics_over_seeds, over_seeds, replicates_over_seeds
-from tt_jax.compare.outcomes import Rows, join_predictions, read_rows
+from tt_jax.compare.figures import over_seeds
+from tt_jax.compare.funnel import split_funnel
+from tt_jax.compare.outcomes import read_predicted, read_rows
 from tt_jax.compare.plan import Plan, Row
-from tt_jax.compare.runs import Done, read_predictions
+from tt_jax.compare.quality import split_quality
+from tt_jax.compare.regret import split_regret
+from tt_jax.compare.runs import Done, read_fitted
 from tt_jax.compare.speed import row_curves, to_quality
-from tt_jax.metrics.task_rows import TaskRows, check_values
 from tt_jax.models.cost import cost_of
-from tt_jax.schema import Schema, Task
+from tt_jax.schema import Schema
 from tt_jax.training.setup import make_model
 
-VERSION = 1
+VERSION = 2
 
 
 def summarise(
-    plan: Plan, done: Mapping[str, Done], prepared: PreparedSet, out: Path, replicates: int
+    plan: Plan,
+    done: Mapping[str, Done],
+    prepared: PreparedSet,
+    out: Path,
+    replicates: int,
+    world: AdWorldConfig | None = None,
 ) -> dict[str, Any]:
     """The report of finished runs, ready for JSON.
 
+    Args:
+      world: that the data are of, to tell the regret; None = it is not known.
+
     Returns:
-      `rows`: a dict a row of the table: `name`, `config`, `mode`, `runs` (names, by seed), `cost`, `metrics` by split,
-        scope (`overall` or a scenario) and task, `curves` (ROC and calibration, of the first seed) likewise,
-        `learning` (log loss while training, of every run) and `to_quality`, see `_to_quality`.
-      `runs`: by name the fingerprints of run, data and weights, and the whole configuration.
-      and what the comparison is of: `data`, `splits` with their rows, `seeds`, `tasks`, `replicates`.
+      `rows`: a dict a row of the table: `name`, `config`, `mode`, `runs` (names, by seed), `cost`; by split `metrics`,
+        `curves` and `before`, see `tt_jax.compare.quality`, `funnel` (where the split has one) and `regret` (with a
+        world), see the modules of these names; `learning` (log loss while training, of every run) and `to_quality`, see
+        `tt_jax.compare.speed`.
+      `runs`: by name the fingerprints of run, data, weights and calibrated model, how it was trained and calibrated,
+        diagnostics of its `gates` by split, and the whole configuration.
+      `funnel`: by split what the funnel is of.
+      and what the comparison is of: `data`, `splits` with their rows, `seeds`, `tasks`, `replicates`, `world`, and
+        `calibrate`, the method by which the probabilities that are shown are calibrated, or `none`.
     """
-    rows = [_describe(row, done, prepared.schema) for row in plan.rows]
-    for split in plan.splits:
-        _add_split(rows, split, plan, done, prepared, out, replicates)
-    _add_learning(rows, plan, out, prepared.schema)
-    counts = prepared.manifest.splits
-    return {
+    schema, counts = prepared.schema, prepared.manifest.splits
+    report = {
         "version": VERSION,
-        "name": prepared.schema.name,
+        "name": schema.name,
         "data": plan.data,
         "scenarios": list(plan.scenarios),
         "splits": {split: {name: counts[split][name].rows for name in plan.scenarios} for split in plan.splits},
-        "tasks": {t.name: t.kind for t in prepared.schema.tasks},
+        "tasks": {t.name: t.kind for t in schema.tasks},
         "seeds": len(plan.rows[0].seeds),
         "replicates": replicates,
-        "rows": rows,
-        "runs": {run.name: _run(run.config.to_dict(), done[run.name]) for run in plan.runs},
+        "calibrate": plan.calibrate,
+        "world": None if world is None else dataclasses.asdict(world),
+        "funnel": {},
+        "rows": [_describe(row, done, schema) for row in plan.rows],
+        "runs": {
+            run.name: _run(run.config.to_dict(), done[run.name], out / "runs" / run.name, schema) for run in plan.runs
+        },
     }
+    for split in plan.splits:
+        _add_split(report, split, plan, done, prepared, out, world)
+    _add_learning(report["rows"], plan, out, schema)
+    return report
 
 
 def _describe(row: Row, done: Mapping[str, Done], schema: Schema) -> dict[str, Any]:
@@ -75,14 +93,22 @@ def _describe(row: Row, done: Mapping[str, Done], schema: Schema) -> dict[str, A
         },
         "metrics": {},
         "curves": {},
+        "before": {},
+        "funnel": {},
+        "regret": {},
     }
 
 
-def _run(config: dict[str, Any], done: Done) -> dict[str, Any]:
+def _run(config: dict[str, Any], done: Done, folder: Path, schema: Schema) -> dict[str, Any]:
+    fitted = read_fitted(folder, done, schema)
     return {
         "identity": done.identity,
         "data": done.data,
         "weights": done.weights,
+        "fingerprint": done.fingerprint,
+        "calibration": None if fitted is None else dataclasses.asdict(fitted),
+        "not_calibrated": done.not_calibrated,
+        "gates": done.gates,
         "step": done.step,
         "best_step": done.best_step,
         "total_steps": done.total_steps,
@@ -92,52 +118,30 @@ def _run(config: dict[str, Any], done: Done) -> dict[str, Any]:
 
 
 def _add_split(
-    rows: list[dict[str, Any]],
+    report: dict[str, Any],
     split: str,
     plan: Plan,
     done: Mapping[str, Done],
     prepared: PreparedSet,
     out: Path,
-    replicates: int,
+    world: AdWorldConfig | None,
 ) -> None:
-    """Adds metrics, differences and curves of a split to the rows of the report."""
-    outcomes = read_rows(prepared, split, plan.scenarios)
-    stored = {run.name: read_predictions(out / "runs" / run.name, split, done[run.name]) for run in plan.runs}
-    predictions = [[join_predictions(runs, stored, outcomes) for runs in row.seeds] for row in plan.rows]
-    for row in rows:
-        row["metrics"][split], row["curves"][split] = {}, {}
-    for scope, chosen in outcomes.scopes().items():
-        found = _scope(prepared.schema, outcomes, chosen, predictions, replicates)
-        for row, (metrics, curves) in zip(rows, found, strict=True):
-            row["metrics"][split][scope], row["curves"][split][scope] = metrics, curves
-
-
-def _scope(
-    schema: Schema, rows: Rows, chosen: np.ndarray, predictions: Sequence[Sequence[np.ndarray]], replicates: int
-) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Metrics and curves by task, of each row of the report, on the chosen rows of a split."""
-    found: list[tuple[dict[str, Any], dict[str, Any]]] = [({}, {}) for _ in predictions]
-    users = None if rows.users is None else rows.users[chosen]
-    clusters = rows.clusters[chosen]
-    for i, task in enumerate(schema.tasks):
-        columns = rows.labels[chosen, i], rows.weights[chosen, i]
-        replicated: list[dict[str, np.ndarray]] = []
-        for of_seeds, (metrics, drawn) in zip(predictions, found, strict=True):
-            p_Sn = [p[chosen, schema.head_of_task[i]] for p in of_seeds]
-            scored = [_scored(task, p, *columns, users) for p in p_Sn]
-            metrics[task.name], drawn[task.name] = metrics_over_seeds(scored), curves_of(scored[0])
-            replicated.append(replicates_over_seeds(scored, clusters, replicates))
-            if len(replicated) > 1:
-                reference = found[0][0][task.name]
-                differing = differences(metrics[task.name], reference, replicated[-1], replicated[0])
-                for name, difference in differing.items():
-                    metrics[task.name][name]["difference"] = difference
-    return found
-
-
-def _scored(task: Task, p: np.ndarray, labels: np.ndarray, weights: np.ndarray, users: np.ndarray | None) -> TaskRows:
-    check_values(p, labels, weights, soft=task.kind == "soft", where=f"task {task.name!r}: ")
-    return TaskRows.of(p, labels, weights, users, soft=task.kind == "soft")
+    """Adds all that the predictions for a split say."""
+    schema = prepared.schema
+    rows = read_rows(prepared, split, plan.scenarios)
+    predicted = read_predicted(plan, done, out, split, rows, schema)
+    for row, quality in zip(report["rows"], split_quality(schema, rows, predicted, report["replicates"]), strict=True):
+        for name, figures in vars(quality).items():
+            row[name][split] = figures
+    funnel = split_funnel(schema, rows, predicted, plan.rows[0].runs[0].config.utility)
+    if funnel:
+        report["funnel"][split], by_row = funnel
+        for row, figures in zip(report["rows"], by_row, strict=True):
+            row["funnel"][split] = figures
+    if world is not None:
+        found = split_regret(world, split, plan, schema, rows, predicted)
+        for row, figures in zip(report["rows"], found, strict=True):
+            row["regret"][split] = figures
 
 
 def _add_learning(rows: list[dict[str, Any]], plan: Plan, out: Path, schema: Schema) -> None:

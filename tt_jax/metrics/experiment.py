@@ -14,6 +14,7 @@ Shapes: n requests, arms 0 (control) and 1 (treatment).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -114,6 +115,13 @@ def split_effects(
             interval = [float(np.expm1(log_ratio - width)), float(np.expm1(log_ratio + width))]
         effects[figure] = _effect(n_A, d_A, interval)
     return effects
+
+
+def binomial_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95 % interval of the probability of a success, by the score test (Wilson 1927). `trials` >= 1."""
+    middle = (successes + Z**2 / 2) / (trials + Z**2)
+    half = Z / (trials + Z**2) * math.sqrt(successes * (trials - successes) / trials + Z**2 / 4)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _effect(numerator_A: np.ndarray, denominator_A: np.ndarray, interval: list[float] | None) -> Effect:

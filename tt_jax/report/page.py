@@ -6,21 +6,15 @@ Every number leads to the row of the comparison that it is of, and from there to
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
-from tt_jax.report import plots
-from tt_jax.report.plots import Line, Whisker
+from tt_jax.report import pictures, plots
 
 TEMPLATE = "report.html.jinja"
-NAMES = {
-    "logloss": "log loss", "auc": "AUC", "gauc": "GAUC", "ne": "NE", "calibration": "calibration", "ece": "ECE",
-    "kl": "KL to teacher", "logmae": "LogMAE", "rows": "rows", "positives": "positives",
-}  # fmt: skip
 
 
 def write_page(path: Path, report: Mapping[str, Any]) -> None:
@@ -48,113 +42,17 @@ def render(report: Mapping[str, Any]) -> str:
     }  # fmt: skip
     return environment.get_template(TEMPLATE).render(
         report=report,
-        names=NAMES,
+        names=pictures.NAMES,
         colours=plots.COLOURS,
-        whiskers=list(_whiskers(report)),
-        learning=list(_learning(report)),
-        curves=list(_curves(report)),
+        whiskers=pictures.whiskers(report),
+        learning=pictures.learning(report),
+        curves=pictures.curves(report),
+        calibration=pictures.calibration(report),
+        funnel=pictures.funnel(report),
+        funnel_tables=pictures.funnel_tables(report),
+        gates=pictures.gates(report),
+        regret=any(row["regret"] for row in report["rows"]),
     )
-
-
-# ---- pictures --------------------------------------------------------------------------------------------------------
-
-Group = tuple[str, list[tuple[str, Markup]]]  # title, and by caption the pictures
-
-
-def _whiskers(report: Mapping[str, Any]) -> Sequence[Group]:
-    """By split and task: the relative difference of the loss to the reference, by scope."""
-    groups, reference = [], report["rows"][0]["name"]
-    for split in report["splits"]:
-        for task, kind in report["tasks"].items():
-            loss = "kl" if kind == "soft" else "logloss"
-            cards = []
-            for scope in report["rows"][0]["metrics"][split]:
-                drawn = _compared(report, split, scope, task, loss)
-                if drawn:
-                    told = "; ".join(f"{w.name} {w.value:+.2%}, {w.low:+.2%} to {w.high:+.2%}" for w in drawn)
-                    alt = f"{NAMES[loss]} of {task} on {split}, {scope}, difference to {reference}: {told}"
-                    cards.append((scope, Markup(plots.whiskers(drawn, alt, f"{NAMES[loss]}, difference"))))
-            if cards:
-                groups.append((f"{task} on {split}", cards))
-    return groups
-
-
-def _compared(report: Mapping[str, Any], split: str, scope: str, task: str, loss: str) -> Sequence[Whisker]:
-    found = []
-    for i, row in enumerate(report["rows"]):
-        difference = row["metrics"][split][scope][task][loss].get("difference")
-        if difference and difference["relative_interval"]:
-            found.append(Whisker(i, row["name"], difference["relative"], *difference["relative_interval"]))
-    return found
-
-
-def _learning(report: Mapping[str, Any]) -> Sequence[Group]:
-    """By task: log loss on the eval split over training time and over examples, by scenario."""
-    groups = []
-    tasks = [task for task in report["tasks"] if any(task in row["to_quality"] for row in report["rows"])]
-    for task in tasks:
-        cards = []
-        for scenario in report["scenarios"]:
-            for x, label in (("seconds", "seconds of training"), ("examples", "examples")):
-                drawn, points = [], []
-                for i, row in enumerate(report["rows"]):
-                    for k, curve in enumerate(row["learning"][scenario].get(task, [])):
-                        drawn.append(Line(i, curve[x], curve["logloss"], faint=k > 0, dots=len(curve[x]) == 1))
-                        points += curve["logloss"][len(curve["logloss"]) // 8 :]
-                if drawn:
-                    room = 0.05 * (max(points) - min(points)) or 0.01
-                    caption = f"{scenario}, over {label}"
-                    alt = f"{task}: log loss on the eval split over {label}, {scenario}, one line a row and seed"
-                    limits = (min(points) - room, max(points) + room)
-                    cards.append((caption, Markup(plots.lines(drawn, alt, label, "log loss", y_limits=limits))))
-        if cards:
-            groups.append((task, cards))
-    return groups
-
-
-def _curves(report: Mapping[str, Any]) -> Sequence[Group]:
-    """By split and task: ROC and calibration, by scope."""
-    groups = []
-    for split in report["splits"]:
-        for task in report["tasks"]:
-            cards = []
-            for scope in report["rows"][0]["curves"][split]:
-                by_row = [row["curves"][split][scope][task] for row in report["rows"]]
-                cards += _roc(by_row, f"{task} on {split}, {scope}") + _calibration(
-                    by_row, f"{task} on {split}, {scope}"
-                )
-            if cards:
-                groups.append((f"{task} on {split}", cards))
-    return groups
-
-
-def _roc(by_row: Sequence[Mapping[str, Any]], what: str) -> list[tuple[str, Markup]]:
-    drawn = [
-        Line(i, found["roc"]["false_positive_rate"], found["roc"]["true_positive_rate"])
-        for i, found in enumerate(by_row)
-        if found["roc"]
-    ]
-    if not drawn:
-        return []
-    svg = plots.lines(
-        drawn, f"ROC curves of {what}, one a row", "false-positive rate", "true-positive rate", diagonal=True
-    )
-    return [(f"ROC, {what.rpartition(', ')[2]}", Markup(svg))]
-
-
-def _calibration(by_row: Sequence[Mapping[str, Any]], what: str) -> list[tuple[str, Markup]]:
-    drawn = [
-        Line(i, found["calibration"]["prediction"], found["calibration"]["label"], dots=True)
-        for i, found in enumerate(by_row)
-        if found["calibration"]
-    ]
-    if not drawn:
-        return []
-    svg = plots.lines(
-        drawn, f"Calibration of {what}: mean label over mean prediction, one line a row", "mean prediction",
-        "mean label", diagonal=True,
-    )  # fmt: skip
-    return [(f"Calibration, {what.rpartition(', ')[2]}", Markup(svg))]
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -15,9 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 COLOURS = 8  # `--series-0` .. `--series-7` of the page; more series repeat them with another dash
-_INK, _GRID = "#010101", "#020202"
+_INK, _GRID, _PAPER = "#010101", "#020202", "#040404"
 _SERIES = tuple(f"#0300{i:02x}" for i in range(COLOURS))
-_VARIABLES = {_INK: "currentColor", _GRID: "var(--rule)", **{c: f"var(--series-{i})" for i, c in enumerate(_SERIES)}}
+_VARIABLES = {
+    _INK: "currentColor",
+    _GRID: "var(--rule)",
+    _PAPER: "var(--paper)",
+    **{c: f"var(--series-{i})" for i, c in enumerate(_SERIES)},
+}
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text, not paths: it can be found, read out and scaled
     "svg.hashsalt": "tt-jax",  # the same numbers give the same bytes
@@ -37,6 +42,12 @@ _STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.6,
 }
 _WIDTH, _HEIGHT = 3.6, 2.6  # inches of 72 px: a phone shows one at full width
+_MARGINS = {
+    "left": 0.2,
+    "right": 0.97,
+    "bottom": 0.19,
+    "top": 0.97,
+}  # shares of the picture, around two axes of numbers
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,8 @@ def lines(
 ) -> str:
     """Lines over common axes. `alt` says what is seen; `diagonal`: draw y = x too."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(_HEIGHT)
+        figure, axes = _figure(_HEIGHT, None)
+        figure.subplots_adjust(**_MARGINS)  # a layout that looks for them takes twice the time of the drawing
         if diagonal:
             axes.axline((0, 0), slope=1, color=_INK, linewidth=0.8, linestyle=(0, (2, 3)))
         for line in drawn:
@@ -83,7 +95,8 @@ def lines(
             )  # fmt: skip
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        counts = all(isinstance(x, int) for line in drawn for x in line.x)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=counts))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         if y_limits:
             axes.set_ylim(*y_limits)
@@ -110,13 +123,14 @@ def whiskers(drawn: Sequence[Whisker], alt: str, x_label: str) -> str:
 
 
 def heat_map(values: Sequence[Sequence[float]], row_names: Sequence[str], column_names: Sequence[str], alt: str) -> str:
-    """Shares within 0..1 as cells, each with its number; the ink's own strength is the scale."""
+    """Shares within 0..1 as cells, each with its number; the strength of one colour is the scale."""
     with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
         figure, axes = _figure(0.6 + 0.3 * len(row_names))
         for r, row in enumerate(values):
             for c, value in enumerate(row):
                 axes.add_patch(_cell(c, r, value))
-                axes.text(c + 0.5, r + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=8)
+                ink = _PAPER if value > 0.8 else _INK  # what can be read on a cell so strong
+                axes.text(c + 0.5, r + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
         axes.set_xlim(0, len(column_names))
         axes.set_ylim(len(row_names), 0)
         axes.set_xticks([c + 0.5 for c in range(len(column_names))], list(column_names))
@@ -132,8 +146,8 @@ def _cell(column: int, row: int, value: float) -> Any:
     return Rectangle((column + 0.03, row + 0.03), 0.94, 0.94, facecolor=_SERIES[0], alpha=0.08 + 0.72 * value)
 
 
-def _figure(height: float) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained", facecolor="none")
+def _figure(height: float, layout: Literal["constrained"] | None = "constrained") -> tuple[Figure, Any]:
+    figure = Figure(figsize=(_WIDTH, height), layout=layout, facecolor="none")
     return figure, figure.add_subplot(facecolor="none")
 
 

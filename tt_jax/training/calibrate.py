@@ -1,13 +1,15 @@
-"""Fits the calibration of a trained model, and keeps it beside its weights as `WORKDIR/calibration.json`."""
+"""Fits the calibration of a trained model, applies it, keeps it beside the weights as `WORKDIR/calibration.json`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from tt_jax.calibration import Calibration, CalibrationError, Curve, Method, scenario_rows
+from tt_jax.calibration import Calibration, CalibrationError, Curve, Curves, Method, scenario_rows
 from tt_jax.metrics import calibrators
 from tt_jax.schema import Schema
 from tt_jax.training.evaluate import Predictions
@@ -15,6 +17,7 @@ from tt_jax.training.evaluate import Predictions
 CALIBRATION = "calibration.json"
 # A scenario with fewer rows, or with fewer of either label, takes the pooled map.
 MIN_ROWS, MIN_LABELS = 1000, 50.0
+_apply = jax.jit(Curves.apply)
 
 
 def fit_calibration(
@@ -45,6 +48,32 @@ def fit_calibration(
             part = found.query_scenario == s
             scenarios[name] = {h: _of_scenario(found, schema, method, h, t, part, pooled[h]) for h, t in tasks.items()}
     return Calibration(method, model, split, dict(tasks), pooled, scenarios)
+
+
+def fit_heads(
+    found: Predictions, schema: Schema, method: Method, tasks: Mapping[str, str], split: str, model: str
+) -> tuple[Calibration | None, dict[str, str]]:
+    """`fit_calibration` of the heads that can be fitted, None if none can, and by head why the others cannot."""
+    fitted: list[Calibration] = []
+    left_out: dict[str, str] = {}
+    for head, task in tasks.items():
+        try:
+            fitted.append(fit_calibration(found, schema, method, {head: task}, split, model))
+        except CalibrationError as e:
+            left_out[head] = str(e)
+    if not fitted:
+        return None, left_out
+    kept = {head: task for c in fitted for head, task in c.tasks.items()}
+    pooled = {head: curve for c in fitted for head, curve in c.pooled.items()}
+    scenarios = {s: {h: curve for c in fitted for h, curve in c.scenarios[s].items()} for s in fitted[0].scenarios}
+    return Calibration(method, model, split, kept, pooled, scenarios), left_out
+
+
+def calibrated_logits(
+    logits: np.ndarray, query_scenario: np.ndarray, schema: Schema, calibration: Calibration
+) -> np.ndarray:
+    """Logits float32 `[N, H]` as the scorer would have them. `query_scenario`: int32 `[N]`, see `query_scenarios`."""
+    return np.asarray(_apply(calibration.curves(schema).at(jnp.asarray(query_scenario)), jnp.asarray(logits)))
 
 
 def own_tasks(schema: Schema, names: tuple[str, ...] = ()) -> dict[str, str]:

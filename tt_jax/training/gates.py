@@ -33,11 +33,10 @@ def predict_with_gates(
     """
     schema, parts = prepared.schema, []
     found: dict[str, GateSums] = {}
-    run = jax.jit(partial(_run, model))
     for batch, rows in eval_batches(prepared, split, scenarios, batch_size):
         scenario_B = np.where(np.arange(batch_size) < rows, batch["scenario"][:, 0], -1)  # padding counts nothing
         arrays = {name: batch[name] for name in INPUT_ARRAYS}
-        logits_BH, sums = jax.device_get(run(params, tables, arrays, scenario_B.astype(np.int32)))
+        logits_BH, sums = jax.device_get(_run(model, params, tables, arrays, scenario_B.astype(np.int32)))
         parts.append(Predictions.of_batch(schema, logits_BH, batch, rows))
         sums = jax.tree.map(lambda x: x.astype(np.float64), sums)  # summed on the host
         found = jax.tree.map(np.add, found, sums) if found else sums
@@ -46,6 +45,7 @@ def predict_with_gates(
     return Predictions.join(parts), report
 
 
+@partial(jax.jit, static_argnums=0)
 def _run(
     model: TwoTower, params: Params, tables: Params, arrays: Any, scenario_B: jax.Array
 ) -> tuple[jax.Array, dict[str, GateSums]]:

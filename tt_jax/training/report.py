@@ -8,20 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline.blocks import PreparedSet
-from tt_jax.calibration import Calibration, Curves
+from tt_jax.calibration import Calibration
 from tt_jax.hashing import hash_string
 from tt_jax.metrics import sigmoid
 from tt_jax.metrics.bootstrap import LEVEL
-from tt_jax.metrics.funnel import funnel_metrics
 from tt_jax.metrics.slices import NO_VALUE, OTHER, Rows
 from tt_jax.schema import Schema
+from tt_jax.training.calibrate import calibrated_logits
 from tt_jax.training.evaluate import Predictions
-from tt_jax.utility import Utility
+from tt_jax.training.funnel import Funnel
 
 NEW, KNOWN = 0, 1
 
@@ -70,7 +68,7 @@ def full_report(
     if replicates:
         report["bootstrap"] = {"replicates": replicates, "level": LEVEL, "clusters": _cluster_column(schema)}
     if calibration is not None:
-        after = rows_of(found, schema, calibrated_logits(found, schema, calibration))
+        after = rows_of(found, schema, calibrated_logits(found.logits, found.query_scenario, schema, calibration))
         report["calibrated"] = {
             "method": calibration.method,
             "split": calibration.split,
@@ -79,7 +77,7 @@ def full_report(
         }
         if replicates:
             report["calibrated"]["differences"] = after.differences(rows, replicates)
-    funnel = funnel_of(found, rows, schema, names, utility, replicates)
+    funnel = funnel_of(found, schema, names, utility, replicates)
     return {**report, **({"funnel": funnel} if funnel else {})}
 
 
@@ -94,12 +92,6 @@ def rows_of(found: Predictions, schema: Schema, logits: np.ndarray) -> Rows:
         users=_key(found, schema, schema.user_id) if schema.user_id else None,
         clusters=_key(found, schema, unit) if unit else np.arange(len(logits)),
     )
-
-
-def calibrated_logits(found: Predictions, schema: Schema, calibration: Calibration) -> np.ndarray:
-    """Logits float32 `[N, H]` as the scorer would have them."""
-    curves = calibration.curves(schema).at(jnp.asarray(found.query_scenario))
-    return np.asarray(jax.jit(Curves.apply)(curves, jnp.asarray(found.logits)))
 
 
 def by_scenario(
@@ -145,32 +137,17 @@ def _known(
 
 
 def funnel_of(
-    found: Predictions, rows: Rows, schema: Schema, names: Sequence[str], expression: str, replicates: int = 0
+    found: Predictions, schema: Schema, names: Sequence[str], expression: str, replicates: int = 0
 ) -> dict[str, Any] | None:
-    """`funnel_metrics` by scenario against the teacher, whose probabilities are the soft labels; None without them.
+    """`funnel_metrics` by scenario against the teacher, with intervals over requests; None without a teacher.
 
-    Both are ranked by the utility. A prepared set has no bids, so every bid is 1. If the teacher has not labelled all
-    that the utility needs, it is the first head that the teacher has labelled. Its intervals are over requests.
+    See `tt_jax.training.funnel`.
     """
-    teachers = {schema.heads[schema.head_of_task[t]]: t for t, task in enumerate(schema.tasks) if task.kind == "soft"}
-    labelled = {head: t for head, t in teachers.items() if not np.isnan(found.labels[:, t]).all()}
-    if not labelled or not schema.request_id:
+    if not schema.request_id:
         return None
-    utility = Utility.parse(expression or schema.heads[0], schema.heads)
-    if not utility.names or not labelled.keys() >= set(utility.names):
-        utility = Utility.parse(next(iter(labelled)), schema.heads)
-    head_task = {h: schema.task_names.index(h) for h in schema.heads}
-    score = _utility(utility, {h: rows.probabilities[:, head_task[h]] for h in utility.names})
-    teacher = _utility(utility, {h: found.labels[:, labelled[h]] for h in utility.names})
-    teacher = np.where(np.isfinite(teacher), teacher, np.nan)
-    requests = _key(found, schema, schema.request_id)
-    by_name = {}
-    for name in names:
-        part = found.scenario == schema.scenarios.index(name)
-        by_name[name] = funnel_metrics(score[part], teacher[part], requests[part], replicates=replicates)
-    return {"utility": utility.expression, "bid": 1, "scenarios": by_name}
-
-
-def _utility(utility: Utility, probabilities: dict[str, np.ndarray]) -> np.ndarray:
-    found = utility({h: jnp.asarray(p) for h, p in probabilities.items()}, jnp.ones((), jnp.float32))
-    return np.asarray(jax.device_get(found))
+    funnel = Funnel.of(schema, found.labels, _key(found, schema, schema.request_id), expression)
+    if funnel is None:
+        return None
+    probabilities, in_scenario = sigmoid(found.logits), {s: found.scenario == schema.scenarios.index(s) for s in names}
+    by_name = {s: funnel.metrics(probabilities, part, replicates=replicates) for s, part in in_scenario.items()}
+    return {"utility": funnel.utility.expression, "bid": 1, "scenarios": by_name}

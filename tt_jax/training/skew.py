@@ -48,5 +48,5 @@ def skew_rows(saved: Iterable[Trained], prepared: PreparedSet, split: str) -> It
         found = predict_rows(predict, *pair(newest, old), prepared, split, scenarios, batch_size)
         rows = rows_of(found, prepared.schema, found.logits)
         names = scenarios or prepared.schema.scenarios
-        funnel = funnel_of(found, rows, prepared.schema, names, config.utility)
+        funnel = funnel_of(found, prepared.schema, names, config.utility)
         yield {"behind": behind, "step": old.step, "tasks": rows.metrics(), **({"funnel": funnel} if funnel else {})}

@@ -1,0 +1,58 @@
+"""What a model is ranked by against its teacher: the rows of a split that `tt_jax.metrics.funnel` is of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tt_jax.metrics.funnel import funnel_metrics
+from tt_jax.schema import Schema
+from tt_jax.utility import Utility
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """N rows of a split with a teacher, whose probabilities are the soft labels.
+
+    Attributes:
+      schema: of the rows.
+      utility: that both are ranked by, of probabilities and a bid of 1: a prepared set has no bids.
+      teacher: float32 `[N]`, utility that the teacher gives; NaN where it has no label.
+      requests: int64 `[N]`.
+    """
+
+    schema: Schema
+    utility: Utility
+    teacher: np.ndarray
+    requests: np.ndarray
+
+    @staticmethod
+    def of(schema: Schema, labels: np.ndarray, requests: np.ndarray, expression: str) -> Funnel | None:
+        """The funnel of rows with labels `[N, T]`; None if they have no teacher.
+
+        `expression`: the utility, "" = the first head. If the teacher has not labelled all that it needs, it is the
+        first head that the teacher has labelled.
+        """
+        teachers = {schema.heads[h]: t for t, h in enumerate(schema.head_of_task) if schema.tasks[t].kind == "soft"}
+        labelled = {head: t for head, t in teachers.items() if not np.isnan(labels[:, t]).all()}
+        if not labelled:
+            return None
+        utility = Utility.parse(expression or schema.heads[0], schema.heads)
+        if not utility.names or not labelled.keys() >= set(utility.names):
+            utility = Utility.parse(next(iter(labelled)), schema.heads)
+        teacher = _value(utility, {h: labels[:, labelled[h]] for h in utility.names})
+        return Funnel(schema, utility, np.where(np.isfinite(teacher), teacher, np.nan), requests)
+
+    def metrics(self, probabilities: np.ndarray, part: np.ndarray, **at: Any) -> dict[str, Any]:
+        """`funnel_metrics` of some rows, for probabilities `[N, H]`. `at`: its `best` and `passed`."""
+        heads = {h: probabilities[:, self.schema.heads.index(h)] for h in self.utility.names}
+        return funnel_metrics(_value(self.utility, heads)[part], self.teacher[part], self.requests[part], **at)
+
+
+def _value(utility: Utility, probabilities: dict[str, np.ndarray]) -> np.ndarray:
+    found = utility({h: jnp.asarray(p) for h, p in probabilities.items()}, jnp.ones((), jnp.float32))
+    return np.asarray(jax.device_get(found))
