@@ -46,7 +46,7 @@ def median_ms(call: Callable[[], Any], repeats: int) -> float:
         start = time.perf_counter()
         jax.block_until_ready(call())
         times.append(time.perf_counter() - start)
-    return round(float(np.median(times)) * 1e3, 2)
+    return round(float(np.median(times)) * 1e3, 3)
 
 
 def random_corpus(a: argparse.Namespace, rng: np.random.Generator) -> Corpus:
