@@ -36,12 +36,14 @@ TABLE_ROWS = ("1e4", "1e6", "1e7", "1e8")
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--peers", type=Path, required=True)
-    p.add_argument("--peer-python", required=True)
+    p.add_argument("--peers", type=Path)
+    p.add_argument("--peer-python")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--shapes", nargs="+", choices=TRAIN_SHAPES, default=["default"])
     p.add_argument("--only", choices=("train_step", "top_k", "input", "rows"))
     a = p.parse_args()
+    if a.only != "rows" and not (a.peers and a.peer_python):
+        p.error("expected --peers and --peer-python, which only --only=rows does without")
     os.environ.setdefault("GLIBC_TUNABLES", HUGE_PAGES)
     ratios = Ratios()
     for _ in range(a.rounds):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.top_k import median_ms
 from benchmarks.train_step import add_shape, make_config, synthetic_batch, synthetic_schema
 from tt_jax.losses import cross_entropy
 from tt_jax.metrics import EvalState, sigmoid, streaming
@@ -44,13 +44,7 @@ def parse_args() -> argparse.Namespace:
 
 def seconds(call: Callable[[], Any], repeats: int) -> float:
     """Median; the first run compiles and is not timed."""
-    jax.block_until_ready(call())
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+    return median_ms(call, repeats) / 1e3
 
 
 def main() -> None:

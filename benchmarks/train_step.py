@@ -3,7 +3,8 @@
     python -m benchmarks.train_step --batch 4096 --rows 1e6 --dtype f32
 
 Prints one JSON line: `examples_per_s` is the median over the timed steps, `host_ms` what the call takes until Python
-has it back, which a run spends while the step before is computed. FLOPs count matmuls, forward and backward, as 2 per
+has it back, which a run spends while the step before is computed, `cpu_ms` processor time of all threads and
+`page_faults` those of a step. FLOPs count matmuls, forward and backward, as 2 per
 multiply-add. Imports only jax, flax, optax, NumPy and this project's core.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import time
 
 import jax
@@ -102,12 +104,17 @@ def main() -> None:
     rng = np.random.default_rng(0)
     batches = [jax.device_put(synthetic_batch(a, rng)) for _ in range(DISTINCT_BATCHES)]
     times, host_times = [], []
+    before = resource.getrusage(resource.RUSAGE_SELF)
     for i in range(a.steps + WARM_UP_STEPS):
+        if i == WARM_UP_STEPS:
+            before = resource.getrusage(resource.RUSAGE_SELF)
         start = time.perf_counter()
         state, _ = step(state, batches[i % DISTINCT_BATCHES])
         host_times.append(time.perf_counter() - start)
         jax.block_until_ready(state)
         times.append(time.perf_counter() - start)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     seconds = float(np.median(times[WARM_UP_STEPS:]))
     flops = flops_per_example(a)
     loss = float(np.mean(np.array(state.metrics.loss_T) / np.array(state.metrics.weight_T)))
@@ -115,6 +122,7 @@ def main() -> None:
         "framework": f"tt-jax, jax {jax.__version__}", "device": jax.devices()[0].device_kind, "dtype": model.precision,
         "chunk": chunk_rows, "batch": a.batch, "rows": int(a.rows), "step_ms": round(seconds * 1e3, 2),
         "host_ms": round(float(np.median(host_times[WARM_UP_STEPS:])) * 1e3, 3),
+        "cpu_ms": round(cpu / a.steps * 1e3, 1), "page_faults": round((after.ru_minflt - before.ru_minflt) / a.steps),
         "examples_per_s": round(a.batch / seconds), "model_flops_per_example": flops,
         "gflops": round(flops * a.batch / seconds / 1e9, 1), "loss": round(loss, 4),
     }  # fmt: skip
