@@ -20,6 +20,7 @@ from tt_jax.compare.funnel import split_funnel
 from tt_jax.compare.outcomes import Predicted, read_rows
 from tt_jax.compare.plan import CompareError
 from tt_jax.compare.regret import FIGURES, split_regret
+from tt_jax.metrics.bootstrap import cluster_draws
 from tt_jax.metrics.funnel import funnel_metrics
 from tt_jax.training.trained import Trained, load_trained
 
@@ -116,11 +117,45 @@ def test_the_funnel_is_that_of_the_models(report: dict[str, Any], evaluated: lis
             assert recalls == sorted(recalls)
 
 
+def test_intervals_of_a_funnel_are_paired_over_requests(compared_data: Path) -> None:
+    prepared = PreparedSet.open(compared_data)
+    rows, rng = read_rows(prepared, "test_candidates", SCENARIOS), np.random.default_rng(1)
+    shape = (len(rows.labels), len(prepared.schema.heads))
+    a, b = (Predicted([rng.uniform(0.05, 0.95, shape).astype(np.float32) for _ in range(2)], []) for _ in range(2))
+    predicted = [Predicted(of.raw, of.raw) for of in (a, b, a)]
+    found = split_funnel(prepared.schema, rows, predicted, "click", 40)
+    assert found is not None
+    part = rows.of_scenario("standard")
+    teacher = rows.labels[part, prepared.schema.task_names.index("teacher_click")]
+    head, ids = prepared.schema.heads.index("click"), rows.requests[part]
+    distinct = np.unique(ids)
+
+    def recalls(p: np.ndarray) -> list[float]:  # of each request alone
+        of_requests = [(p[part, head][ids == q], teacher[ids == q]) for q in distinct]
+        return [len(set(np.argsort(-s)[:5]) & set(np.argsort(-t)[:4])) / min(4, s.size) for s, t in of_requests]
+
+    of_a, of_b = (np.mean([recalls(p) for p in of.raw], axis=0) for of in (a, b))
+    ((_, draws),) = cluster_draws(distinct, 40, 0)
+    replicated_a, replicated_b = (draws @ of / draws.sum(axis=1) for of in (of_a, of_b))
+    ours, theirs, same = (
+        next(at for at in row["standard"] if (at["best"], at["passed"]) == (4, 5)) for row in found[1]
+    )
+    assert ours["recall"]["mean"] == pytest.approx(of_a.mean())
+    assert ours["recall"]["interval"] == pytest.approx(np.quantile(replicated_a, [0.025, 0.975]))
+    assert "difference" not in ours["recall"]
+    difference = theirs["recall"]["difference"]
+    assert difference["absolute"] == pytest.approx(of_b.mean() - of_a.mean())
+    assert difference["absolute_interval"] == pytest.approx(
+        np.quantile(replicated_b - replicated_a, [0.025, 0.975]), abs=1e-9
+    )
+    assert same["recall"]["difference"]["absolute_interval"] == [0, 0]
+
+
 def test_a_funnel_ranks_by_the_reference_s_utility(compared_data: Path) -> None:
     prepared = PreparedSet.open(compared_data)
     schema, rows = prepared.schema, read_rows(prepared, "test_candidates", SCENARIOS)
     p = np.random.default_rng(0).uniform(0.05, 0.95, (len(rows.labels), len(schema.heads))).astype(np.float32)
-    found = split_funnel(schema, rows, [Predicted([p, 1 - p], [p, 1 - p])], "bid * click * click")
+    found = split_funnel(schema, rows, [Predicted([p, 1 - p], [p, 1 - p])], "bid * click * click", 20)
     assert found is not None
     about, (by_name,) = found
     assert about["utility"] == "bid * click * click"
@@ -131,11 +166,11 @@ def test_a_funnel_ranks_by_the_reference_s_utility(compared_data: Path) -> None:
         (ours,) = (a for a in by_name["shopping"] if (a["best"], a["passed"]) == (4, 5))
         for figure in ("recall", "gain", "lost"):
             assert ours[figure]["seeds"][seed] == pytest.approx(at[figure], rel=1e-5)
-    of_click = split_funnel(schema, rows, [Predicted([p], [p])], "conversion")  # which the teacher has not labelled
+    of_click = split_funnel(schema, rows, [Predicted([p], [p])], "conversion", 20)  # which the teacher has not labelled
     assert of_click is not None
     assert of_click[0]["utility"] == "click"
     winners = read_rows(prepared, "test", SCENARIOS)
-    assert split_funnel(schema, winners, [Predicted([p], [p])], "") is None
+    assert split_funnel(schema, winners, [Predicted([p], [p])], "", 20) is None
 
 
 def test_the_regret_is_that_of_the_models_on_the_world_itself(

@@ -45,17 +45,17 @@ def differences(
     replicated: dict[str, np.ndarray],
     of_reference: dict[str, np.ndarray],
 ) -> dict[str, dict[str, Any]]:
-    """By metric the paired difference to the reference, of the means over seeds, where both are defined.
+    """By replicated metric the paired difference to the reference, of the means over seeds, where both are defined.
 
     `absolute` (ours - reference) and `relative` to it, each with its 95 % `_interval`.
     """
     found = {}
-    for name in INTERVALS:
+    for name, of_a in replicated.items():
         a, b = ours[name]["mean"], reference[name]["mean"]
         if a is None or b is None:
             continue
         absolute, relative = a - b, a / b - 1 if b else None
-        of_a, of_b = replicated[name], of_reference[name]
+        of_b = of_reference[name]
         with np.errstate(divide="ignore", invalid="ignore"):
             found[name] = {
                 "absolute": absolute,

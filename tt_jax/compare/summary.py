@@ -133,7 +133,7 @@ def _add_split(
     for row, quality in zip(report["rows"], split_quality(schema, rows, predicted, report["replicates"]), strict=True):
         for name, figures in vars(quality).items():
             row[name][split] = figures
-    funnel = split_funnel(schema, rows, predicted, plan.rows[0].runs[0].config.utility)
+    funnel = split_funnel(schema, rows, predicted, plan.rows[0].runs[0].config.utility, report["replicates"])
     if funnel:
         report["funnel"][split], by_row = funnel
         for row, figures in zip(report["rows"], by_row, strict=True):

@@ -55,28 +55,60 @@ def funnel_metrics(
       intervals: with replicates, figure -> 95 % interval `[low, high]`; None where the figure is, or in a
         tenth of the replicates.
     """
+    sums = funnel_sums(scores, teacher, requests, best, passed)
+    at = sums.figures()
+    if replicates:
+        replicated = sums.replicates(replicates, seed)
+        for a, one in enumerate(at):
+            one["intervals"] = {name: interval(values_AR[a]) for name, values_AR in replicated.items()}
+    return {"requests": sums.requests, "candidates": sums.candidates, "at": at}
+
+
+def funnel_sums(
+    scores: np.ndarray, teacher: np.ndarray, requests: np.ndarray, best: Sequence[int], passed: Sequence[int]
+) -> FunnelSums:
+    """What the figures of `funnel_metrics` are ratios of; arguments as there.
+
+    Requests are those of the teacher and in order of their ids, so that the replicates of two rankers are pairs.
+    """
     kept = ~np.isnan(teacher) & (requests != NO_REQUEST)
     lists = _Lists.of(scores[kept].astype(np.float64), teacher[kept].astype(np.float64), requests[kept])
     longest = int(lists.sizes_Q.max(initial=0))
     pairs = [(k, n) for k in best for n in passed if k <= n < longest]
-    at = _at(lists, pairs, replicates, seed) if pairs else []
-    return {"requests": lists.sizes_Q.size, "candidates": lists.utility.size, "at": at}
+    sums = [lists.sums(k, n) for k, n in pairs]
+    sums_AQS = np.stack(sums) if sums else np.zeros((0, lists.sizes_Q.size, 5))
+    return FunnelSums(lists.sizes_Q.size, lists.utility.size, pairs, sums_AQS, bool(lists.utility.min(initial=0) >= 0))
 
 
-def _at(lists: _Lists, pairs: Sequence[tuple[int, int]], replicates: int, seed: int) -> list[dict[str, Any]]:
-    sums_AQS = np.stack([lists.sums(k, n) for k, n in pairs])
-    gains = bool(lists.utility.min() >= 0)
-    found: list[dict[str, Any]] = [
-        {"best": k, "passed": n, **{f: None if np.isnan(v) else float(v) for f, v in _figures(sums_S, gains).items()}}
-        for (k, n), sums_S in zip(pairs, sums_AQS.sum(axis=1), strict=True)
-    ]
-    if replicates:
-        requests = np.arange(lists.sizes_Q.size)
-        draws = cluster_draws(requests, replicates, seed)
-        sums_ARS = np.concatenate([draws_rQ @ sums_AQS for _, draws_rQ in draws], axis=1)
-        for one, sums_RS in zip(found, sums_ARS, strict=True):
-            one["intervals"] = {name: interval(values) for name, values in _figures(sums_RS, gains).items()}
-    return found
+@dataclass(frozen=True)
+class FunnelSums:
+    """Sums over each request, for each pair of K and N.
+
+    Attributes:
+      requests, candidates: how many there are.
+      pairs: A of (K, N).
+      sums_AQS: float64 `[A, Q, S]`.
+      gains: no utility is < 0.
+    """
+
+    requests: int
+    candidates: int
+    pairs: Sequence[tuple[int, int]]
+    sums_AQS: np.ndarray
+    gains: bool
+
+    def figures(self) -> list[dict[str, Any]]:
+        """`best`, `passed` and `FIGURES` by pair; None where one is undefined."""
+        found_A = _figures(self.sums_AQS.sum(axis=1), self.gains)
+        return [
+            {"best": k, "passed": n, **{f: None if np.isnan(v[a]) else float(v[a]) for f, v in found_A.items()}}
+            for a, (k, n) in enumerate(self.pairs)
+        ]
+
+    def replicates(self, replicates: int, seed: int = 0) -> dict[str, np.ndarray]:
+        """`FIGURES` in each replicate, which resamples requests: float64 `[A, R]`, NaN where one is undefined."""
+        draws = cluster_draws(np.arange(self.requests), replicates, seed)
+        return _figures(np.concatenate([draws_rQ @ self.sums_AQS for _, draws_rQ in draws], axis=1), self.gains)
 
 
 def _figures(sums: np.ndarray, gains: bool) -> dict[str, np.ndarray]:

@@ -139,12 +139,17 @@ def funnel(report: Mapping[str, Any]) -> Sequence[Group]:
     for split, tables in funnel_tables(report):
         cards: Cards = []
         for title, passed, by_row in tables:
-            drawn = [Line(i, passed, [at["recall"]["mean"] for at in row], dots=True) for i, row in enumerate(by_row)]
+            drawn = [_recall(i, passed, [at["recall"] for at in row]) for i, row in enumerate(by_row)]
             alt = f"recall on {split} of {title} among the candidates passed on, over their number, one line a row"
             svg = plots.lines(drawn, alt, "candidates passed on", "recall", y_limits=(0.0, 1.02))
             cards.append((title, Markup(svg)))
         groups.append((split, cards))
     return groups
+
+
+def _recall(series: int, passed: Sequence[int], figures: Sequence[Mapping[str, Any]]) -> Line:
+    intervals = [f["interval"] or (f["mean"], f["mean"]) for f in figures]
+    return Line(series, passed, [f["mean"] for f in figures], dots=True, band=intervals)
 
 
 def funnel_tables(report: Mapping[str, Any]) -> Sequence[tuple[str, list[tuple[str, list[int], list[list[Any]]]]]]:

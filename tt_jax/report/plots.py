@@ -52,13 +52,17 @@ _MARGINS = {
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a picture: `x` and `y` of equal length. Lines of a `series` have one colour; faint ones stand back."""
+    """A line of a picture: `x` and `y` of equal length. Lines of a `series` have one colour; faint ones stand back.
+
+    `band`: low and high of each point, drawn as a strip.
+    """
 
     series: int
     x: Sequence[float]
     y: Sequence[float]
     faint: bool = False
     dots: bool = False
+    band: Sequence[Sequence[float]] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,9 @@ def lines(
                 linewidth=0.9 if line.faint else 1.6, linestyle="--" if line.series >= COLOURS else "-",
                 marker="o" if line.dots else "", markersize=3,
             )  # fmt: skip
+            if line.band:
+                low, high = zip(*line.band, strict=True)
+                axes.fill_between(line.x, low, high, color=_SERIES[line.series % COLOURS], alpha=0.2, linewidth=0)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         counts = all(isinstance(x, int) for line in drawn for x in line.x)

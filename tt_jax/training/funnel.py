@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tt_jax.metrics.funnel import funnel_metrics
+from tt_jax.metrics.funnel import FunnelSums, funnel_metrics, funnel_sums
 from tt_jax.schema import Schema
 from tt_jax.utility import Utility
 
@@ -48,9 +49,18 @@ class Funnel:
         return Funnel(schema, utility, np.where(np.isfinite(teacher), teacher, np.nan), requests)
 
     def metrics(self, probabilities: np.ndarray, part: np.ndarray, **at: Any) -> dict[str, Any]:
-        """`funnel_metrics` of some rows, for probabilities `[N, H]`. `at`: its `best` and `passed`."""
+        """`funnel_metrics` of some rows, for probabilities `[N, H]`. `at`: its other arguments."""
+        return funnel_metrics(*self._ranked(probabilities, part), **at)
+
+    def sums(
+        self, probabilities: np.ndarray, part: np.ndarray, best: Sequence[int], passed: Sequence[int]
+    ) -> FunnelSums:
+        """`funnel_sums` of some rows, for probabilities `[N, H]`."""
+        return funnel_sums(*self._ranked(probabilities, part), best, passed)
+
+    def _ranked(self, probabilities: np.ndarray, part: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         heads = {h: probabilities[:, self.schema.heads.index(h)] for h in self.utility.names}
-        return funnel_metrics(_value(self.utility, heads)[part], self.teacher[part], self.requests[part], **at)
+        return _value(self.utility, heads)[part], self.teacher[part], self.requests[part]
 
 
 def _value(utility: Utility, probabilities: dict[str, np.ndarray]) -> np.ndarray:
