@@ -38,7 +38,8 @@ def config(scenario: str = "", select: bool = False, kind: str = "mmoe_dcn") -> 
     scenarios = (scenario,) if scenario else ()
     return Config(
         model=model_of(MODELS, kind),
-        data=DataConfig(scenarios=scenarios, train_splits=splits, eval_split=eval_split, batch_size=1024),
+        # A window of all 18 blocks: a block is of one scenario, and few of them together are no sample of the log.
+        data=DataConfig(scenarios=scenarios, train_splits=splits, eval_split=eval_split, batch_size=512, window=32),
         optimizer=OptimizerConfig(learning_rate=1e-3, embedding_learning_rate=0.1),
         train=TrainConfig(epochs=1),  # a second epoch overfits the ids: click AUC falls by .01
         utility="click",
