@@ -6,7 +6,8 @@ Four sweeps (interaction, stale_index, missing_feature, cold_ads), one JSON line
 Shopping ads only. Models learn the heavy ranker's probabilities on candidates of three days and are judged on the
 candidates of the last day, all of them logged, against the true probabilities: `kl`, the mean KL divergence of the
 click probability in nats; `recall`, the share of the heavy ranker's best 4 of about 30 that are among the model's best
-8, by bid x probability. Runs that are in W already are not repeated. `--only NAME ...` makes some of the sweeps.
+8, by bid x probability. Each is the mean over `--seeds` models, and `spread` has the standard deviations. Runs that are
+in W already are not repeated. `--only NAME ...` makes some of the sweeps.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import argparse
 import dataclasses
 import functools
 import json
+import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,7 @@ WORLD = AdWorldConfig(
 BEST, PASSED = 4, 8
 DROPPED = ("user_id", "user_embedding", "user_segment", "recent_clicks", "surface")
 DROP_RATE = 0.15  # of each of them, in training, for the mitigation
+MEASURED = ("kl", "calibration", "recall", "inexpressible", "missed", "seconds")
 SAVE_EVERY = 20  # steps, for the stale index
 KEEP = 20  # checkpoints
 
@@ -88,18 +91,23 @@ def figures(rows: Rows, p: np.ndarray, among: np.ndarray | None = None) -> dict[
 
 @dataclass(frozen=True)
 class Bench:
-    """Trains and remembers models below a directory."""
+    """Trains and remembers models of a seed below a directory."""
 
     workdir: Path
+    seed: int
 
     def model(self, name: str, world: AdWorldConfig, config: Config, hidden: tuple[str, ...] = ()) -> Trained:
         """A model of `config`, trained on a world; the features `hidden` are null in `DROP_RATE` of its rows each."""
         data = self.workdir / "data" / f"share{world.interaction_share}{'-hidden' if hidden else ''}"
         if not data.exists():
             prepare(schema(world), self._chunks(world, hidden), data)
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=str(data)))
-        train(config, self.workdir / "runs" / name, name=name)
-        return load_trained(self.workdir / "runs" / name)
+        config = dataclasses.replace(config, seed=self.seed, data=dataclasses.replace(config.data, path=str(data)))
+        train(config, self.run(name), name=f"{name}, seed {self.seed}")
+        return load_trained(self.run(name))
+
+    def run(self, name: str) -> Path:
+        """The directory of a run."""
+        return self.workdir / "runs" / f"{name}-seed{self.seed}"
 
     def _chunks(self, world: AdWorldConfig, hidden: tuple[str, ...]) -> Iterator[Chunk]:
         rng = np.random.default_rng(world.seed)
@@ -158,9 +166,9 @@ def interaction(bench: Bench) -> Iterator[dict[str, Any]]:
 def stale_index(bench: Bench) -> Iterator[dict[str, Any]]:
     """The query tower of the last step on ad vectors of earlier ones, and of a model of another seed."""
     trained = bench.model("share0.08-D=32", WORLD, settings())
-    other = bench.model("seed1", WORLD, dataclasses.replace(settings(), seed=1))
+    other = Bench(bench.workdir, bench.seed + 1).model("share0.08-D=32", WORLD, settings())
     rows, end = last_day(WORLD), trained.step
-    for behind, old in ((0, trained), *_earlier(bench.workdir / "runs" / "share0.08-D=32", trained)):
+    for behind, old in ((0, trained), *_earlier(bench.run("share0.08-D=32"), trained)):
         yield {"model": "one run", "steps_behind": behind, "of": end, **figures(rows, mixed(trained, old, rows.table))}
     yield {"model": "another seed", **figures(rows, mixed(trained, other, rows.table))}
     seconds = _seconds_to_embed(trained)
@@ -235,17 +243,34 @@ SWEEPS: dict[str, Callable[[Bench], Iterator[dict[str, Any]]]] = {
 }
 
 
+def over_seeds(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One line of those of all seeds: means, to four digits, and `spread`, the standard deviations of what differs."""
+    line: dict[str, Any] = {"seeds": len(found)}
+    spread: dict[str, float] = {}
+    for key, first in found[0].items():
+        values = [f[key] for f in found]
+        if key in MEASURED:
+            line[key] = float(f"{statistics.fmean(values):.4g}")
+            spread[key] = float(f"{statistics.stdev(values):.2g}") if len(values) > 1 else 0.0
+        elif any(v != first for v in values):
+            raise ValueError(f"{key}: expected the same for every seed, got {values}")
+        else:
+            line[key] = first
+    return {**line, "spread": spread}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--out", type=Path, help="write the lines there too")
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=SWEEPS, default=list(SWEEPS))
     args = parser.parse_args()
     lines = []
     for name in args.only:
-        for found in SWEEPS[name](Bench(args.workdir)):
-            rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in found.items()}
-            lines.append(json.dumps({"benchmark": "limits", "sweep": name, **rounded}))
+        by_seed = [list(SWEEPS[name](Bench(args.workdir, seed))) for seed in range(args.seeds)]
+        for found in zip(*by_seed, strict=True):
+            lines.append(json.dumps({"benchmark": "limits", "sweep": name, **over_seeds(found)}))
             print(lines[-1], flush=True)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
