@@ -117,7 +117,5 @@ def load(
     for delta in changes:
         scorer = prepare_delta(scorer, delta, warm=False).apply(scorer)
     if warm:
-        scorer.warm_up()
-    if warm and live:
-        scorer.programs.warm_up_changes()
+        scorer.warm_up(changes=live)
     return scorer

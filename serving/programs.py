@@ -30,7 +30,7 @@ from tt_jax.schema import PAD_ID
 from tt_jax.utility import Utility
 
 QUERIES = (1, 8, 32)
-RESULTS = (16, 128, 1024)  # and max_k
+RESULTS = (128, 1024)  # and max_k; of 10^6 ads the best 16 take as long as the best 128
 CANDIDATES = (1024, 16_384)  # and max_candidates
 NO_AD = -1
 EMBEDDED = (64, 1024)  # changed ads at a time
@@ -134,20 +134,23 @@ class Programs:
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
-        """Of every program. Long lists go one query at a time: on a CPU, 8 of 16,384 ads at once took 1.6x as long."""
+        """Of what ranks. Long lists go one query at a time: on a CPU, 8 of 16,384 ads at once took 1.6x as long."""
         short, *long = self._candidates
         return (
             *(Shape("all", b, k) for b in QUERIES for k in self._results),
             *(Shape("candidates", b, short) for b in QUERIES),
             *(Shape("candidates", 1, size) for size in long),
-            *(Shape("score", 1, size) for size in self._candidates),
         )
 
-    def warm_up(self) -> None:
-        """Compiles every program that is not compiled yet, and makes the buffers."""
+    def warm_up(self, changes: bool = False) -> None:
+        """Compiles every program that ranks and is not compiled yet, and makes the buffers.
+
+        `changes`: also those that changes of a few ads need.
+        """
+        shapes = (*self.shapes, *(_CHANGES if changes else ()))
         with self._compiling, ThreadPoolExecutor(os.cpu_count()) as pool:
             # XLA compiles in parallel; tracing, which is Python, would not gain from it.
-            missing = [shape for shape in self.shapes if shape not in self._compiled]
+            missing = [shape for shape in shapes if shape not in self._compiled]
             compiled = [(shape, pool.submit(self._lower(shape).compile)) for shape in missing]
             self._compiled.update({shape: found.result() for shape, found in compiled})
         for b, lock in self._scratch_locks.items():
@@ -182,11 +185,6 @@ class Programs:
     def embed(self, ids: np.ndarray, floats: np.ndarray) -> Array:
         """Vectors `[n, T, D]` of n encoded ads; compiled for that n. Take one of `EMBEDDED`."""
         return self._get(Shape("embed", len(ids), 0))(*self._state[:2], ids, floats)
-
-    def warm_up_changes(self) -> None:
-        """Compiles what changes of a few ads need."""
-        for shape in (Shape("embed", EMBEDDED[0], 0), _update_shape(0, 1), _update_shape(1, 1)):
-            self._get(shape)
 
     def prepare_update(self, put: int, marked: int) -> None:
         """Compiles what `updated` needs for as many positions."""
@@ -299,6 +297,9 @@ def _power(wanted: int) -> int:
     while size < wanted:
         size *= 4
     return size
+
+
+_CHANGES = (Shape("embed", EMBEDDED[0], 0), _update_shape(0, 1), _update_shape(1, 1))
 
 
 def _pad(ids: np.ndarray, floats: np.ndarray, queries: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,19 +158,22 @@ class Scorer:
         Args:
           bundle, index: directories.
           max_k, max_candidates: largest `k`, longest list of candidates.
-          warm: compile every program now, which takes seconds; else each is compiled when it is first needed.
+          warm: compile every program that ranks now, which takes seconds; others, and else all, when first needed.
           headroom: free places for new ads, as a share of the ads. Every scan reads those too.
           like: a scorer whose compiled programs are used where they fit.
 
         Raises `BundleError`, `AdIndexError` or `IndexMismatchError`.
         """
-        read, ads = Bundle.load(bundle), AdIndex.load(index)
-        read.replay_golden()
+        with ThreadPoolExecutor(1) as pool:  # hashes one while the golden rows of the other compile
+            reading = pool.submit(AdIndex.load, index)
+            read = Bundle.load(bundle)
+            read.replay_golden()
+            ads = reading.result()
         return Scorer(read, ads, max_k=max_k, max_candidates=max_candidates, warm=warm, headroom=headroom, like=like)
 
-    def warm_up(self) -> None:
-        """Compiles all that requests can need."""
-        self._programs.warm_up()
+    def warm_up(self, changes: bool = False) -> None:
+        """Compiles all that ranking can need; with `changes`, what most changes of ads need too."""
+        self._programs.warm_up(changes)
 
     def encode(self, queries: Sequence[Mapping[str, Any]]) -> Encoded:
         """Encodes requests, each feature name -> value; an absent feature is missing, as None or NaN is.

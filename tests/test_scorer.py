@@ -244,7 +244,6 @@ def test_nothing_compiles_after_the_warm_up(case: Case, tiny_bundle: Path) -> No
                 case.scorer.top_k(queries[:n], k)
         for n, size in ((1, 1), (5, 900), (33, 1024), (2, 1025), (1, 1200)):
             case.scorer.top_k(queries[:n], 7, [case.ids[:size]] * n)
-            case.scorer.score(queries[:n], [case.ids[:size]] * n)
         case.scorer.warm_up()
     assert found == []
     bundle = Bundle.load(tiny_bundle)
