@@ -96,6 +96,7 @@ def load(
     deltas: str | Path | None = None,
     *,
     max_k: int = 1000,
+    max_candidates: int = 16_384,
     live: bool = False,
     like: Scorer | None = None,
     warm: bool = True,
@@ -104,7 +105,7 @@ def load(
 
     Args:
       bundle, index, deltas: directories; the deltas must all be of this index, without a gap.
-      max_k: largest `k`.
+      max_k, max_candidates: largest `k`, longest list of candidates.
       live: whether ads are going to change: makes room for new ones, and compiles what most changes need.
       like: a scorer whose compiled programs are used where they fit.
       warm: compile now; else each program is compiled when it is first needed.
@@ -113,7 +114,9 @@ def load(
     """
     changes = [] if deltas is None else Delta.load_all(deltas)
     headroom = HEADROOM if live else 0.0
-    scorer = Scorer.load(bundle, index, max_k=max_k, warm=False, headroom=headroom, like=like)
+    scorer = Scorer.load(
+        bundle, index, max_k=max_k, max_candidates=max_candidates, warm=False, headroom=headroom, like=like
+    )
     for delta in changes:
         scorer = prepare_delta(scorer, delta, warm=False).apply(scorer)
     if warm:

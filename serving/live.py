@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from serving.admin_messages import Count, Status
 from serving.batcher import Batcher
@@ -58,8 +58,9 @@ class Live:
 
         async def switch() -> None:
             old = self._batcher.scorer
+            limits: Any = {"max_k": old.max_k, "max_candidates": old.max_candidates, "like": old}
             paths = sources.bundle, sources.index, sources.deltas
-            scorer = await self._run(lambda: load(*paths, max_k=old.max_k, live=self._ads, like=old))
+            scorer = await self._run(lambda: load(*paths, live=self._ads, **limits))
             await self._batcher.between(lambda _: (scorer, None))
             self.sources = sources
 
