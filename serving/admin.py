@@ -89,7 +89,8 @@ async def load(request: Request[Any, Any, Any]) -> Status:
     service, live = _parts(request)
     wanted = read_load(await request.body())
     deltas = None if wanted.deltas is None else Path(wanted.deltas)
-    await live.load(Sources(Path(wanted.bundle), Path(wanted.index), deltas))
+    journal = live.sources.journal if wanted.journal is None else Path(wanted.journal)
+    await live.load(Sources(Path(wanted.bundle), Path(wanted.index), deltas, journal))
     return live.status(service.ready)
 
 

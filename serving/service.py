@@ -284,6 +284,7 @@ def run(
     bundle: Path,
     index: Path,
     deltas: Path | None = None,
+    journal: Path | None = None,
     *,
     host: str = "127.0.0.1",
     port: int = 8080,
@@ -301,7 +302,7 @@ def run(
     """Loads and warms the scorer, then serves in one process until SIGTERM or SIGINT. Port 0 takes a free one.
 
     Args:
-      bundle, index, deltas, max_k, max_candidates, live: see `serving.changing.load`.
+      bundle, index, deltas, journal, max_k, max_candidates, live: see `serving.changing.load`.
       max_queries, max_body, log, tokens, metrics_here: see `create_app`.
       load: limits.
       beside: entered before the service takes requests, and left when it has drained.
@@ -313,7 +314,7 @@ def run(
     allow_many_connections()
     with bound(host, port) as listener:  # before the seconds that loading takes
         app = create_app(  # no name for the scorer: it would be kept when another takes its place
-            load_scorer(bundle, index, deltas, max_k=max_k, max_candidates=max_candidates, live=live),
+            load_scorer(bundle, index, deltas, journal, max_k=max_k, max_candidates=max_candidates, live=live),
             max_body=max_body,
             max_queries=max_queries,
             load=load,

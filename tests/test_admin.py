@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import re
 import signal
@@ -11,10 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import jax
 import numpy as np
 import pytest
 from litestar import Litestar
@@ -26,6 +29,7 @@ from serving.changing import load
 from serving.delta import Base, make_delta
 from serving.index import AdIndex, build_index
 from serving.live import Live, Sources
+from serving.programs import Programs
 from serving.scorer import Scorer
 from serving.service import create_app
 from tests import tiny
@@ -76,6 +80,20 @@ class Both:
 
 def _recent(status: dict[str, Any]) -> dict[str, Any]:
     return {"last_error_seconds": status["last_error_seconds"]}
+
+
+@contextmanager
+def compiled_by_jax() -> Iterator[list[str]]:
+    """What JAX compiled."""
+    found: list[str] = []
+    handler = logging.Handler(logging.DEBUG)
+    handler.emit = lambda record: found.append(text) if "Compiling" in (text := record.getMessage()) else None
+    logger = logging.getLogger("jax")
+    logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="module")
@@ -235,17 +253,38 @@ def test_a_service_that_drains_is_not_changed(both: Both) -> None:
         both.service.app.state.service.ready = True
 
 
-def test_more_ads_than_places(fresh: Both) -> None:
-    """Compiled anew for more of them. The last user of `fresh`: another load would have to compile too."""
-    places = fresh.status()["places"]
-    n = places - fresh.status()["ads"] + 1
-    rows = tiny.rows(tiny.ad_columns(np.random.default_rng(8), n, list(range(10**6, 10**6 + n))))
-    body = {"upsert": [{**row, "bid": 1e6 + i, "eligible": True} for i, row in enumerate(rows)]}
-    status = fresh.change("/admin/ads", body)
-    assert status["places"] > places
-    assert status["ads"] == places + 1
-    ids = {ad["id"] for ad in post(fresh.service, {"query": QUERY, "k": MAX_K})["ads"]}
-    assert ids <= set(range(10**6, 10**6 + n))
+def test_more_ads_than_places(fresh: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled for more of them before they come. The last user of `fresh`: another load would have to compile too."""
+    programs = fresh.service.app.state.service.batcher.scorer.programs
+    places, ads = fresh.status()["places"], fresh.status()["ads"]
+    assert not programs.nearly_full(ads)
+    assert programs._larger == {}
+    most = next(n for n in range(ads, places) if programs.nearly_full(n)) - 1  # that need no more yet
+    assert (places - most - 1) / (places - ads) == pytest.approx(0.25, abs=0.02)
+
+    def upsert(first: int, n: int) -> dict[str, Any]:
+        rows = tiny.rows(
+            tiny.ad_columns(np.random.default_rng(first), n, list(range(10**6 + first, 10**6 + first + n)))
+        )
+        return {"upsert": [{**row, "bid": 1e6 + i, "eligible": True} for i, row in enumerate(rows)]}
+
+    fresh.change("/admin/ads", upsert(0, most - ads))
+    assert programs._larger == {}
+    fresh.change("/admin/ads", upsert(most - ads, 1))
+    end = time.monotonic() + 100
+    while not programs._larger:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    with monkeypatch.context() as patch, jax.log_compiles(), compiled_by_jax() as compiled:
+        patch.setattr(Programs, "_lower", None)
+        status = fresh.change("/admin/ads", upsert(most - ads + 1, places - most))
+        answer = post(fresh.service, {"query": QUERY, "k": MAX_K})
+        assert len(post(fresh.service, {"query": QUERY, "candidates": [10**6]})["ads"]) == 1
+    assert compiled == []
+    assert (status["places"] > places, status["ads"]) == (True, places + 1)
+    assert {ad["id"] for ad in answer["ads"]} <= set(range(10**6, 10**6 + places + 1 - ads))
+    scorer = fresh.service.app.state.service.batcher.scorer
+    assert not scorer.programs.nearly_full(scorer.index_size)
 
 
 def test_the_process_reloads_what_a_link_points_to(tiny_bundle: Path, tiny_index: Path, tmp_path: Path) -> None:

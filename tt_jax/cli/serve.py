@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", type=Path, required=True, help="directory that `tt-jax export` wrote")
     parser.add_argument("--index", type=Path, required=True, help="directory that `tt-jax index` wrote")
     parser.add_argument("--deltas", type=Path, help="directory of the deltas of this index (default none)")
+    parser.add_argument("--journal", type=Path, help="directory in which changes of ads last (default: they do not)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on (default 8080)")
     parser.add_argument(
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serves until SIGTERM; SIGHUP loads the bundle, the index and the deltas anew."""
+    """Serves until SIGTERM; SIGHUP loads the bundle, the index, the deltas and the journal anew."""
     import signal
     from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if (args.admin_port is None) != (args.admin_token_file is None):
         raise ValueError("expected --admin-port and --admin-token-file together")
     require_port(args.port)
-    load, log, sources = _load(args), _log(args), Sources(args.bundle, args.index, args.deltas)
+    load, log, sources = _load(args), _log(args), Sources(args.bundle, args.index, args.deltas, args.journal)
     tokens = read_tokens(args.token_file) if args.token_file else None
     if tokens is None and not is_loopback(args.host):
         print(f"warning: whoever reaches {args.host} may use this service; see --token-file", file=sys.stderr)
@@ -94,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
             args.bundle,
             args.index,
             args.deltas,
+            args.journal,
             host=args.host,
             port=args.port,
             max_k=args.max_k,
