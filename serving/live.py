@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,7 +51,7 @@ class Live:
     def __init__(self, batcher: Batcher, telemetry: Telemetry, sources: Sources, *, ads: bool) -> None:
         """`ads`: whether ads are going to change too."""
         self._batcher, self._telemetry, self._ads = batcher, telemetry, ads
-        self.sources = self._started_with = sources
+        self.sources, self._started_with = _resolved(sources), sources
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="changes")
         self._ahead = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compiles ahead")
@@ -63,12 +63,12 @@ class Live:
         """Loads, verifies and compiles, then switches between two batches. Raises `LoadError`."""
 
         async def switch() -> None:
-            old = self._batcher.scorer
+            old, found = self._batcher.scorer, _resolved(sources)
             limits: Any = {"max_k": old.max_k, "max_candidates": old.max_candidates, "like": old}
-            paths = sources.bundle, sources.index, sources.deltas, sources.journal
+            paths = found.bundle, found.index, found.deltas, found.journal
             scorer = await self._run(lambda: load(*paths, live=self._ads, **limits))
             await self._batcher.between(lambda _: (scorer, None))
-            self.sources = sources
+            self.sources = found
 
         try:
             await self._attempt("load", switch)
@@ -82,8 +82,10 @@ class Live:
             await self.load(self._started_with)
 
     async def change(self, make: Callable[[Scorer], Change]) -> None:
-        """Changes ads: `make` prepares that in the thread, then it is kept in the journal, if there is one, and
-        happens between two batches. Raises what these do, and then nothing has changed."""
+        """Changes ads: `make` prepares that in the thread, then it happens between two batches.
+
+        If there is a journal, it is kept there first. Raises what these do, and then nothing has changed.
+        """
 
         async def switch() -> None:
             change = await self._run(lambda: make(self._batcher.scorer))
@@ -152,6 +154,11 @@ class Live:
         scorer = self._batcher.scorer
         if self._ads and scorer.programs.nearly_full(scorer.index_size):
             self._ahead.submit(_compile_ahead, scorer.programs)
+
+
+def _resolved(sources: Sources) -> Sources:
+    """With the journal that a link leads to now: later it may lead to that of another index."""
+    return replace(sources, journal=sources.journal and sources.journal.resolve())
 
 
 def _compile_ahead(programs: Programs) -> None:

@@ -251,9 +251,9 @@ class Programs:
         other = copy.copy(self)
         params, tables, corpus, curves = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self._state)
         pack = jax.jit(partial(Corpus.pack, scanned=tuple(corpus.columns), places=places))
-        lowered = pack.lower(corpus.rows_NTD, corpus.bids_N, corpus.valid_N)
-        other._pack = lowered.compile()
-        other._state = (params, tables, lowered.out_info, curves)
+        parts = (corpus.rows_NTD, corpus.bids_N, corpus.valid_N)
+        other._pack = pack.lower(*parts).compile()
+        other._state = (params, tables, jax.eval_shape(pack, *parts), curves)
         other._prepare(None)
         other._spare = other._ads - self._ads
         return other

@@ -107,7 +107,10 @@ def test_a_journal_of_another_index_is_refused_by_name(
         error = error_of(admin("/admin/load", pair), 409)
         assert f"{tmp_path / 'journal' / '000000000001'}: a delta of the index {index.index_id}, not of" in error
         assert post(client, {"query": QUERY})["index"] == before["version"]
-        after = changed(admin("/admin/load", pair | {"journal": str(tmp_path / "next")}))
+        (tmp_path / "link").symlink_to(tmp_path / "next")
+        after = changed(admin("/admin/load", pair | {"journal": str(tmp_path / "link")}))
+        (tmp_path / "link").unlink()  # leads elsewhere: not the journal of what is served
+        (tmp_path / "link").symlink_to(tmp_path / "journal")
         assert after["sequence"] == 0
         assert changed(admin("/admin/ads", {"disable": ids[:2]}))["journal"] == str(tmp_path / "next")
     with pytest.raises(
