@@ -280,7 +280,9 @@ def test_more_ads_than_places(fresh: Both, monkeypatch: pytest.MonkeyPatch) -> N
         status = fresh.change("/admin/ads", upsert(most - ads + 1, places - most))
         answer = post(fresh.service, {"query": QUERY, "k": MAX_K})
         assert len(post(fresh.service, {"query": QUERY, "candidates": [10**6]})["ads"]) == 1
-    assert compiled == []
+        found = list(compiled)
+        jax.jit(lambda x: 3 * x + 0.125)(np.float32(1))
+    assert (found, len(compiled) > 0) == ([], True)
     assert (status["places"] > places, status["ads"]) == (True, places + 1)
     assert {ad["id"] for ad in answer["ads"]} <= set(range(10**6, 10**6 + places + 1 - ads))
     scorer = fresh.service.app.state.service.batcher.scorer

@@ -112,7 +112,7 @@ def test_a_journal_of_another_index_is_refused_by_name(
         (tmp_path / "link").unlink()  # leads elsewhere: not the journal of what is served
         (tmp_path / "link").symlink_to(tmp_path / "journal")
         assert after["sequence"] == 0
-        assert changed(admin("/admin/ads", {"disable": ids[:2]}))["journal"] == str(tmp_path / "next")
+        assert changed(admin("/admin/ads", {"disable": some_ids(other)[:2]}))["journal"] == str(tmp_path / "next")
     with pytest.raises(
         DeltaError, match=f"a delta of the index {index.index_id}, not of {AdIndex.load(other).index_id}"
     ):
