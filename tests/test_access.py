@@ -64,7 +64,7 @@ def test_the_lines_of_a_file_are_tokens(tmp_path: Path, token_file: Path) -> Non
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", f"Bearer {OLD}x", f"Basic {OLD}", OLD, "Bearer é"])
 def test_nobody_else_may(url: str, header: str | None) -> None:
-    headers = {} if header is None else {"authorization": header.encode("latin-1")}
+    headers: Any = {} if header is None else {"authorization": header.encode("latin-1")}
     for method, path in (("POST", RANK), ("GET", "/v1/model"), ("GET", "/metrics"), ("GET", "/schema"), ("GET", "/no")):
         answer = httpx.request(method, url + path, headers=headers, content=BODY if method == "POST" else b"")
         assert "Authorization: Bearer" in error_of(answer, 401)
@@ -126,7 +126,8 @@ def test_what_only_this_machine_reaches() -> None:
 
 
 def test_limits_that_cannot_be(warm_scorer: Scorer) -> None:
-    for limits in ({"max_body": 0}, {"max_queries": -1}):
+    cases: list[dict[str, Any]] = [{"max_body": 0}, {"max_queries": -1}]
+    for limits in cases:
         with pytest.raises(ValueError, match="expected max_body and max_queries >= 1"):
             create_app(warm_scorer, **limits)
 
