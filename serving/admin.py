@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from litestar import Litestar, MediaType, Request, Response, get, post
 from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException, NotAuthorizedException
 from litestar.handlers import BaseRouteHandler
 
+from serving.access import EXPECTED, Tokens
 from serving.admin_messages import Status, read_changes, read_delta, read_load
+from serving.beside import served
 from serving.changes import ChangeError
 from serving.changing import prepare, prepare_delta
 from serving.delta import Delta, DeltaError
@@ -31,29 +31,15 @@ from serving.index import now
 from serving.live import Live, LoadError, Sources
 from serving.messages import ErrorAnswer, one_line
 from serving.scorer import RequestError
-from serving.server import bound, listen
 from serving.service import Service
 
-LOOPBACK = "127.0.0.1"
-MIN_TOKEN = 16  # characters
 MAX_BODY = 64 * 2**20  # bytes: tens of thousands of ads
 _log = logging.getLogger(__name__)
 
 
-def read_token(path: Path) -> str:
-    """The token in a file, without the white space around it. Raises ValueError, which does not show it."""
-    try:
-        token = path.read_text(encoding="ascii").strip()
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: expected a token of ASCII characters") from None
-    if len(token) < MIN_TOKEN or not token.isprintable() or " " in token:
-        raise ValueError(f"{path}: expected a token of at least {MIN_TOKEN} characters, without spaces, in one line")
-    return token
-
-
 @asynccontextmanager
 async def administered(
-    service: Service, *, sources: Sources, listener: socket.socket | None, token: str
+    service: Service, *, sources: Sources, listener: socket.socket | None, tokens: Tokens
 ) -> AsyncIterator[None]:
     """Beside the service: SIGHUP loads anew what it was started with; and the admin listener, if there is one."""
     live = Live(service.batcher, service.telemetry, sources, ads=listener is not None)
@@ -67,25 +53,18 @@ async def administered(
     try:
         async with contextlib.AsyncExitStack() as stack:
             if listener is not None:
-                await stack.enter_async_context(_served(create_admin(service, live, token), listener))
+                await stack.enter_async_context(served(create_admin(service, live, tokens), listener))
             yield
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
         live.close()
 
 
-def open_listener(port: int) -> socket.socket:
-    """Of the admin listener, on loopback. Raises OSError naming the address."""
-    listener = bound(LOOPBACK, port)
-    listen(listener)
-    return listener
-
-
-def create_admin(service: Service, live: Live, token: str) -> Litestar:
-    """The ASGI application of the admin listener. `token`: what `Authorization: Bearer` must bring."""
+def create_admin(service: Service, live: Live, tokens: Tokens) -> Litestar:
+    """The ASGI application of the admin listener, for whoever has one of the tokens."""
     app = Litestar(
         [load, ads, delta, status, metrics],
-        guards=[partial(_require_token, f"Bearer {token}".encode())],
+        guards=[partial(_require_token, tokens)],
         exception_handlers={
             RequestError: partial(_refuse, 400),
             ChangeError: partial(_refuse, 400),
@@ -110,7 +89,8 @@ async def load(request: Request[Any, Any, Any]) -> Status:
     service, live = _parts(request)
     wanted = read_load(await request.body())
     deltas = None if wanted.deltas is None else Path(wanted.deltas)
-    await live.load(Sources(Path(wanted.bundle), Path(wanted.index), deltas))
+    journal = live.sources.journal if wanted.journal is None else Path(wanted.journal)
+    await live.load(Sources(Path(wanted.bundle), Path(wanted.index), deltas, journal))
     return live.status(service.ready)
 
 
@@ -152,12 +132,9 @@ def _parts(request: Request[Any, Any, Any]) -> tuple[Service, Live]:
     return service, request.app.state.live
 
 
-def _require_token(expected: bytes, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    given = connection.headers.get("authorization", "").encode("utf-8", "replace")
-    if not hmac.compare_digest(given, expected):
-        raise NotAuthorizedException(
-            "expected the header 'Authorization: Bearer TOKEN', with the token of this service"
-        )
+def _require_token(tokens: Tokens, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    if not tokens.allow(connection.headers.get("authorization", "").encode("utf-8", "replace")):
+        raise NotAuthorizedException(EXPECTED)
 
 
 def _refuse(code: int, _: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
@@ -173,31 +150,3 @@ def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Respon
 def _crash(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
     _log.error("%s %s failed", request.scope["method"], request.scope["path"], exc_info=error)
     return _refuse(500, request, ValueError("internal error"))
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to the server of the service."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Captures none."""
-        yield
-
-
-@asynccontextmanager
-async def _served(app: Litestar, listener: socket.socket) -> AsyncIterator[None]:
-    config = uvicorn.Config(
-        app,
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=1,
-    )
-    server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await task

@@ -31,6 +31,7 @@ class LoadRequest(Struct, forbid_unknown_fields=True):
     bundle: str
     index: str
     deltas: Annotated[str | None, Meta(description="directory of the deltas of this index, all to be applied")] = None
+    journal: Annotated[str | None, Meta(description="directory of its journal; None = the one that is in use")] = None
 
 
 class DeltaRequest(Struct, forbid_unknown_fields=True):
@@ -69,7 +70,7 @@ class Status(Struct):
 
     Attributes:
       ready: whether requests are welcome.
-      bundle, index, deltas: directories that were loaded.
+      bundle, index, deltas, journal: directories that were loaded.
       fingerprint: of the bundle.
       version: of the index, as answers name it.
       index_id, sequence, chain: its parts.
@@ -83,6 +84,7 @@ class Status(Struct):
     bundle: str
     index: str
     deltas: str | None
+    journal: str | None
     fingerprint: str
     version: str
     index_id: str

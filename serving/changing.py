@@ -5,7 +5,6 @@ scorer = prepare(scorer, changes, now()).apply(scorer)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from serving.ad_rows import embed_ads
 from serving.ads import Ads, Update
 from serving.changes import ChangeError, Changes
 from serving.delta import Delta
-from serving.programs import EMBEDDED, GROWTH, Programs
+from serving.journal import read_journal
+from serving.programs import EMBEDDED, Programs
 from serving.scorer import Scorer
 from tt_jax.features import Encoder
 
@@ -26,12 +26,16 @@ HEADROOM = 1 / 16  # free places for new ads in a service whose ads change, as a
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """Changes of the ads of a scorer, from `before` to `after`, ready to be made. Made by `prepare`."""
+    """Changes of the ads of a scorer, from `before` to `after`, ready to be made. Made by `prepare`.
+
+    `delta`: the same, to be kept.
+    """
 
     before: Ads
     after: Ads
     update: Update
     programs: Programs
+    delta: Delta
 
     def apply(self, scorer: Scorer) -> Scorer:
         """A scorer with the changed ads, within milliseconds. Consumes the one given, which nobody may use meanwhile.
@@ -62,11 +66,12 @@ def prepare(scorer: Scorer, changes: Changes, created: str, warm: bool = True) -
     after, update = scorer.ads.changed(changes, created)
     places = len(after.bids)
     if places > programs.places:
-        programs = programs.grown(max(places, math.ceil(GROWTH * programs.places)))
+        programs = programs.grown(max(places, programs.next_places))
         if warm:
             programs.warm_up()
     programs.prepare_update(len(update.put), len(update.marked))
-    return Change(scorer.ads, after, update, programs)
+    delta = Delta(changes, scorer.fingerprint, scorer.ads.version, after.created)
+    return Change(scorer.ads, after, update, programs, delta)
 
 
 def prepare_delta(scorer: Scorer, delta: Delta, warm: bool = True) -> Change:
@@ -94,17 +99,20 @@ def load(
     bundle: str | Path,
     index: str | Path,
     deltas: str | Path | None = None,
+    journal: str | Path | None = None,
     *,
     max_k: int = 1000,
+    max_candidates: int = 16_384,
     live: bool = False,
     like: Scorer | None = None,
     warm: bool = True,
 ) -> Scorer:
-    """`Scorer.load`, then the deltas applied, then everything compiled.
+    """`Scorer.load`, then the deltas and the journal applied, then everything compiled.
 
     Args:
       bundle, index, deltas: directories; the deltas must all be of this index, without a gap.
-      max_k: largest `k`.
+      journal: of `serving.journal`, applied after the deltas; made if it is not there.
+      max_k, max_candidates: largest `k`, longest list of candidates.
       live: whether ads are going to change: makes room for new ones, and compiles what most changes need.
       like: a scorer whose compiled programs are used where they fit.
       warm: compile now; else each program is compiled when it is first needed.
@@ -113,8 +121,14 @@ def load(
     """
     changes = [] if deltas is None else Delta.load_all(deltas)
     headroom = HEADROOM if live else 0.0
-    scorer = Scorer.load(bundle, index, max_k=max_k, warm=False, headroom=headroom, like=like)
+    scorer = Scorer.load(
+        bundle, index, max_k=max_k, max_candidates=max_candidates, warm=False, headroom=headroom, like=like
+    )
+    passed = [scorer.ads.version]
     for delta in changes:
+        scorer = prepare_delta(scorer, delta, warm=False).apply(scorer)
+        passed.append(scorer.ads.version)
+    for delta in [] if journal is None else read_journal(Path(journal), passed):
         scorer = prepare_delta(scorer, delta, warm=False).apply(scorer)
     if warm:
         scorer.warm_up(changes=live)

@@ -103,9 +103,14 @@ class Delta:
     created: str
     path: Path | None = None
 
+    @property
+    def after(self) -> IndexVersion:
+        """The version that it leads to."""
+        return self.before.after(self.changes.changes_id)
+
     def save(self, out: str | os.PathLike[str]) -> None:
         """Writes a directory that appears complete or not at all. Raises `PublishError` if it exists."""
-        changes, marks, after = self.changes, self.changes.marks, self.before.after(self.changes.changes_id)
+        changes, marks, after = self.changes, self.changes.marks, self.after
         with published_directory(out) as directory:
             save_vectors(directory, changes.vectors)
             save_ids(directory, "ids", changes.ids)

@@ -15,7 +15,7 @@ import msgspec
 from litestar import Request
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
-from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody
+from litestar.openapi.spec import Components, OpenAPIMediaType, Operation, RequestBody, SecurityScheme
 
 from serving.messages import RankRequest
 
@@ -47,13 +47,16 @@ class LocalPage(OpenAPIRenderPlugin):
         return f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>{page}".encode()
 
 
-def openapi_config() -> OpenAPIConfig:
-    """Title, version and the two pages under `/schema`."""
+def openapi_config(tokens: bool) -> OpenAPIConfig:
+    """Title, version and the two pages under `/schema`. `tokens`: whether requests must bring one."""
+    scheme = SecurityScheme(type="http", scheme="bearer")
     return OpenAPIConfig(
         title="tt-jax: ads ranking",
         version=importlib.metadata.version("tt-jax"),
         path="/schema",
         use_handler_docstrings=True,
+        components=Components(security_schemes={"token": scheme} if tokens else None),
+        security=[{"token": []}] if tokens else None,
         render_plugins=[JsonRenderPlugin(), LocalPage(path="/")],
     )
 

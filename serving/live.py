@@ -8,15 +8,18 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from serving.admin_messages import Count, Status
 from serving.batcher import Batcher
 from serving.changing import Change, load
 from serving.index import timestamp
+from serving.journal import record, withdraw
 from serving.messages import one_line
+from serving.programs import Programs
 from serving.scorer import Scorer
 from serving.telemetry import ChangeKind, Telemetry
 
@@ -30,11 +33,12 @@ class LoadError(Exception):
 
 @dataclass(frozen=True)
 class Sources:
-    """Directories of a bundle, an index and, if there are some, the deltas of that index."""
+    """Directories of a bundle, an index and, if there are some, the deltas of that index and the journal."""
 
     bundle: Path
     index: Path
     deltas: Path | None = None
+    journal: Path | None = None
 
 
 class Live:
@@ -47,21 +51,24 @@ class Live:
     def __init__(self, batcher: Batcher, telemetry: Telemetry, sources: Sources, *, ads: bool) -> None:
         """`ads`: whether ads are going to change too."""
         self._batcher, self._telemetry, self._ads = batcher, telemetry, ads
-        self.sources = self._started_with = sources
+        self.sources, self._started_with = _resolved(sources), sources
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="changes")
+        self._ahead = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compiles ahead")
         self._counts = {"load": Count(0, 0), "change": Count(0, 0)}
         self._last_error: tuple[str, float] | None = None
+        self._look_ahead()
 
     async def load(self, sources: Sources) -> None:
         """Loads, verifies and compiles, then switches between two batches. Raises `LoadError`."""
 
         async def switch() -> None:
-            old = self._batcher.scorer
-            paths = sources.bundle, sources.index, sources.deltas
-            scorer = await self._run(lambda: load(*paths, max_k=old.max_k, live=self._ads, like=old))
+            old, found = self._batcher.scorer, _resolved(sources)
+            limits: Any = {"max_k": old.max_k, "max_candidates": old.max_candidates, "like": old}
+            paths = found.bundle, found.index, found.deltas, found.journal
+            scorer = await self._run(lambda: load(*paths, live=self._ads, **limits))
             await self._batcher.between(lambda _: (scorer, None))
-            self.sources = sources
+            self.sources = found
 
         try:
             await self._attempt("load", switch)
@@ -75,11 +82,21 @@ class Live:
             await self.load(self._started_with)
 
     async def change(self, make: Callable[[Scorer], Change]) -> None:
-        """Changes ads: `make` prepares that in the thread, then it happens between two batches. Raises what it does."""
+        """Changes ads: `make` prepares that in the thread, then it happens between two batches.
+
+        If there is a journal, it is kept there first. Raises what these do, and then nothing has changed.
+        """
 
         async def switch() -> None:
             change = await self._run(lambda: make(self._batcher.scorer))
-            await self._batcher.between(lambda scorer: (change.apply(scorer), None))
+            journal = self.sources.journal
+            kept = journal and await self._run(partial(record, journal, change.delta))
+            try:
+                await self._batcher.between(lambda scorer: (change.apply(scorer), None))
+            except Exception:
+                if kept:
+                    await self._run(partial(withdraw, kept))
+                raise
 
         await self._attempt("change", switch)
 
@@ -92,6 +109,7 @@ class Live:
             bundle=str(sources.bundle),
             index=str(sources.index),
             deltas=None if sources.deltas is None else str(sources.deltas),
+            journal=None if sources.journal is None else str(sources.journal),
             fingerprint=scorer.fingerprint,
             version=str(version),
             index_id=version.index_id,
@@ -109,7 +127,8 @@ class Live:
 
     def close(self) -> None:
         """Does not wait for what is in progress."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        for thread in (self._thread, self._ahead):
+            thread.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, work: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -128,3 +147,24 @@ class Live:
                 raise
             count.done += 1
             self._telemetry.changed(kind, self._batcher.scorer)
+            self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Compiles for more ads while there is still room: the change that needs it shall not wait for that."""
+        scorer = self._batcher.scorer
+        if self._ads and scorer.programs.nearly_full(scorer.index_size):
+            self._ahead.submit(_compile_ahead, scorer.programs)
+
+
+def _resolved(sources: Sources) -> Sources:
+    """With the journal that a link leads to now: later it may lead to that of another index."""
+    return replace(sources, journal=sources.journal and sources.journal.resolve())
+
+
+def _compile_ahead(programs: Programs) -> None:
+    try:
+        programs.compile_ahead()
+    except Exception:
+        _log.warning(
+            "more places for ads were not compiled ahead; the change that needs them will do it", exc_info=True
+        )

@@ -7,9 +7,10 @@ or compiled while requests are answered; weights, tables and ads are arguments, 
 from __future__ import annotations
 
 import copy
+import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +31,7 @@ from tt_jax.schema import PAD_ID
 from tt_jax.utility import Utility
 
 QUERIES = (1, 8, 32)
-RESULTS = (128, 1024)  # and max_k; of 10^6 ads the best 16 take as long as the best 128
+RESULTS = (128, 1024)  # and max_k
 CANDIDATES = (1024, 16_384)  # and max_candidates
 NO_AD = -1
 EMBEDDED = (64, 1024)  # changed ads at a time
@@ -76,6 +77,8 @@ class Running:
 class Programs:
     """The programs of one bundle and one index, and the buffers that they use. Safe in threads, but see `updated`."""
 
+    _pack: Any  # makes the corpus of this size from a smaller one; see `_of_size`
+
     def __init__(
         self,
         model: TwoTower,
@@ -101,6 +104,7 @@ class Programs:
         weights = jax.device_put((dict(params), dict(tables)))
         self._state: State = (*weights, Corpus.pack(*parts, used, places), curves)
         self._prepare(like)
+        self._spare = self._ads - len(index.vectors)
 
     def _prepare(self, like: Programs | None) -> None:
         """Empty collections of programs and buffers for the corpus at hand, or those of `like` if they fit it."""
@@ -111,11 +115,14 @@ class Programs:
         if like is not None and like._fit == self._fit:
             self._compiled, self._compiling = like._compiled, like._compiling
             self._scratch, self._scratch_locks = like._scratch, like._scratch_locks
+            self._larger, self._growing = like._larger, like._growing
             return
         self._compiled: dict[Shape, Any] = {}
         self._compiling = threading.Lock()
         self._scratch: dict[int, Array] = {}  # by number of queries; a run consumes it and gives it back
         self._scratch_locks = {b: threading.Lock() for b in QUERIES}
+        self._larger: dict[int, Programs] = {}  # by number of places, compiled ahead, without ads
+        self._growing = threading.Lock()
 
     @property
     def places(self) -> int:
@@ -147,16 +154,18 @@ class Programs:
 
         `changes`: also those that changes of a few ads need.
         """
-        shapes = (*self.shapes, *(_CHANGES if changes else ()))
+        self._compile((*self.shapes, *(_CHANGES if changes else ())))
+        for b, lock in self._scratch_locks.items():
+            with lock:
+                if b not in self._scratch:
+                    self._scratch[b] = self._fresh_scratch(b)
+
+    def _compile(self, shapes: Iterable[Shape]) -> None:
         with self._compiling, ThreadPoolExecutor(os.cpu_count()) as pool:
             # XLA compiles in parallel; tracing, which is Python, would not gain from it.
             missing = [shape for shape in shapes if shape not in self._compiled]
             compiled = [(shape, pool.submit(self._lower(shape).compile)) for shape in missing]
             self._compiled.update({shape: found.result() for shape, found in compiled})
-        for b, lock in self._scratch_locks.items():
-            with lock:
-                if b not in self._scratch:
-                    self._scratch[b] = self._fresh_scratch(b)
 
     def best(self, ids: np.ndarray, floats: np.ndarray, k: int) -> Running:
         """The best of all ads, at least min(k, N) of them, for at most `QUERIES[-1]` queries."""
@@ -208,13 +217,42 @@ class Programs:
         other._state = (params, tables, corpus, curves)
         return other
 
+    @property
+    def next_places(self) -> int:
+        """For how many ads there is to be room when all places are taken."""
+        return math.ceil(GROWTH * self._ads)
+
+    def nearly_full(self, ads: int) -> bool:
+        """Whether that many ads leave a quarter, or less, of the places that were free when this size was made."""
+        return self._ads - ads <= self._spare / 4
+
+    def compile_ahead(self) -> None:
+        """Compiles for `next_places` all that this size has, once. Needs no memory; ads may change meanwhile."""
+        with self._growing:
+            if self.next_places not in self._larger:
+                larger = self._of_size(self.next_places)
+                changes = [shape for shape in list(self._compiled) if shape.kind in ("embed", "update")]
+                larger._compile([*larger.shapes, *changes])
+                self._larger[self.next_places] = larger
+
     def grown(self, places: int) -> Programs:
-        """The same ads with that many places, not compiled. Both objects can be used."""
-        other = copy.copy(self)
+        """The same ads with that many places, not compiled unless it was ahead. Both objects can be used."""
+        with self._growing:  # if it is being compiled, that is awaited
+            other = copy.copy(self._larger.get(places) or self._of_size(places))
         params, tables, corpus, curves = self._state
+        other._state = (params, tables, other._pack(corpus.rows_NTD, corpus.bids_N, corpus.valid_N), curves)
+        return other
+
+    def _of_size(self, places: int) -> Programs:
+        """With shapes in place of all arrays, and `_pack`, which gives the corpus of that size."""
+        other = copy.copy(self)
+        params, tables, corpus, curves = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self._state)
+        pack = jax.jit(partial(Corpus.pack, scanned=tuple(corpus.columns), places=places))
         parts = (corpus.rows_NTD, corpus.bids_N, corpus.valid_N)
-        other._state = (params, tables, Corpus.pack(*parts, tuple(corpus.columns), places), curves)
+        other._pack = pack.lower(*parts).compile()
+        other._state = (params, tables, jax.eval_shape(pack, *parts), curves)
         other._prepare(None)
+        other._spare = other._ads - self._ads
         return other
 
     def lane(self, k: int, candidates: int | None) -> Shape:

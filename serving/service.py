@@ -16,6 +16,7 @@ from litestar import Litestar, MediaType, Request, Response, get, post
 from litestar.exceptions import ClientException, HTTPException, InternalServerException
 from litestar.openapi import ResponseSpec
 
+from serving.access import Guard, Tokens
 from serving.batcher import Batcher, DeadlineError, OverloadError, Ranked
 from serving.changing import load as load_scorer
 from serving.docs import RankOperation, openapi_config
@@ -46,6 +47,7 @@ RANK = "/v1/rank"
 _log = logging.getLogger(__name__)
 _ERRORS = {
     400: ResponseSpec(ErrorAnswer, description="The request is wrong; `error` says where.", generate_examples=False),
+    401: ResponseSpec(ErrorAnswer, description="No token, where one is asked for.", generate_examples=False),
     408: ResponseSpec(ErrorAnswer, description="The body did not arrive in time.", generate_examples=False),
     413: ResponseSpec(ErrorAnswer, description="The body is too large.", generate_examples=False),
     503: ResponseSpec(ErrorAnswer, description="Too busy; try again after `Retry-After`.", generate_examples=False),
@@ -107,6 +109,8 @@ def create_app(
     max_queries: int = 64,
     load: Load | None = None,
     log: LogSettings | None = None,
+    tokens: Tokens | None = None,
+    metrics_here: bool = True,
 ) -> Litestar:
     """The ASGI application of a warm scorer, for one run of its lifespan.
 
@@ -114,7 +118,11 @@ def create_app(
       max_body: bytes; a longer body is answered with 413.
       max_queries: most queries of one request.
       log: of a sample of the requests, for `tt-jax parity`; None = no log.
+      tokens: whose holders alone may use it, all but `/health`; None = everybody.
+      metrics_here: whether `/metrics` is here, or on a listener of its own.
     """
+    if max_body < 1 or max_queries < 1:
+        raise ValueError(f"expected max_body and max_queries >= 1, got {max_body} and {max_queries}")
     service = Service(scorer, max_body, max_queries, load or Load(), log)
 
     @asynccontextmanager
@@ -129,7 +137,7 @@ def create_app(
                 service.request_log.close()
 
     app = Litestar(
-        [rank, live, ready, metrics, model],
+        [rank, live, ready, model, *([metrics] if metrics_here else [])],
         lifespan=[lifespan],
         middleware=[service.telemetry.start],
         before_send=[service.telemetry.before_send],
@@ -141,7 +149,7 @@ def create_app(
             Exception: _crash,
         },
         request_max_body_size=max_body,
-        openapi_config=openapi_config(),
+        openapi_config=openapi_config(tokens is not None),
         logging_config=None,
         debug=False,
     )
@@ -192,13 +200,18 @@ async def _unless_gone(request: Request[Any, Any, Any], answer: asyncio.Future[R
         leaving.cancel()
 
 
-@get("/health/live", media_type=MediaType.TEXT)
+@get("/health/live", security=[{}], media_type=MediaType.TEXT)
 async def live() -> str:
     """200 as long as the event loop turns."""
     return "live\n"
 
 
-@get("/health/ready", media_type=MediaType.TEXT, responses={503: ResponseSpec(ErrorAnswer, generate_examples=False)})
+@get(
+    "/health/ready",
+    security=[{}],
+    media_type=MediaType.TEXT,
+    responses={503: ResponseSpec(ErrorAnswer, generate_examples=False)},
+)
 async def ready(request: Request[Any, Any, Any]) -> str:
     """200 when requests are welcome; 503 while the process drains."""
     if not _service(request).ready:
@@ -271,21 +284,27 @@ def run(
     bundle: Path,
     index: Path,
     deltas: Path | None = None,
+    journal: Path | None = None,
     *,
     host: str = "127.0.0.1",
     port: int = 8080,
     max_k: int = 1000,
+    max_candidates: int = 16_384,
+    max_queries: int = 64,
+    max_body: int = 2**20,
     load: Load | None = None,
     log: LogSettings | None = None,
+    tokens: Tokens | None = None,
+    metrics_here: bool = True,
     live: bool = False,
     beside: Beside = _nothing,
 ) -> None:
     """Loads and warms the scorer, then serves in one process until SIGTERM or SIGINT. Port 0 takes a free one.
 
     Args:
-      bundle, index, deltas, max_k, live: see `serving.changing.load`.
+      bundle, index, deltas, journal, max_k, max_candidates, live: see `serving.changing.load`.
+      max_queries, max_body, log, tokens, metrics_here: see `create_app`.
       load: limits.
-      log: of a sample of the requests.
       beside: entered before the service takes requests, and left when it has drained.
 
     Raises ValueError for a port that is none, what `serving.changing.load` and `RequestLog` raise, and OSError naming
@@ -295,15 +314,22 @@ def run(
     allow_many_connections()
     with bound(host, port) as listener:  # before the seconds that loading takes
         app = create_app(  # no name for the scorer: it would be kept when another takes its place
-            load_scorer(bundle, index, deltas, max_k=max_k, live=live), load=load, log=log
+            load_scorer(bundle, index, deltas, journal, max_k=max_k, max_candidates=max_candidates, live=live),
+            max_body=max_body,
+            max_queries=max_queries,
+            load=load,
+            log=log,
+            tokens=tokens,
+            metrics_here=metrics_here,
         )
         calm_garbage_collector()
         listen(listener)
         address = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         service: Service = app.state.service
         door = Door(app, RANK, service.batcher, service.telemetry)
+        entry = door if tokens is None else Guard(door, tokens, service.telemetry)
         print(f"serving http://{address} (docs at /schema): {_describe(service.batcher.scorer)}", flush=True)
-        Server(door, load, service.drain, lambda: beside(service)).run(sockets=[listener])
+        Server(entry, load, service.drain, lambda: beside(service)).run(sockets=[listener])
 
 
 def _describe(scorer: Scorer) -> str:

@@ -15,7 +15,7 @@ from serving.scorer import ScoredAd, Scorer
 
 ChangeKind = Literal["load", "change"]
 STARTED = "tt_jax_started"  # in the state of a request
-_UNMATCHED = "unmatched"  # one label for all unknown paths: clients choose those
+UNMATCHED = "unmatched"  # one label for all unknown paths: clients choose those
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 SHED = ("full", "slow", "expired", "late", "gone", "closing")
@@ -100,7 +100,7 @@ class Telemetry:
         """Counts an answer of any route, errors included, as its head is sent."""
         if message["type"] != "http.response.start":
             return
-        route = scope.get("path_template", _UNMATCHED)
+        route = scope.get("path_template", UNMATCHED)
         self.requests.labels(route, str(message["status"])).inc()
         if started := scope["state"].get(STARTED):
             self.seconds.labels(route).observe(time.perf_counter() - started)

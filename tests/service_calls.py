@@ -7,12 +7,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
 import uvicorn
-from litestar import Litestar
+from litestar.types import ASGIApp
 
 from serving.scorer import ScoredAd
 from tests import tiny
@@ -47,9 +47,9 @@ def error_of(answer: httpx.Response, status: int) -> str:
 
 
 @contextmanager
-def running(app: Litestar) -> Iterator[tuple[str, int]]:
+def running(app: ASGIApp) -> Iterator[tuple[str, int]]:
     """Host and port of an application that answers over real connections, in a thread."""
-    config = uvicorn.Config(app, port=0, lifespan="on", ws="none", log_config=None, access_log=False)
+    config = uvicorn.Config(cast(Any, app), port=0, lifespan="on", ws="none", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -15,9 +15,12 @@ import httpx
 
 
 class ServingProcess:
-    """`tt-jax serve` on a free port. Kill it at the end."""
+    """`tt-jax serve` on a free port. Kill it at the end.
 
-    def __init__(self, bundle: Path, index: Path, *flags: str) -> None:
+    `before`: addresses that it prints before its own, by what they are called; `first` says which to expect.
+    """
+
+    def __init__(self, bundle: Path, index: Path, *flags: str, first: str = "") -> None:
         command = [sys.executable, "-W", "error", "-m", "tt_jax", "serve", f"--bundle={bundle}", f"--index={index}"]
         self.process = subprocess.Popen(
             [*command, "--port=0", *flags],
@@ -27,6 +30,11 @@ class ServingProcess:
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         )
         assert self.process.stdout is not None
+        self.before: dict[str, str] = {}
+        for name in first.split():
+            line = self.process.stdout.readline()
+            assert line.startswith(f"{name} http://"), line + self.process.communicate()[1]
+            self.before[name] = line.split()[1]
         line = self.process.stdout.readline()
         address = re.match(r"serving (http://127\.0\.0\.1:(\d+)) ", line)
         assert address, line + self.process.communicate()[1]

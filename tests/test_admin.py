@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import re
 import signal
@@ -11,20 +12,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import jax
 import numpy as np
 import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
 
-from serving.admin import create_admin, read_token
+from serving.access import Tokens
+from serving.admin import create_admin
 from serving.changing import load
 from serving.delta import Base, make_delta
 from serving.index import AdIndex, build_index
 from serving.live import Live, Sources
+from serving.programs import Programs
 from serving.scorer import Scorer
 from serving.service import create_app
 from tests import tiny
@@ -77,6 +82,20 @@ def _recent(status: dict[str, Any]) -> dict[str, Any]:
     return {"last_error_seconds": status["last_error_seconds"]}
 
 
+@contextmanager
+def compiled_by_jax() -> Iterator[list[str]]:
+    """What JAX compiled."""
+    found: list[str] = []
+    handler = logging.Handler(logging.DEBUG)
+    handler.emit = lambda record: found.append(text) if "Compiling" in (text := record.getMessage()) else None
+    logger = logging.getLogger("jax")
+    logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
+
+
 @pytest.fixture(scope="module")
 def both(tiny_bundle: Path, tiny_index: Path, warm_scorer: Scorer) -> Iterator[Both]:
     """One service for all tests of this file: none may rely on what it serves."""
@@ -84,7 +103,7 @@ def both(tiny_bundle: Path, tiny_index: Path, warm_scorer: Scorer) -> Iterator[B
     app = create_app(load(tiny_bundle, tiny_index, max_k=MAX_K, live=True, like=warm_scorer))
     service = app.state.service
     live = Live(service.batcher, service.telemetry, sources, ads=True)
-    with TestClient(app) as client, TestClient(create_admin(service, live, TOKEN)) as admin:
+    with TestClient(app) as client, TestClient(create_admin(service, live, Tokens.of(TOKEN))) as admin:
         admin.headers.update(AUTHORIZED)
         yield Both(client, admin)
     live.close()
@@ -111,20 +130,6 @@ def test_nobody_else_may(both: Both, header: str | None) -> None:
         assert TOKEN not in error
     for path in ("/admin/status", "/admin/load"):  # not on the listener of the service
         assert both.service.get(path, headers=AUTHORIZED).status_code == 404
-
-
-def test_a_token_must_be_one(tmp_path: Path) -> None:
-    path = tmp_path / "token"
-    for text in ("", "short", "a" * 15, "two words of a token", "several\nlines-of-a-token"):
-        path.write_text(text)
-        with pytest.raises(ValueError, match="token: expected a token of at least 16") as refused:
-            read_token(path)
-        assert not text or text not in str(refused.value)
-    path.write_bytes(b"\xff" * 20)
-    with pytest.raises(ValueError, match="ASCII"):
-        read_token(path)
-    path.write_text(f"{TOKEN}\n")
-    assert read_token(path) == TOKEN
 
 
 def test_changed_ads_are_in_the_next_answer(fresh: Both) -> None:
@@ -248,17 +253,40 @@ def test_a_service_that_drains_is_not_changed(both: Both) -> None:
         both.service.app.state.service.ready = True
 
 
-def test_more_ads_than_places(fresh: Both) -> None:
-    """Compiled anew for more of them. The last user of `fresh`: another load would have to compile too."""
-    places = fresh.status()["places"]
-    n = places - fresh.status()["ads"] + 1
-    rows = tiny.rows(tiny.ad_columns(np.random.default_rng(8), n, list(range(10**6, 10**6 + n))))
-    body = {"upsert": [{**row, "bid": 1e6 + i, "eligible": True} for i, row in enumerate(rows)]}
-    status = fresh.change("/admin/ads", body)
-    assert status["places"] > places
-    assert status["ads"] == places + 1
-    ids = {ad["id"] for ad in post(fresh.service, {"query": QUERY, "k": MAX_K})["ads"]}
-    assert ids <= set(range(10**6, 10**6 + n))
+def test_more_ads_than_places(fresh: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled for more of them before they come. The last user of `fresh`: another load would have to compile too."""
+    programs = fresh.service.app.state.service.batcher.scorer.programs
+    places, ads = fresh.status()["places"], fresh.status()["ads"]
+    assert not programs.nearly_full(ads)
+    assert programs._larger == {}
+    most = next(n for n in range(ads, places) if programs.nearly_full(n)) - 1  # that need no more yet
+    assert (places - most - 1) / (places - ads) == pytest.approx(0.25, abs=0.02)
+
+    def upsert(first: int, n: int) -> dict[str, Any]:
+        rows = tiny.rows(
+            tiny.ad_columns(np.random.default_rng(first), n, list(range(10**6 + first, 10**6 + first + n)))
+        )
+        return {"upsert": [{**row, "bid": 1e6 + i, "eligible": True} for i, row in enumerate(rows)]}
+
+    fresh.change("/admin/ads", upsert(0, most - ads))
+    assert programs._larger == {}
+    fresh.change("/admin/ads", upsert(most - ads, 1))
+    end = time.monotonic() + 100
+    while not programs._larger:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    with monkeypatch.context() as patch, jax.log_compiles(), compiled_by_jax() as compiled:
+        patch.setattr(Programs, "_lower", None)
+        status = fresh.change("/admin/ads", upsert(most - ads + 1, places - most))
+        answer = post(fresh.service, {"query": QUERY, "k": MAX_K})
+        assert len(post(fresh.service, {"query": QUERY, "candidates": [10**6]})["ads"]) == 1
+        found = list(compiled)
+        jax.jit(lambda x: 3 * x + 0.125)(np.float32(1))
+    assert (found, len(compiled) > 0) == ([], True)
+    assert (status["places"] > places, status["ads"]) == (True, places + 1)
+    assert {ad["id"] for ad in answer["ads"]} <= set(range(10**6, 10**6 + places + 1 - ads))
+    scorer = fresh.service.app.state.service.batcher.scorer
+    assert not scorer.programs.nearly_full(scorer.index_size)
 
 
 def test_the_process_reloads_what_a_link_points_to(tiny_bundle: Path, tiny_index: Path, tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ _KILLED = """
                 return function(*args, **kwargs)
             return call
         np_save = np.save
-        np.save, publish._fsync, os.rename = counted(np.save), counted(publish._fsync), counted(os.rename)
+        np.save, publish.sync, os.rename = counted(np.save), counted(publish.sync), counted(os.rename)
 
     for name, what in (("index", index), ("deltas/2", deltas[1])):
         for step in range(1, 100):

@@ -16,6 +16,7 @@ import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
 
+from serving.access import Tokens
 from serving.admin import create_admin
 from serving.changing import HEADROOM, load
 from serving.index import build_index
@@ -119,7 +120,7 @@ def test_swaps_under_load(pairs: dict[tuple[str, str], Pair], warm_scorer: Score
     app = create_app(load(order[0].bundle, order[0].index, max_k=MAX_K, live=True, like=warm_scorer))
     service = app.state.service
     live = Live(service.batcher, service.telemetry, Sources(order[0].bundle, order[0].index), ads=True)
-    with TestClient(app) as client, TestClient(create_admin(service, live, TOKEN)) as admin:
+    with TestClient(app) as client, TestClient(create_admin(service, live, Tokens.of(TOKEN))) as admin:
         admin.headers["authorization"] = f"Bearer {TOKEN}"
         before, sizes = _live_bytes(), []
         with Load(client, pairs) as clients:

@@ -59,13 +59,13 @@ def published_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             yield partial
             for path in [*partial.rglob("*"), partial]:
-                _fsync(path)
+                sync(path)
             require_absent(out)
             os.rename(partial, out)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        _fsync(out.parent)
+        sync(out.parent)
     finally:
         os.close(lock)
 
@@ -85,7 +85,8 @@ def require_absent(out: Path) -> None:
         raise PublishError(f"{out}: already exists; remove it, or choose another name")
 
 
-def _fsync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Has a file, or the names in a directory, on disk when it returns."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

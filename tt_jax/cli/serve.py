@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from serving.load import Load
+    from serving.request_log import LogSettings
 
 EXAMPLE = """  tt-jax serve --bundle=bundles/kuairand --index=indexes/kuairand --port=8080
   curl -s localhost:8080/v1/rank -d '{"query": {"user_id": 7, "hour": 20}, "k": 3}'
@@ -15,13 +22,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", type=Path, required=True, help="directory that `tt-jax export` wrote")
     parser.add_argument("--index", type=Path, required=True, help="directory that `tt-jax index` wrote")
     parser.add_argument("--deltas", type=Path, help="directory of the deltas of this index (default none)")
+    parser.add_argument("--journal", type=Path, help="directory in which changes of ads last (default: they do not)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on (default 8080)")
+    parser.add_argument(
+        "--token-file", type=Path, help="tokens, one a line, of those who may use it (default: all may)"
+    )
+    parser.add_argument("--metrics-port", type=int, help="port of /metrics alone (default: it is on --port)")
+    parser.add_argument("--metrics-host", default="127.0.0.1", help="address of --metrics-port (default 127.0.0.1)")
     parser.add_argument("--max-k", type=int, default=1000, help="largest k of a request (default 1000)")
+    parser.add_argument("--max-candidates", type=int, default=16_384, help="of a query (default 16384)")
+    parser.add_argument("--max-queries", type=int, default=64, help="of a request (default 64)")
+    parser.add_argument("--max-body-kb", type=float, default=1024, help="of a request (default 1024)")
     parser.add_argument(
         "--admin-port", type=int, help="port of the admin listener, on 127.0.0.1 (default: no listener)"
     )
-    parser.add_argument("--admin-token-file", type=Path, help="file with the token of the admin listener")
+    parser.add_argument("--admin-token-file", type=Path, help="tokens, one a line, of the admin listener")
     parser.add_argument("--max-queue", type=int, default=256, help="queries that may wait; more get 503 (default 256)")
     parser.add_argument(
         "--max-wait-ms", type=float, default=0.0, help="how long few waiting queries wait for more (default 0)"
@@ -36,23 +52,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serves until SIGTERM; SIGHUP loads the bundle, the index and the deltas anew."""
+    """Serves until SIGTERM; SIGHUP loads the bundle, the index, the deltas and the journal anew."""
     import signal
-    from contextlib import ExitStack
-    from functools import partial
+    from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 
-    from serving.admin import administered, open_listener, read_token
+    from serving.access import Tokens, is_loopback, read_tokens
+    from serving.admin import administered
+    from serving.beside import create_metrics, open_listener, served
     from serving.live import Sources
-    from serving.load import Load
-    from serving.request_log import LogSettings
-    from serving.server import require_port
+    from serving.server import bound, require_port
+    from serving.service import Service
     from serving.service import run as serve
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it serves: what it is about to load is the newest
     if (args.admin_port is None) != (args.admin_token_file is None):
         raise ValueError("expected --admin-port and --admin-token-file together")
     require_port(args.port)
-    load = Load(
+    load, log, sources = _load(args), _log(args), Sources(args.bundle, args.index, args.deltas, args.journal)
+    tokens = read_tokens(args.token_file) if args.token_file else None
+    if tokens is None and not is_loopback(args.host):
+        print(f"warning: whoever reaches {args.host} may use this service; see --token-file", file=sys.stderr)
+    with ExitStack() as stack:
+        admin, admins, metrics = None, Tokens.of(), None
+        if args.admin_port is not None:
+            admins, admin = read_tokens(args.admin_token_file), stack.enter_context(open_listener(args.admin_port))
+            print(f"admin http://127.0.0.1:{admin.getsockname()[1]}", flush=True)
+        if args.metrics_port is not None:
+            metrics = stack.enter_context(bound(args.metrics_host, args.metrics_port))  # listens when it is served
+            print(f"metrics http://{args.metrics_host}:{metrics.getsockname()[1]}/metrics", flush=True)
+
+        @asynccontextmanager
+        async def beside(service: Service) -> AsyncIterator[None]:
+            async with AsyncExitStack() as listeners:
+                if metrics is not None:
+                    await listeners.enter_async_context(served(create_metrics(service.telemetry), metrics))
+                await listeners.enter_async_context(
+                    administered(service, sources=sources, listener=admin, tokens=admins)
+                )
+                yield
+
+        serve(
+            args.bundle,
+            args.index,
+            args.deltas,
+            args.journal,
+            host=args.host,
+            port=args.port,
+            max_k=args.max_k,
+            max_candidates=args.max_candidates,
+            max_queries=args.max_queries,
+            max_body=int(args.max_body_kb * 1024),
+            load=load,
+            log=log,
+            tokens=tokens,
+            metrics_here=metrics is None,
+            live=admin is not None,
+            beside=beside,
+        )
+    return 0
+
+
+def _load(args: argparse.Namespace) -> Load:
+    from serving.load import Load
+
+    return Load(
         max_queue=args.max_queue,
         max_wait=args.max_wait_ms / 1e3,
         grace=args.grace_s,
@@ -60,27 +123,11 @@ def run(args: argparse.Namespace) -> int:
         unread=args.unread_s,
         keep_alive=args.keep_alive_s,
     )
-    log = None
-    if args.log_requests:
-        log = LogSettings(args.log_requests, args.log_fraction, int(args.log_max_mb * 2**20))
-    sources, token = Sources(args.bundle, args.index, args.deltas), ""
-    with ExitStack() as stack:
-        listener = None
-        if args.admin_port is not None:
-            require_port(args.admin_port)
-            token = read_token(args.admin_token_file)
-            listener = stack.enter_context(open_listener(args.admin_port))
-            print(f"admin http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-        serve(
-            args.bundle,
-            args.index,
-            args.deltas,
-            host=args.host,
-            port=args.port,
-            max_k=args.max_k,
-            load=load,
-            log=log,
-            live=listener is not None,
-            beside=partial(administered, sources=sources, listener=listener, token=token),
-        )
-    return 0
+
+
+def _log(args: argparse.Namespace) -> LogSettings | None:
+    from serving.request_log import LogSettings
+
+    if not args.log_requests:
+        return None
+    return LogSettings(args.log_requests, args.log_fraction, int(args.log_max_mb * 2**20))

@@ -1,0 +1,95 @@
+"""Who may use a listener: bearer tokens, several at a time so that they can be exchanged without a gap."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from serving.messages import ErrorAnswer
+from serving.telemetry import UNMATCHED, Telemetry
+
+MIN_TOKEN = 16  # characters
+OPEN = "/health/"  # what is below it needs no token: probes have none
+EXPECTED = "expected the header 'Authorization: Bearer TOKEN', with a token of this service"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What `Authorization: Bearer` may bring. Its text does not show them."""
+
+    _headers: tuple[bytes, ...]
+
+    @staticmethod
+    def of(*tokens: str) -> Tokens:
+        """These tokens, of ASCII characters."""
+        return Tokens(tuple(f"Bearer {token}".encode("ascii") for token in tokens))
+
+    def allow(self, header: bytes) -> bool:
+        """Whether it is the header of one of them. The time that takes does not tell how much of it was right."""
+        return sum(hmac.compare_digest(header, expected) for expected in self._headers) > 0  # `any` would stop early
+
+    def __repr__(self) -> str:
+        return f"Tokens({len(self._headers)})"
+
+
+def read_tokens(path: Path) -> Tokens:
+    """The tokens in a file, one a line. Raises ValueError, which names the line and does not show it."""
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: expected tokens of ASCII characters") from None
+    tokens = [(number, text) for number, line in enumerate(lines, 1) if (text := line.strip())]
+    for number, token in tokens:
+        if len(token) < MIN_TOKEN or not token.isprintable() or " " in token:
+            raise ValueError(
+                f"{path}: line {number}: expected a token of at least {MIN_TOKEN} characters, without spaces"
+            )
+    if not tokens:
+        raise ValueError(f"{path}: expected a token of at least {MIN_TOKEN} characters a line, found none")
+    return Tokens.of(*(token for _, token in tokens))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach that address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Guard:
+    """An ASGI application before another: without a token there is 401, before anything else is done for a request.
+
+    The connection is closed then, so that the rest of a body is not read.
+    """
+
+    def __init__(self, app: ASGIApp, tokens: Tokens, telemetry: Telemetry) -> None:
+        self._app, self._tokens = app, tokens
+        self._refused = telemetry.requests.labels(UNMATCHED, "401")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lets a request through, or refuses it."""
+        if scope["type"] == "http" and not scope["path"].startswith(OPEN):
+            given = [value for name, value in scope["headers"] if name == b"authorization"]
+            if len(given) != 1 or not self._tokens.allow(given[0]):
+                self._refused.inc()
+                await _refuse(send)
+                return
+        await self._app(scope, receive, send)
+
+
+async def _refuse(send: Send) -> None:
+    body = msgspec.json.encode(ErrorAnswer(EXPECTED))
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"www-authenticate", b'Bearer realm="tt-jax"'),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": 401, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

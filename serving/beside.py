@@ -1,0 +1,64 @@
+"""Listeners beside that of the service, in its event loop: of metrics, and of the administrator."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from litestar import Litestar, MediaType, Request, Response, get
+
+from serving.server import bound, listen
+from serving.telemetry import Telemetry
+
+LOOPBACK = "127.0.0.1"
+
+
+def open_listener(port: int, host: str = LOOPBACK) -> socket.socket:
+    """Raises OSError naming an address that cannot be had."""
+    listener = bound(host, port)
+    listen(listener)
+    return listener
+
+
+def create_metrics(telemetry: Telemetry) -> Litestar:
+    """The ASGI application of the metrics listener: `/metrics`, and nothing else."""
+
+    @get("/metrics", media_type=MediaType.TEXT, sync_to_thread=False)
+    def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
+        return Response(telemetry.text(), headers={"content-type": telemetry.content_type})
+
+    return Litestar([metrics], openapi_config=None, logging_config=None, debug=False)
+
+
+@asynccontextmanager
+async def served(app: Litestar, listener: socket.socket) -> AsyncIterator[None]:
+    """Answers on a listener for as long as the block lasts."""
+    config = uvicorn.Config(
+        app,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the server of the service."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Captures none."""
+        yield
