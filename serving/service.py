@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from litestar import Litestar, MediaType, Request, Response, get, post
-from litestar.exceptions import ClientException, HTTPException, InternalServerException
+from litestar.exceptions import ClientException, HTTPException
 from litestar.openapi import ResponseSpec
 
 from serving.batcher import Batcher, DeadlineError, OverloadError, Ranked
+from serving.body import receive_body
 from serving.changing import load as load_scorer
+from serving.console import CONSOLE, ROUTES, Console, ConsoleSettings
 from serving.docs import RankOperation, openapi_config
 from serving.door import Door
 from serving.json_response import JsonResponse
@@ -107,6 +109,7 @@ def create_app(
     max_queries: int = 64,
     load: Load | None = None,
     log: LogSettings | None = None,
+    console: ConsoleSettings | None = None,
 ) -> Litestar:
     """The ASGI application of a warm scorer, for one run of its lifespan.
 
@@ -114,8 +117,10 @@ def create_app(
       max_body: bytes; a longer body is answered with 413.
       max_queries: most queries of one request.
       log: of a sample of the requests, for `tt-jax parity`; None = no log.
+      console: None = no console.
     """
     service = Service(scorer, max_body, max_queries, load or Load(), log)
+    shown = console and Console(console, service.batcher, service.telemetry, RANK, service.load.read)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -125,11 +130,13 @@ def create_app(
         finally:
             service.ready = False
             service.batcher.close()
+            if shown:
+                shown.close()
             if service.request_log:
                 service.request_log.close()
 
     app = Litestar(
-        [rank, live, ready, metrics, model],
+        [rank, live, ready, metrics, model, *(ROUTES if shown else ())],
         lifespan=[lifespan],
         middleware=[service.telemetry.start],
         before_send=[service.telemetry.before_send],
@@ -142,10 +149,11 @@ def create_app(
         },
         request_max_body_size=max_body,
         openapi_config=openapi_config(),
+        cors_config=console and console.cors,
         logging_config=None,
         debug=False,
     )
-    app.state.service = service
+    app.state.service, app.state.console = service, shown
     return app
 
 
@@ -155,7 +163,7 @@ async def rank(request: Request[Any, Any, Any]) -> Response[RankAnswer | BatchAn
     """The best ads for a query, or for each of several. The body is read as JSON, whatever its Content-Type."""
     service = _service(request)
     deadline = read_deadline(request.scope["headers"], request.scope["state"][STARTED])
-    body = await _read_body(request, service.load.read)
+    body = await receive_body(request, service.load.read)
     service.batcher.admit(1, deadline)  # before the effort of reading it
     message = read_request(body)
     work = to_work(message, service.limits.queries)
@@ -166,16 +174,6 @@ async def rank(request: Request[Any, Any, Any]) -> Response[RankAnswer | BatchAn
     if message.query is not None:
         return JsonResponse(RankAnswer(ranked.ads[0], ranked.bundle, ranked.index))
     return JsonResponse(BatchAnswer([Ads(ads) for ads in ranked.ads], ranked.bundle, ranked.index))
-
-
-async def _read_body(request: Request[Any, Any, Any], seconds: float) -> bytes:
-    try:
-        async with asyncio.timeout(seconds):
-            return await request.body()
-    except InternalServerException as e:
-        raise ClientException(e.detail) from None  # the client went away: nobody reads this, and it is no fault of ours
-    except TimeoutError:
-        raise HTTPException(status_code=408, detail=f"the body did not arrive within {seconds:g} s") from None
 
 
 async def _unless_gone(request: Request[Any, Any, Any], answer: asyncio.Future[Ranked]) -> Ranked:
@@ -278,6 +276,7 @@ def run(
     load: Load | None = None,
     log: LogSettings | None = None,
     live: bool = False,
+    console: ConsoleSettings | None = None,
     beside: Beside = _nothing,
 ) -> None:
     """Loads and warms the scorer, then serves in one process until SIGTERM or SIGINT. Port 0 takes a free one.
@@ -286,6 +285,7 @@ def run(
       bundle, index, deltas, max_k, live: see `serving.changing.load`.
       load: limits.
       log: of a sample of the requests.
+      console: None = no console.
       beside: entered before the service takes requests, and left when it has drained.
 
     Raises ValueError for a port that is none, what `serving.changing.load` and `RequestLog` raise, and OSError naming
@@ -295,14 +295,15 @@ def run(
     allow_many_connections()
     with bound(host, port) as listener:  # before the seconds that loading takes
         app = create_app(  # no name for the scorer: it would be kept when another takes its place
-            load_scorer(bundle, index, deltas, max_k=max_k, live=live), load=load, log=log
+            load_scorer(bundle, index, deltas, max_k=max_k, live=live), load=load, log=log, console=console
         )
         calm_garbage_collector()
         listen(listener)
         address = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         service: Service = app.state.service
         door = Door(app, RANK, service.batcher, service.telemetry)
-        print(f"serving http://{address} (docs at /schema): {_describe(service.batcher.scorer)}", flush=True)
+        pages = "docs at /schema" + (f", console at {CONSOLE}" if console else "")
+        print(f"serving http://{address} ({pages}): {_describe(service.batcher.scorer)}", flush=True)
         Server(door, load, service.drain, lambda: beside(service)).run(sockets=[listener])
 
 

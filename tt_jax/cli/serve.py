@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--read-s", type=float, default=10.0, help="for a request's head, and its body (default 10)")
     parser.add_argument("--unread-s", type=float, default=30.0, help="for a client to take an answer (default 30)")
     parser.add_argument("--keep-alive-s", type=int, default=75, help="for a connection to be idle (default 75)")
+    parser.add_argument("--console", action="store_true", help="a page at /console to look at it and try requests")
+    parser.add_argument("--console-beside", default="", help="origin of a service to show beside this one")
+    parser.add_argument("--console-origin", default="", help="origin of a service whose console may read this one")
     parser.add_argument("--log-requests", type=Path, help="JSON lines to append to; readable by their owner only")
     parser.add_argument("--log-fraction", type=float, default=0.01, help="of the answered requests (default 0.01)")
     parser.add_argument("--log-max-mb", type=float, default=100, help="of a file before it is put aside (default 100)")
@@ -42,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from functools import partial
 
     from serving.admin import administered, open_listener, read_token
+    from serving.console import ConsoleSettings
     from serving.live import Sources
     from serving.load import Load
     from serving.request_log import LogSettings
@@ -63,6 +67,9 @@ def run(args: argparse.Namespace) -> int:
     log = None
     if args.log_requests:
         log = LogSettings(args.log_requests, args.log_fraction, int(args.log_max_mb * 2**20))
+    if (args.console_beside or args.console_origin) and not args.console:
+        raise ValueError("expected --console with --console-beside and --console-origin")
+    console = ConsoleSettings(args.console_beside, args.console_origin) if args.console else None
     sources, token = Sources(args.bundle, args.index, args.deltas), ""
     with ExitStack() as stack:
         listener = None
@@ -80,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
             max_k=args.max_k,
             load=load,
             log=log,
+            console=console,
             live=listener is not None,
             beside=partial(administered, sources=sources, listener=listener, token=token),
         )
