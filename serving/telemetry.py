@@ -120,11 +120,9 @@ class Telemetry:
 
     def traffic(self, route: str) -> Traffic:
         """For who looks at it."""
-        times = {
-            s.labels["le"]: int(s.value) for s in _samples(self.seconds.labels(route)) if s.name.endswith("_bucket")
-        }
+        times = [s for s in _samples(self.seconds.labels(route)) if s.name.endswith("_bucket")]
         shed = {reason: int(_samples(counter)[0].value) for reason, counter in self.queue.shed.items()}
-        return Traffic(int(_samples(self.queue.queued)[0].value), shed, list(_SECONDS), list(times.values()))
+        return Traffic(int(_samples(self.queue.queued)[0].value), shed, list(_SECONDS), [int(s.value) for s in times])
 
     def text(self) -> bytes:
         """The metrics in Prometheus' text format."""

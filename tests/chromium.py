@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,15 @@ _FLAGS = (
     "--no-first-run",
     "--remote-debugging-pipe",
 )
+# The browser reads commands from descriptor 3 and writes to 4.
+_START = """
+import fcntl, os, sys
+above = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3]]
+for fd, place in zip(above, (3, 4)):
+    os.dup2(fd, place)
+    os.close(fd)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 _KEYS = {"Tab": 9, "Enter": 13}
 _PATIENCE = 60.0  # seconds
 
@@ -38,10 +48,9 @@ class Page:
         """`profile`: an empty directory for the browser."""
         to_browser, self._send = os.pipe()
         self._receive, from_browser = os.pipe()
-        # The browser reads commands from descriptor 3 and writes to 4.
-        command = f'exec 3<&{to_browser} 4>&{from_browser}; exec "$0" "$@"'
+        start = [sys.executable, "-S", "-c", _START, str(to_browser), str(from_browser)]
         self._process = subprocess.Popen(
-            ["sh", "-c", command, str(CHROMIUM), *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            [*start, str(CHROMIUM), *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
             pass_fds=(to_browser, from_browser),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -51,6 +60,13 @@ class Page:
         os.close(from_browser)
         self._ids, self._unread, self._session = 0, b"", ""
         self.complaints: list[str] = []
+        try:
+            self._attach()
+        except BaseException:
+            self.close()
+            raise
+
+    def _attach(self) -> None:
         target = next(t for t in self.command("Target.getTargets")["targetInfos"] if t["type"] == "page")
         attached = self.command("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = attached["sessionId"]

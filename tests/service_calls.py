@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from socket import socket
 from typing import Any
 
 import httpx
 import numpy as np
 import uvicorn
-from litestar import Litestar
+from litestar.types import ASGIApp
 
 from serving.scorer import ScoredAd
 from tests import tiny
@@ -47,11 +48,11 @@ def error_of(answer: httpx.Response, status: int) -> str:
 
 
 @contextmanager
-def running(app: Litestar) -> Iterator[tuple[str, int]]:
+def running(app: ASGIApp, listener: socket | None = None) -> Iterator[tuple[str, int]]:
     """Host and port of an application that answers over real connections, in a thread."""
     config = uvicorn.Config(app, port=0, lifespan="on", ws="none", log_config=None, access_log=False)
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, args=([listener] if listener else None,))
     thread.start()
     try:
         deadline = time.monotonic() + 60
