@@ -43,7 +43,7 @@ def in_memory(
 ) -> Scorer:
     """A scorer of random weights, with the manifest of the bundle `like` as far as it fits."""
     params, tables = tiny.weights(seed, schema, config)
-    arrays = ({name: np.asarray(value) for name, value in part.items()} for part in (params, tables))
+    params, tables = ({name: np.asarray(value) for name, value in part.items()} for part in (params, tables))
     manifest = dataclasses.replace(Bundle.load(like).manifest, fingerprint=f"{seed:064x}", tasks=schema.heads)
     rng = np.random.default_rng(1)
     known = {f.name for f in schema.features}
@@ -53,7 +53,7 @@ def in_memory(
         if schema.feature("history").dtype == "string" and query["history"] is not None:
             query["history"] = [f"ad {i}, seen" for i in query["history"]]
         golden.append(GoldenRow(query, row["ad"], {}))
-    bundle = Bundle(like, manifest, schema, config, *arrays, {}, tuple(golden))
+    bundle = Bundle(like, manifest, schema, config, params, tables, {}, tuple(golden))
     ads = tiny.ads_table(np.random.default_rng(2), ADS)
     if schema.feature("ad_id").dtype == "string":
         ids = pa.array([f"<b>{i}</b>" for i in ads.column("ad_id").to_pylist()])

@@ -109,7 +109,7 @@ def test_a_query_is_tried_and_both_answers_are_compared(both: Both) -> None:
         assert len(table) == 7
         for i, (row, ad) in enumerate(zip(table, answer, strict=True)):
             move = there[ad.id] - i if ad.id in there else None
-            mark = "new" if move is None else "=" if not move else f"{'▲' if move > 0 else '▼'} {abs(move)}"
+            mark = "only here" if move is None else "=" if not move else f"{'▲' if move > 0 else '▼'} {abs(move)}"
             assert row[:3] == [str(i + 1), ad.id, mark]
             assert [float(v) for v in row[3:]] == [float(shown(v)) for v in (ad.score, *ad.probabilities.values())]
         assert [row[0] for row in gates] == list(both.scorers[0].schema.heads)
