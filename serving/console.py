@@ -21,7 +21,6 @@ from typing import Any
 
 import msgspec
 from litestar import MediaType, Request, Response, get, post
-from litestar.config.cors import CORSConfig
 from msgspec import Struct
 
 from serving.batcher import Batcher, OverloadError
@@ -44,7 +43,7 @@ class ConsoleSettings:
 
     Attributes:
       beside: of a service whose answers the page shows beside those of this one. It must allow that, by `origin`.
-      origin: of a service whose console may read what this one answers.
+      origin: of a service whose console may read what this one answers, see `serving.cross_origin`.
     """
 
     beside: str = ""
@@ -54,14 +53,6 @@ class ConsoleSettings:
         for name, value in (("beside", self.beside), ("origin", self.origin)):
             if value and not _ORIGIN.fullmatch(value):
                 raise ValueError(f"console {name}: expected an origin such as http://10.0.0.7:8080, got {value!r}")
-
-    @property
-    def cors(self) -> CORSConfig | None:
-        """What browsers are told about `origin`."""
-        if not self.origin:
-            return None
-        headers = ["authorization", "content-type"]
-        return CORSConfig(allow_origins=[self.origin], allow_methods=["GET", "POST"], allow_headers=headers)
 
 
 class FormAnswer(Struct):

@@ -20,6 +20,7 @@ from serving.batcher import Batcher, DeadlineError, OverloadError, Ranked
 from serving.body import receive_body
 from serving.changing import load as load_scorer
 from serving.console import CONSOLE, ROUTES, Console, ConsoleSettings
+from serving.cross_origin import CrossOrigin
 from serving.docs import RankOperation, openapi_config
 from serving.door import Door
 from serving.json_response import JsonResponse
@@ -149,7 +150,6 @@ def create_app(
         },
         request_max_body_size=max_body,
         openapi_config=openapi_config(),
-        cors_config=console and console.cors,
         logging_config=None,
         debug=False,
     )
@@ -301,10 +301,12 @@ def run(
         listen(listener)
         address = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         service: Service = app.state.service
-        door = Door(app, RANK, service.batcher, service.telemetry)
+        entry = Door(app, RANK, service.batcher, service.telemetry)
+        if console and console.origin:
+            entry = CrossOrigin(entry, console.origin)
         pages = "docs at /schema" + (f", console at {CONSOLE}" if console else "")
         print(f"serving http://{address} ({pages}): {_describe(service.batcher.scorer)}", flush=True)
-        Server(door, load, service.drain, lambda: beside(service)).run(sockets=[listener])
+        Server(entry, load, service.drain, lambda: beside(service)).run(sockets=[listener])
 
 
 def _describe(scorer: Scorer) -> str:

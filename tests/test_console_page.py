@@ -13,6 +13,7 @@ import pytest
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from serving.console import ConsoleSettings
+from serving.cross_origin import CrossOrigin
 from serving.scorer import Scorer
 from serving.service import create_app
 from tests.chromium import CHROMIUM, Page
@@ -64,7 +65,7 @@ def both(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         here, there = (f"http://127.0.0.1:{s.getsockname()[1]}" for s in (one, other))
         apps = (
             Heard(create_app(first, console=ConsoleSettings(beside=there))),
-            Heard(create_app(second, console=ConsoleSettings(origin=here))),
+            Heard(CrossOrigin(create_app(second, console=ConsoleSettings()), here)),
         )
         with running(apps[0], one), running(apps[1], other):
             page = Page(tmp_path_factory.mktemp("chromium"))
