@@ -10,11 +10,13 @@ from pathlib import Path
 import msgspec
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from serving.console import CONSOLE
 from serving.messages import ErrorAnswer
 from serving.telemetry import UNMATCHED, Telemetry
 
 MIN_TOKEN = 16  # characters
-OPEN = "/health/"  # what is below it needs no token: probes have none
+# What needs no token: probes have none, and a browser sends none for a page. The console's page asks for one by itself.
+OPEN = ("/health/live", "/health/ready", CONSOLE)
 EXPECTED = "expected the header 'Authorization: Bearer TOKEN', with a token of this service"
 
 
@@ -74,7 +76,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lets a request through, or refuses it."""
-        if scope["type"] == "http" and not scope["path"].startswith(OPEN):
+        if scope["type"] == "http" and scope["path"] not in OPEN:
             given = [value for name, value in scope["headers"] if name == b"authorization"]
             if len(given) != 1 or not self._tokens.allow(given[0]):
                 self._refused.inc()

@@ -147,8 +147,6 @@ def _encode(scorer: Scorer, requests: list[Queued], failed: list[Outcome]) -> li
         return [(requests, scorer.encode([query for request in requests for query in request.work.queries]))]
     except RequestError as e:
         error = e
-    except RecursionError:  # from the repr of a value in the encoder's own error
-        error = RequestError("a feature value is nested too deeply")
     if len(requests) == 1:
         failed.append((requests[0].answer, error))
         return []

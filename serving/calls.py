@@ -19,6 +19,11 @@ def ad_vectors(model: TwoTower, dtype: np.dtype, params: Any, tables: Any, ids: 
     return model.embed(params, tables, "ad", ids, floats).astype(dtype)
 
 
+def query_gates(model: TwoTower, params: Any, tables: Any, ids: Array, floats: Array) -> Array | None:
+    """What each head takes from each expert of the query tower, `[T, E, B]`; None for kinds without gates."""
+    return model.tower_gates(params, tables, "query", ids, floats)
+
+
 def _queries(model: TwoTower, params: Any, tables: Any, ids: Array, floats: Array) -> Array:
     return jnp.moveaxis(model.embed(params, tables, "query", ids, floats), 1, 0)
 

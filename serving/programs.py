@@ -22,7 +22,7 @@ import numpy as np
 from jax import Array
 
 from serving.ads import Update
-from serving.calls import ad_vectors, best, best_candidates, scores
+from serving.calls import ad_vectors, best, best_candidates, query_gates, scores
 from serving.index import AdIndex
 from serving.top_k import Corpus, TopK
 from tt_jax.calibration import Calibration, Curves
@@ -47,12 +47,12 @@ class Shape:
 
     Attributes:
       kind: `all` ranks all ads, `candidates` the ads of a list, `score` scores the ads of a list; `embed` makes vectors
-        of ads, `update` changes ads.
+        of ads, `update` changes ads, `gates` gives those of the query tower.
       queries: number of queries; of ads that are embedded, or whose vectors change.
       size: results of `all`, else length of the lists; number of ads whose bid or eligibility changes.
     """
 
-    kind: Literal["all", "candidates", "score", "embed", "update"]
+    kind: Literal["all", "candidates", "score", "embed", "update", "gates"]
     queries: int
     size: int
 
@@ -125,6 +125,11 @@ class Programs:
         self._growing = threading.Lock()
 
     @property
+    def model(self) -> TwoTower:
+        """The model, without weights."""
+        return self._model
+
+    @property
     def places(self) -> int:
         """For ads, empty ones included."""
         return self._ads
@@ -190,6 +195,11 @@ class Programs:
         """Utilities `[B, C]` of as many ads for each query, `positions` int32 `[B, C]`; compiled for that shape."""
         program = self._get(Shape("score", *positions.shape))
         return np.asarray(program(*self._state, ids, floats, positions)[0])
+
+    def gates(self, ids: np.ndarray, floats: np.ndarray) -> np.ndarray | None:
+        """Gates `[T, E]` of the query tower for one query; None for kinds without. Compiled when first wanted."""
+        gates_TEB = self._get(Shape("gates", 1, 0))(*self._state[:2], ids, floats)
+        return None if gates_TEB is None else np.asarray(gates_TEB[..., 0])
 
     def embed(self, ids: np.ndarray, floats: np.ndarray) -> Array:
         """Vectors `[n, T, D]` of n encoded ads; compiled for that n. Take one of `EMBEDDED`."""
@@ -285,6 +295,8 @@ class Programs:
         floats = jax.ShapeDtypeStruct((b, layout.float_width), jnp.float32)
         if shape.kind == "embed":
             return jax.jit(partial(ad_vectors, self._model, self.vector_dtype)).lower(*self._state[:2], ids, floats)
+        if shape.kind == "gates":
+            return jax.jit(partial(query_gates, self._model)).lower(*self._state[:2], ids, floats)
         lists = jax.ShapeDtypeStruct((b, shape.size), jnp.int32)
         if shape.kind == "all":
             scratch = jax.ShapeDtypeStruct((b, self._ads), jnp.float32)

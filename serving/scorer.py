@@ -99,6 +99,7 @@ class Scorer:
       index_id: version of the index, as text: its id, and after changes what they lead to.
       index_size, eligible: ads in the index, and those of them that may be returned.
       utility: the expression that ads are ranked by.
+      examples: the queries of the bundle's golden rows, raw.
       max_k, max_candidates: largest `k`, longest list of candidates.
     """
 
@@ -125,6 +126,7 @@ class Scorer:
         self.max_k, self.max_candidates = max_k, max_candidates
         utility = Utility.parse(bundle.manifest.utility, bundle.schema.heads)
         self.utility = utility.expression
+        self.examples = tuple(row.query for row in bundle.golden)
         self._encoder = Encoder(bundle.schema)
         self._set_ads(Ads.of(index))
         self._programs = Programs(
@@ -187,6 +189,8 @@ class Scorer:
             arrays = self._encoder.encode_queries(queries).arrays
         except EncodeError as e:
             raise _error(f"query {e.row or 0}: feature {e.column!r}: {e.reason}") from None
+        except RecursionError:  # from the repr of a value in the encoder's own error
+            raise RequestError("a feature value is nested too deeply") from None
         return Encoded(arrays["query_ids"], arrays["query_floats"])
 
     def top_k(

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from litestar import Litestar, MediaType, Request, Response, get, post
-from litestar.exceptions import ClientException, HTTPException, InternalServerException
+from litestar.exceptions import ClientException, HTTPException
 from litestar.openapi import ResponseSpec
 
 from serving.access import Guard, Tokens
 from serving.batcher import Batcher, DeadlineError, OverloadError, Ranked
+from serving.body import receive_body
 from serving.changing import load as load_scorer
+from serving.console import CONSOLE, ROUTES, Console, ConsoleSettings
+from serving.cross_origin import CrossOrigin
 from serving.docs import RankOperation, openapi_config
 from serving.door import Door
 from serving.json_response import JsonResponse
@@ -111,6 +114,7 @@ def create_app(
     log: LogSettings | None = None,
     tokens: Tokens | None = None,
     metrics_here: bool = True,
+    console: ConsoleSettings | None = None,
 ) -> Litestar:
     """The ASGI application of a warm scorer, for one run of its lifespan.
 
@@ -120,10 +124,12 @@ def create_app(
       log: of a sample of the requests, for `tt-jax parity`; None = no log.
       tokens: whose holders alone may use it, all but `/health`; None = everybody.
       metrics_here: whether `/metrics` is here, or on a listener of its own.
+      console: None = no console.
     """
     if max_body < 1 or max_queries < 1:
         raise ValueError(f"expected max_body and max_queries >= 1, got {max_body} and {max_queries}")
     service = Service(scorer, max_body, max_queries, load or Load(), log)
+    shown = console and Console(console, service.batcher, service.telemetry, RANK, service.load.read)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -133,11 +139,14 @@ def create_app(
         finally:
             service.ready = False
             service.batcher.close()
+            if shown:
+                shown.close()
             if service.request_log:
                 service.request_log.close()
 
     app = Litestar(
         [rank, live, ready, model, *([metrics] if metrics_here else [])],
+        [rank, live, ready, metrics, model, *(ROUTES if shown else ())],
         lifespan=[lifespan],
         middleware=[service.telemetry.start],
         before_send=[service.telemetry.before_send],
@@ -153,7 +162,7 @@ def create_app(
         logging_config=None,
         debug=False,
     )
-    app.state.service = service
+    app.state.service, app.state.console = service, shown
     return app
 
 
@@ -163,7 +172,7 @@ async def rank(request: Request[Any, Any, Any]) -> Response[RankAnswer | BatchAn
     """The best ads for a query, or for each of several. The body is read as JSON, whatever its Content-Type."""
     service = _service(request)
     deadline = read_deadline(request.scope["headers"], request.scope["state"][STARTED])
-    body = await _read_body(request, service.load.read)
+    body = await receive_body(request, service.load.read)
     service.batcher.admit(1, deadline)  # before the effort of reading it
     message = read_request(body)
     work = to_work(message, service.limits.queries)
@@ -174,16 +183,6 @@ async def rank(request: Request[Any, Any, Any]) -> Response[RankAnswer | BatchAn
     if message.query is not None:
         return JsonResponse(RankAnswer(ranked.ads[0], ranked.bundle, ranked.index))
     return JsonResponse(BatchAnswer([Ads(ads) for ads in ranked.ads], ranked.bundle, ranked.index))
-
-
-async def _read_body(request: Request[Any, Any, Any], seconds: float) -> bytes:
-    try:
-        async with asyncio.timeout(seconds):
-            return await request.body()
-    except InternalServerException as e:
-        raise ClientException(e.detail) from None  # the client went away: nobody reads this, and it is no fault of ours
-    except TimeoutError:
-        raise HTTPException(status_code=408, detail=f"the body did not arrive within {seconds:g} s") from None
 
 
 async def _unless_gone(request: Request[Any, Any, Any], answer: asyncio.Future[Ranked]) -> Ranked:
@@ -297,6 +296,7 @@ def run(
     tokens: Tokens | None = None,
     metrics_here: bool = True,
     live: bool = False,
+    console: ConsoleSettings | None = None,
     beside: Beside = _nothing,
 ) -> None:
     """Loads and warms the scorer, then serves in one process until SIGTERM or SIGINT. Port 0 takes a free one.
@@ -305,6 +305,7 @@ def run(
       bundle, index, deltas, journal, max_k, max_candidates, live: see `serving.changing.load`.
       max_queries, max_body, log, tokens, metrics_here: see `create_app`.
       load: limits.
+        [rank, live, ready, model, *([metrics] if metrics_here else ()), *(ROUTES if shown else ())],
       beside: entered before the service takes requests, and left when it has drained.
 
     Raises ValueError for a port that is none, what `serving.changing.load` and `RequestLog` raise, and OSError naming
@@ -314,13 +315,7 @@ def run(
     allow_many_connections()
     with bound(host, port) as listener:  # before the seconds that loading takes
         app = create_app(  # no name for the scorer: it would be kept when another takes its place
-            load_scorer(bundle, index, deltas, journal, max_k=max_k, max_candidates=max_candidates, live=live),
-            max_body=max_body,
-            max_queries=max_queries,
-            load=load,
-            log=log,
-            tokens=tokens,
-            metrics_here=metrics_here,
+      console: None = no console.
         )
         calm_garbage_collector()
         listen(listener)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.samples import Sample
 
 from serving.index import timestamp
 from serving.scorer import ScoredAd, Scorer
@@ -19,6 +21,17 @@ UNMATCHED = "unmatched"  # one label for all unknown paths: clients choose those
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 SHED = ("full", "slow", "expired", "late", "gone", "closing")
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What has gone on since the start: queries that wait, requests shed by reason, and of the answers of a route how
+    many came within each of these `seconds` (rising), and last how many in all."""
+
+    waiting: int
+    shed: dict[str, int]
+    seconds: list[float]
+    answers: list[int]
 
 
 class Telemetry:
@@ -105,9 +118,19 @@ class Telemetry:
         if started := scope["state"].get(STARTED):
             self.seconds.labels(route).observe(time.perf_counter() - started)
 
+    def traffic(self, route: str) -> Traffic:
+        """For who looks at it."""
+        times = [s for s in _samples(self.seconds.labels(route)) if s.name.endswith("_bucket")]
+        shed = {reason: int(_samples(counter)[0].value) for reason, counter in self.queue.shed.items()}
+        return Traffic(int(_samples(self.queue.queued)[0].value), shed, list(_SECONDS), [int(s.value) for s in times])
+
     def text(self) -> bytes:
         """The metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+def _samples(metric: Counter | Gauge | Histogram) -> list[Sample]:
+    return [sample for family in metric.collect() for sample in family.samples]
 
 
 class QueueMetrics:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from socket import socket
 from typing import Any, cast
 
 import httpx
@@ -47,11 +48,11 @@ def error_of(answer: httpx.Response, status: int) -> str:
 
 
 @contextmanager
-def running(app: ASGIApp) -> Iterator[tuple[str, int]]:
+def running(app: ASGIApp, listener: socket | None = None) -> Iterator[tuple[str, int]]:
     """Host and port of an application that answers over real connections, in a thread."""
     config = uvicorn.Config(cast(Any, app), port=0, lifespan="on", ws="none", log_config=None, access_log=False)
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, args=([listener] if listener else None,))
     thread.start()
     try:
         deadline = time.monotonic() + 60

@@ -26,6 +26,7 @@ from tests.service_calls import error_of, plain, post, some_queries
 from tests.serving_process import ServingProcess, drip, get, head, rest, send_while_taken
 
 MAX_K, READ, UNREAD, KEEP_ALIVE, GRACE = 20, 2, 2, 3, 20  # s
+CONSOLE = ("--console", "--console-beside=http://127.0.0.1:9", "--console-origin=http://127.0.0.1:10")
 SLOWEST = 2.0  # s; an answer takes 2 ms, but the machine of a test may be busy
 QUERY = some_queries(1, seed=4)[0]
 MANY = json.dumps({"queries": [QUERY] * 64, "k": MAX_K}).encode()
@@ -45,7 +46,7 @@ def server(tiny_bundle: Path, tiny_index: Path) -> Iterator[ServingProcess]:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a thousand connections have two ends
     times = [f"--read-s={READ}", f"--unread-s={UNREAD}", f"--keep-alive-s={KEEP_ALIVE}", f"--grace-s={GRACE}"]
-    server = ServingProcess(tiny_bundle, tiny_index, f"--max-k={MAX_K}", "--max-queue=4096", *times)
+    server = ServingProcess(tiny_bundle, tiny_index, f"--max-k={MAX_K}", "--max-queue=4096", *times, *CONSOLE)
     yield server
     server.kill()
 
@@ -89,6 +90,16 @@ def test_answers_over_a_real_connection(server: ServingProcess, expected: list[d
         assert client.get("/health/ready").status_code == 200
         assert post(client, {"query": QUERY, "k": 5})["ads"] == expected
         assert "k" in error_of(client.post("/v1/rank", content=b'{"query": {}, "k": 21}'), 400)
+
+
+def test_the_console_by_its_flags(server: ServingProcess) -> None:
+    page = httpx.get(f"{server.url}/console", timeout=60)
+    assert page.status_code == 200
+    assert "connect-src 'self' http://127.0.0.1:9;" in page.headers["content-security-policy"]
+    assert page.headers["access-control-allow-origin"] == "http://127.0.0.1:10"
+    gates = httpx.post(f"{server.url}/console/gates", content=b'{"query": {"age": 30}}', timeout=60).json()
+    assert sum(gates["gates"]["click"]) == pytest.approx(1)
+    assert httpx.get(f"{server.url}/console/state", timeout=60).json()["bundle"] == gates["bundle"]
 
 
 def test_deadlines_of_requests(server: ServingProcess) -> None:

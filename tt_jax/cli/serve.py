@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from serving.console import ConsoleSettings
     from serving.load import Load
     from serving.request_log import LogSettings
 
@@ -46,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--read-s", type=float, default=10.0, help="for a request's head, and its body (default 10)")
     parser.add_argument("--unread-s", type=float, default=30.0, help="for a client to take an answer (default 30)")
     parser.add_argument("--keep-alive-s", type=int, default=75, help="for a connection to be idle (default 75)")
+    parser.add_argument("--console", action="store_true", help="a page at /console to look at it and try requests")
+    parser.add_argument("--console-beside", default="", help="origin of a service to show beside this one")
+    parser.add_argument("--console-origin", default="", help="origin of a service whose console may read this one")
     parser.add_argument("--log-requests", type=Path, help="JSON lines to append to; readable by their owner only")
     parser.add_argument("--log-fraction", type=float, default=0.01, help="of the answered requests (default 0.01)")
     parser.add_argument("--log-max-mb", type=float, default=100, help="of a file before it is put aside (default 100)")
@@ -68,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
     if (args.admin_port is None) != (args.admin_token_file is None):
         raise ValueError("expected --admin-port and --admin-token-file together")
     require_port(args.port)
-    load, log, sources = _load(args), _log(args), Sources(args.bundle, args.index, args.deltas, args.journal)
+    load, log, console = _load(args), _log(args), _console(args)
+    sources = Sources(args.bundle, args.index, args.deltas, args.journal)
     tokens = read_tokens(args.token_file) if args.token_file else None
     if tokens is None and not is_loopback(args.host):
         print(f"warning: whoever reaches {args.host} may use this service; see --token-file", file=sys.stderr)
@@ -106,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
             log=log,
             tokens=tokens,
             metrics_here=metrics is None,
+            console=console,
             live=admin is not None,
             beside=beside,
         )
@@ -131,3 +137,11 @@ def _log(args: argparse.Namespace) -> LogSettings | None:
     if not args.log_requests:
         return None
     return LogSettings(args.log_requests, args.log_fraction, int(args.log_max_mb * 2**20))
+
+
+def _console(args: argparse.Namespace) -> ConsoleSettings | None:
+    from serving.console import ConsoleSettings
+
+    if (args.console_beside or args.console_origin) and not args.console:
+        raise ValueError("expected --console with --console-beside and --console-origin")
+    return ConsoleSettings(args.console_beside, args.console_origin) if args.console else None

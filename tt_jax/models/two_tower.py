@@ -160,16 +160,18 @@ class TwoTower:
 
         They are `query` and `ad`; a heavy ranker has one, `pair`; kinds without gates have none.
         """
-        rows, module = self.rows(arrays), self.bind(params)
-        inputs = self.inputs(params, {t: gather(tables, rows[t]) for t in TOWERS}, rows, arrays)
+        module = self.bind(params)
         if isinstance(module, HeavyRanker):
+            rows = self.rows(arrays)
+            inputs = self.inputs(params, {t: gather(tables, rows[t]) for t in TOWERS}, rows, arrays)
             return {"pair": module.body.gates(jnp.concatenate([inputs[t] for t in TOWERS]))}
-        found: dict[str, Array] = {}
-        for t in TOWERS:
-            body = module.tower(t).body
-            if isinstance(body, MMoE | Mtmd):
-                found[t] = body.gates(inputs[t])
-        return found
+        found = {t: self.tower_gates(params, tables, t, arrays[f"{t}_ids"], arrays[f"{t}_floats"]) for t in TOWERS}
+        return {t: gates for t, gates in found.items() if gates is not None}
+
+    def tower_gates(self, params: Params, tables: Params, tower: Tower, ids: Array, floats: Array) -> Array | None:
+        """`gates` of one tower of two, for what `embed` takes; None for kinds without gates."""
+        side, x0_dB = self._side(params, tables, tower, ids, floats)
+        return side.body.gates(x0_dB) if isinstance(side.body, MMoE | Mtmd) else None
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -183,11 +185,18 @@ class TwoTower:
 
         Raises `ConfigError` for a heavy ranker.
         """
+        side, x0_dB = self._side(params, tables, tower, ids, floats)
+        return jnp.moveaxis(side(x0_dB), -1, 0)
+
+    def _side(
+        self, params: Params, tables: Params, tower: Tower, ids: Array, floats: Array
+    ) -> tuple[TowerModule, Array]:
+        """A tower and its x0."""
         require_two_towers(self.config)
         module = self.bind(params)
         assert isinstance(module, TwoTowerModule)
         side, rows = module.tower(tower), self.tables.rows(tower, ids)
-        return jnp.moveaxis(side(side.inputs(gather(tables, rows), rows, floats)), -1, 0)
+        return side, side.inputs(gather(tables, rows), rows, floats)
 
 
 def require_two_towers(config: ModelConfig) -> None:
