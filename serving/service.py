@@ -15,6 +15,7 @@ from typing import Any
 from litestar import Litestar, MediaType, Request, Response, get, post
 from litestar.exceptions import ClientException, HTTPException
 from litestar.openapi import ResponseSpec
+from litestar.types import ASGIApp
 
 from serving.access import Guard, Tokens
 from serving.batcher import Batcher, DeadlineError, OverloadError, Ranked
@@ -145,8 +146,7 @@ def create_app(
                 service.request_log.close()
 
     app = Litestar(
-        [rank, live, ready, model, *([metrics] if metrics_here else [])],
-        [rank, live, ready, metrics, model, *(ROUTES if shown else ())],
+        [rank, live, ready, model, *([metrics] if metrics_here else ()), *(ROUTES if shown else ())],
         lifespan=[lifespan],
         middleware=[service.telemetry.start],
         before_send=[service.telemetry.before_send],
@@ -305,7 +305,7 @@ def run(
       bundle, index, deltas, journal, max_k, max_candidates, live: see `serving.changing.load`.
       max_queries, max_body, log, tokens, metrics_here: see `create_app`.
       load: limits.
-        [rank, live, ready, model, *([metrics] if metrics_here else ()), *(ROUTES if shown else ())],
+      console: None = no console.
       beside: entered before the service takes requests, and left when it has drained.
 
     Raises ValueError for a port that is none, what `serving.changing.load` and `RequestLog` raise, and OSError naming
@@ -315,15 +315,26 @@ def run(
     allow_many_connections()
     with bound(host, port) as listener:  # before the seconds that loading takes
         app = create_app(  # no name for the scorer: it would be kept when another takes its place
-      console: None = no console.
+            load_scorer(bundle, index, deltas, journal, max_k=max_k, max_candidates=max_candidates, live=live),
+            max_body=max_body,
+            max_queries=max_queries,
+            load=load,
+            log=log,
+            tokens=tokens,
+            metrics_here=metrics_here,
+            console=console,
         )
         calm_garbage_collector()
         listen(listener)
         address = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         service: Service = app.state.service
-        door = Door(app, RANK, service.batcher, service.telemetry)
-        entry = door if tokens is None else Guard(door, tokens, service.telemetry)
-        print(f"serving http://{address} (docs at /schema): {_describe(service.batcher.scorer)}", flush=True)
+        entry: ASGIApp = Door(app, RANK, service.batcher, service.telemetry)
+        if tokens is not None:
+            entry = Guard(entry, tokens, service.telemetry)
+        if console and console.origin:
+            entry = CrossOrigin(entry, console.origin)  # outermost: browsers may read refusals too
+        pages = "docs at /schema" + (f", console at {CONSOLE}" if console else "")
+        print(f"serving http://{address} ({pages}): {_describe(service.batcher.scorer)}", flush=True)
         Server(entry, load, service.drain, lambda: beside(service)).run(sockets=[listener])
 
 
