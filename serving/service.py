@@ -301,9 +301,9 @@ def run(
         listen(listener)
         address = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         service: Service = app.state.service
-        door = Door(app, RANK, service.batcher, service.telemetry)
+        door = Door(RANK, service.batcher, service.telemetry)
         print(f"serving http://{address} (docs at /schema): {_describe(service.batcher.scorer)}", flush=True)
-        Server(door, load, service.drain, lambda: beside(service)).run(sockets=[listener])
+        Server(app, door, load, service.drain, lambda: beside(service)).run(sockets=[listener])
 
 
 def _describe(scorer: Scorer) -> str:
