@@ -40,6 +40,7 @@ __all__ = ["Batcher", "DeadlineError", "OverloadError", "Ranked"]
 R = TypeVar("R")
 Change = Callable[[Scorer], tuple[Scorer, Any]]
 _MARGIN = 1.25  # what is expected to be later than the deadline by less may well be in time, or not: it is not worth it
+_LAGS = 8  # times as long an answer may wait for an event loop that is behind, by then
 
 
 class Batcher:
@@ -77,16 +78,16 @@ class Batcher:
         """The scorer that the next batch will use."""
         return self._scorer
 
-    def admit(self, queries: int, deadline: float = math.inf) -> None:
+    def admit(self, queries: int, deadline: float = math.inf, lag: float = 0.0) -> None:
         """Raises `OverloadError` if that many queries find no place in the queue, or are expected to be late.
 
-        `deadline`: of `time.perf_counter`.
+        `deadline`: of `time.perf_counter`. `lag`: seconds for which the request waited for the event loop.
         """
         wait = self._expected_wait(queries)
         if self._queued and self._queued + queries > self._load.max_queue:
             self._metrics.shed["full"].inc()
             raise OverloadError(f"the queue is full: {self._queued} queries wait", wait)
-        if wait and time.perf_counter() + _MARGIN * wait > deadline:
+        if wait and time.perf_counter() + _MARGIN * wait + _LAGS * lag > deadline:
             self._metrics.shed["slow"].inc()
             raise OverloadError(f"an answer would take about {wait * 1e3:.0f} ms, longer than the request allows", wait)
 

@@ -1,17 +1,16 @@
 """What stands before the application when it is overloaded: requests are refused before any effort is spent on them.
 
-The application refuses them too, but routing, reading and explaining cost it several times as much, and under overload
-that effort is taken from the requests that are served.
+The application refuses them too, but a task, routing, reading and explaining cost it many times as much, and under
+overload that effort is taken from the requests that are served.
 """
 
 from __future__ import annotations
 
-import math
+import asyncio
 import time
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
-from litestar.types import ASGIApp, Receive, Scope, Send
 
 from serving.batcher import Batcher, OverloadError
 from serving.messages import ErrorAnswer, read_deadline
@@ -19,45 +18,50 @@ from serving.scorer import RequestError
 from serving.telemetry import Telemetry
 
 _LONGEST_BODY = 65_536  # of a refused request, bytes: it is still read. A longer one is for the application to refuse.
+_HEAD = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n"
+
+Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Door:
-    """An ASGI application around another: `POST` to `path` is answered with 503 while the batcher takes no more."""
+    """Refuses a `POST` to `path` with 503 while the batcher takes no more. Knows a request by its head only."""
 
-    def __init__(self, app: ASGIApp, path: str, batcher: Batcher, telemetry: Telemetry) -> None:
-        self._app, self._path, self._batcher = app, path, batcher
+    def __init__(self, path: str, batcher: Batcher, telemetry: Telemetry) -> None:
+        self._path, self._batcher = path.encode(), batcher
+        self._coming = 0  # let through in this turn of the event loop: they enter the queue in the next one
         self._refused = telemetry.requests.labels(path, "503")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Lets a request through, or refuses it."""
-        if self._is_guarded(scope):
-            try:
-                self._batcher.admit(1, read_deadline(scope["headers"], time.perf_counter()))
-            except OverloadError as e:
-                self._refused.inc()
-                await _refuse(e, send)
-                return
-            except RequestError:  # a deadline that is none: the application explains it
-                pass
-        await self._app(scope, receive, send)
+    def refusal(self, method: bytes, target: bytes, headers: Headers, arrived: float, more: Headers) -> bytes | None:
+        """The whole answer to a request that is refused, with `more` headers; None lets it through.
 
-    def _is_guarded(self, scope: Any) -> bool:
-        if scope["type"] != "http" or scope["path"] != self._path or scope["method"] != "POST":
-            return False
-        return _body_length(scope) <= _LONGEST_BODY
+        `headers`: of the request, with names in lower case. `arrived`: of `time.perf_counter`.
+        """
+        if target != self._path or method != b"POST" or not _is_short(headers):
+            return None
+        try:
+            lag = time.perf_counter() - arrived
+            self._batcher.admit(1 + self._coming, read_deadline(headers, arrived), lag)
+        except OverloadError as e:
+            self._refused.inc()
+            return _answer(e, more)
+        except RequestError:  # a deadline that is none: the application explains it
+            pass
+        if not self._coming:
+            asyncio.get_running_loop().call_soon(self._all_came)
+        self._coming += 1
+        return None
+
+    def _all_came(self) -> None:
+        self._coming = 0
 
 
-def _body_length(scope: Any) -> float:
-    """Bytes; infinite where the request does not say."""
-    return next((int(value) for name, value in scope["headers"] if name == b"content-length"), math.inf)
+def _is_short(headers: Headers) -> bool:
+    """Whether the body is, and the request says so."""
+    return any(name == b"content-length" and int(value) <= _LONGEST_BODY for name, value in headers)
 
 
-async def _refuse(error: OverloadError, send: Send) -> None:
+def _answer(error: OverloadError, more: Headers) -> bytes:
     body = msgspec.json.encode(ErrorAnswer(str(error)))
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"retry-after", error.retry_after_header.encode()),
-    ]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    lines = b"".join(b"%b: %b\r\n" % header for header in more)
+    retry_after = error.retry_after_header.encode()
+    return b"%b%bretry-after: %b\r\ncontent-length: %d\r\n\r\n%b" % (_HEAD, lines, retry_after, len(body), body)

@@ -6,10 +6,12 @@ import gc
 import resource
 import signal
 import socket
+import sys
 import time
 from asyncio import BaseTransport
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -17,19 +19,33 @@ import uvicorn
 from litestar.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from serving.door import Door
 from serving.load import Load
+from serving.telemetry import STARTED
 
 BACKLOG = 2048  # connections that the kernel accepts before we do
 _LONGEST_HEAD = 65_536  # bytes
+_LAST_DATA = 52  # where Linux' struct tcp_info has tcpi_last_data_recv, ms
 _LAST_ANSWER = 0.8  # of the grace time: when answers that are not written yet are given up
+
+
+def unread_seconds(transport: BaseTransport) -> float:
+    """How long the last bytes that came lay in the kernel before they were read, to a millisecond. 0 where the
+    kernel does not tell, which is everywhere but on Linux."""
+    if sys.platform != "linux":
+        return 0.0
+    info = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA + 4)
+    return int.from_bytes(info[_LAST_DATA:], sys.byteorder) / 1e3
 
 
 class Connection(HttpToolsProtocol):
     """One connection. uvicorn closes those that are idle after an answer; `close_if_stuck` is for the others."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, door: Door, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._head_since: float | None = None  # the head of a request is awaited since then
+        self._door = door
+        self._refusal: bytes | None = None  # for the request that is being read, of which the application knows nothing
+        self._head_since: float | None = None  # a head is awaited since then, or the body of a refused request
         self._head_bytes = 0
         self._unread_since: float | None = None
         self._answering: RequestResponseCycle | None = None  # `cycle` is the last one read, of several in a row
@@ -41,7 +57,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """The clock of a later request starts at the first byte of its head."""
-        if self._head_since is None and self.cycle.response_complete:
+        if self._head_since is None and self._is_idle():
             self._head_since, self._head_bytes = time.monotonic(), 0
         self._head_bytes += len(data)
         super().data_received(data)
@@ -49,9 +65,35 @@ class Connection(HttpToolsProtocol):
             self.send_400_response("The head of the request is too long.")
 
     def on_headers_complete(self) -> None:
-        """From here the handler limits the time for the body."""
-        self._head_since, self._head_bytes = None, 0
-        super().on_headers_complete()
+        """From here the handler limits the time for the body, unless the request is refused."""
+        self._head_bytes = 0
+        arrived = time.perf_counter() - unread_seconds(self.transport)
+        self.scope["state"][STARTED] = arrived  # pyright: ignore[reportTypedDictNotRequiredAccess], uvicorn sets it
+        assert self.parser is not None
+        if self._is_idle() and self.parser.should_keep_alive() and not self.expect_100_continue:
+            more = self.server_state.default_headers
+            self._refusal = self._door.refusal(self.parser.get_method(), self.url, self.headers, arrived, more)
+        if self._refusal is None:
+            self._head_since = None
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """That of a refused request is dropped."""
+        if self._refusal is None:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Only now a refused one is answered: its client may not read before it has written all."""
+        if self._refusal is None:
+            super().on_message_complete()
+            return
+        self.transport.write(self._refusal)
+        self._refusal = self._head_since = None
+        self.on_response_complete()
+
+    def _is_idle(self) -> bool:
+        """Whether all that was read is answered."""
+        return self.cycle is None or self.cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
@@ -83,6 +125,7 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         app: ASGIApp,
+        door: Door,
         load: Load,
         drain: Callable[[], None],
         beside: Callable[[], AbstractAsyncContextManager[None]],
@@ -91,7 +134,7 @@ class Server(uvicorn.Server):
         request is taken, and left after the last one."""
         config = uvicorn.Config(
             app,
-            http=Connection,
+            http=partial(Connection, door),  # pyright: ignore[reportArgumentType], it is only called
             backlog=BACKLOG,
             lifespan="on",
             ws="none",

@@ -15,7 +15,6 @@ from typing import Any
 from litestar import Litestar, MediaType, Request, Response, get, post
 from litestar.exceptions import ClientException, HTTPException
 from litestar.openapi import ResponseSpec
-from litestar.types import ASGIApp
 
 from serving.access import Guard, Tokens
 from serving.batcher import Batcher, DeadlineError, OverloadError, Ranked
@@ -328,14 +327,14 @@ def run(
         listen(listener)
         address = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         service: Service = app.state.service
-        entry: ASGIApp = Door(app, RANK, service.batcher, service.telemetry)
+        door, entry = Door(RANK, service.batcher, service.telemetry), app
         if tokens is not None:
             entry = Guard(entry, tokens, service.telemetry)
         if console and console.origin:
             entry = CrossOrigin(entry, console.origin)  # outermost: browsers may read refusals too
         pages = "docs at /schema" + (f", console at {CONSOLE}" if console else "")
         print(f"serving http://{address} ({pages}): {_describe(service.batcher.scorer)}", flush=True)
-        Server(entry, load, service.drain, lambda: beside(service)).run(sockets=[listener])
+        Server(entry, door, load, service.drain, lambda: beside(service)).run(sockets=[listener])
 
 
 def _describe(scorer: Scorer) -> str:

@@ -104,7 +104,7 @@ class Telemetry:
         """Middleware that notes when a request of a known route began."""
 
         async def started(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["state"][STARTED] = time.perf_counter()
+            scope["state"].setdefault(STARTED, time.perf_counter())  # the server knows when it arrived
             await app(scope, receive, send)
 
         return started

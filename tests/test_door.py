@@ -1,101 +1,180 @@
-"""The door before the application: who is refused there, and who is let through."""
+"""The door before the application: who is refused there, who is let through, and when a request counts as come."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
-import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from serving.batcher import Batcher
 from serving.door import Door
 from serving.load import Load
 from serving.messages import Work
 from serving.scorer import Scorer
-from serving.telemetry import Telemetry
+from serving.server import Connection
+from serving.telemetry import STARTED, Telemetry
 from tests.test_batcher import held
 
+SMALL = {"content_length": "100"}
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
-def scope(path: str = "/v1/rank", method: str = "POST", **headers: str) -> dict[str, Any]:
+
+def refusal(door: Door, target: str = "/v1/rank", method: str = "POST", **headers: str) -> bytes | None:
     pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    return {"type": "http", "path": path, "method": method, "headers": pairs}
+    return door.refusal(method.encode(), target.encode(), pairs, time.perf_counter(), [(b"date", b"today")])
 
 
 def test_only_what_the_batcher_would_refuse_is_refused(warm_scorer: Scorer) -> None:
-    telemetry, passed = Telemetry(warm_scorer, {}), []
-    batcher = Batcher(warm_scorer, load=Load(max_queue=1), metrics=telemetry.queue)
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        passed.append(scope)
-
-    door = Door(app, "/v1/rank", batcher, telemetry)
-
-    async def ask(scope: dict[str, Any]) -> list[Any]:
-        """What is sent; nothing if it is let through."""
-        sent, count = [], len(passed)
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        await door(scope, None, send)  # type: ignore[arg-type]
-        assert (len(passed) == count) == bool(sent)
-        return sent
+    telemetry = Telemetry(warm_scorer, {})
+    batcher = Batcher(warm_scorer, load=Load(max_queue=2), metrics=telemetry.queue)
+    door = Door("/v1/rank", batcher, telemetry)
 
     async def test() -> None:
-        small = {"content_length": "100"}
         await batcher.submit(Work([{}], 1, None))  # it knows how long a batch takes
-        assert await ask(scope(**small)) == []
+        assert refusal(door, **SMALL) is None
+        await asyncio.sleep(0)
         async with held(batcher):
-            waiting = batcher.submit(Work([{}], 1, None))
-            head, body = await ask(scope(**small))
-            assert head["status"] == 503
-            headers = dict(head["headers"])
+            waiting = [batcher.submit(Work([{}], 1, None)) for _ in range(2)]
+            head, body = (refusal(door, **SMALL) or b"").split(b"\r\n\r\n")
+            status, *lines = head.split(b"\r\n")
+            headers = dict(line.split(b": ") for line in lines)
+            assert status == b"HTTP/1.1 503 Service Unavailable"
             assert int(headers[b"retry-after"]) >= 1
-            assert int(headers[b"content-length"]) == len(body["body"])
-            assert json.loads(body["body"]) == {"error": "the queue is full: 1 queries wait"}
-            for other in (
-                scope("/health/ready", **small),
-                scope(method="GET", **small),
-                scope(content_length="100000"),
-                scope(),  # chunked
-                scope(**small, x_deadline_ms="soon"),
-            ):
-                assert await ask(other) == []
-        await waiting
-        assert await ask(scope(**small)) == []
+            assert int(headers[b"content-length"]) == len(body)
+            assert headers[b"date"] == b"today"
+            assert json.loads(body) == {"error": "the queue is full: 2 queries wait"}
+            assert refusal(door, "/health/ready", **SMALL) is None
+            assert refusal(door, method="GET", **SMALL) is None
+            assert refusal(door, content_length="100000") is None
+            assert refusal(door) is None  # chunked
+            assert refusal(door, **SMALL, x_deadline_ms="soon") is None
+        await asyncio.gather(*waiting)
+        assert refusal(door, **SMALL) is None
 
-    try:
-        asyncio.run(test())
-    finally:
-        batcher.close()
+    run(batcher, test())
     text = telemetry.text().decode()
     assert 'tt_jax_requests_total{route="/v1/rank",status="503"} 1.0' in text
     assert 'tt_jax_shed_total{reason="full"} 1.0' in text
 
 
-def test_a_deadline_that_cannot_be_kept_is_refused_at_the_door(warm_scorer: Scorer) -> None:
-    telemetry = Telemetry(warm_scorer, {})
-    batcher = Batcher(warm_scorer, metrics=telemetry.queue)
-    sent: list[Any] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        pytest.fail("let through")
-
-    async def send(message: Any) -> None:
-        sent.append(message)
+def test_those_let_through_count_before_they_are_in_the_queue(warm_scorer: Scorer) -> None:
+    batcher = Batcher(warm_scorer, load=Load(max_queue=4))
+    door = Door("/v1/rank", batcher, Telemetry(warm_scorer, {}))
 
     async def test() -> None:
         await batcher.submit(Work([{}], 1, None))
         async with held(batcher):
             waiting = batcher.submit(Work([{}], 1, None))
-            door = Door(app, "/v1/rank", batcher, telemetry)
-            await door(scope(content_length="2", x_deadline_ms="0"), None, send)  # type: ignore[arg-type]
+            assert [refusal(door, **SMALL) is None for _ in range(5)] == [True, True, True, False, False]
+            await asyncio.sleep(0)  # in this turn they would have entered the queue
+            assert refusal(door, **SMALL) is None
         await waiting
 
+    run(batcher, test())
+
+
+def test_a_deadline_that_cannot_be_kept_is_refused_at_the_door(warm_scorer: Scorer) -> None:
+    batcher = Batcher(warm_scorer)
+    door = Door("/v1/rank", batcher, Telemetry(warm_scorer, {}))
+
+    async def test() -> None:
+        await batcher.submit(Work([{}], 1, None))
+        async with held(batcher):
+            waiting = batcher.submit(Work([{}], 1, None))
+            refused = refusal(door, **SMALL, x_deadline_ms="0")
+            assert refused is not None
+            assert b"longer than the request allows" in refused
+        await waiting
+
+    run(batcher, test())
+
+
+def test_a_connection_goes_on_after_a_refusal(warm_scorer: Scorer) -> None:
+    batcher = Batcher(warm_scorer, load=Load(max_queue=1))
+    seen: list[Any] = []
+
+    async def test() -> None:
+        await batcher.submit(Work([{}], 1, None))
+        async with connected(Door("/v1/rank", batcher, Telemetry(warm_scorer, {})), seen) as (reader, writer):
+            request = b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
+            async with held(batcher):
+                waiting = batcher.submit(Work([{}], 1, None))
+                writer.write(request + b"1")
+                await asyncio.sleep(0.05)
+                writer.write(b"234" + request + b"5678" + request)  # one more, and the head of a third
+                for _ in range(2):
+                    assert (await answer(reader))[0] == 503
+                await asyncio.sleep(0.05)
+                writer.write(b"9012")
+                assert (await answer(reader))[0] == 503
+                assert not seen
+            await waiting
+            writer.write(request + b"3456")
+            assert await answer(reader) == (200, b"3456")
+
+    run(batcher, test())
+
+
+def test_a_request_counts_from_when_it_came_not_from_when_it_was_read(warm_scorer: Scorer) -> None:
+    batcher = Batcher(warm_scorer)
+    seen: list[Any] = []
+
+    async def test() -> None:
+        async with connected(Door("/v1/rank", batcher, Telemetry(warm_scorer, {})), seen) as (reader, writer):
+            writer.write(b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+            time.sleep(0.2)  # the event loop does something else
+            read_at = time.perf_counter()
+            assert (await answer(reader))[0] == 200
+        assert 0.1 < read_at - seen[0]["state"][STARTED] < 0.4
+
+    run(batcher, test())
+
+
+@asynccontextmanager
+async def connected(door: Door, seen: list[Any]) -> AsyncIterator[Streams]:
+    """A client of an application that notes the scopes it sees, and answers with the body."""
+
+    async def echo(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope)
+        body = b""
+        while (message := await receive())["more_body"]:
+            body += message["body"]
+        body += message["body"]
+        length = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": length})
+        await send({"type": "http.response.body", "body": body})
+
+    config = uvicorn.Config(echo, log_config=None, access_log=False)
+    protocol = partial(Connection, door, config=config, server_state=ServerState(), app_state={})
+    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1")
     try:
-        asyncio.run(test())
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            await writer.wait_closed()
+    finally:
+        server.close()
+
+
+async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Status and body."""
+    async with asyncio.timeout(20):
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+        return int(head[9:12]), await reader.readexactly(length)
+
+
+def run(batcher: Batcher, test: Any) -> None:
+    try:
+        asyncio.run(test)
     finally:
         batcher.close()
-    assert sent[0]["status"] == 503
-    assert b"longer than the request allows" in sent[1]["body"]
