@@ -23,7 +23,9 @@ from tt_jax.export import write_bundle
 from tt_jax.features import Encoder
 from tt_jax.models.embedding import gather
 from tt_jax.models.mtmd import DomainInput
+from tt_jax.models.two_tower import TwoTower
 from tt_jax.schema import TOWERS, Feature, Schema
+from tt_jax.training.step import make_step
 
 KINDS: tuple[ModelKind, ...] = typing.get_args(ModelKind)
 DEEP = dataclasses.replace(
@@ -187,3 +189,13 @@ def test_a_heavy_ranker_is_refused_where_ads_are_embedded(tmp_path, mtmd_bundle)
     arrays = encoded(4)
     with pytest.raises(ConfigError, match="no ad tower"):
         model.embed(params, tables, "ad", arrays["ad_ids"], arrays["ad_floats"])
+
+
+@pytest.mark.parametrize("kind", ["mlp", "mmoe_mlp"])
+def test_without_cross_layers_bf16_trains_in_one_chunk(kind):
+    """XLA's CPU runtime lacks a product that it would make of the last one and a transpose, see `_over_chunks`."""
+    wide = dataclasses.replace(kind_of(kind), mlp=(128, 64), output_dim=32, experts=2)
+    run = dataclasses.replace(BASE, model=wide)
+    step = jax.jit(make_step(TwoTower(tiny.SCHEMA, wide, "bf16"), run, 10), donate_argnums=0)
+    state, _ = step(fresh(run), batches(1, rows=512)[0])
+    assert all(np.isfinite(p).all() for p in jax.device_get(state.params).values())

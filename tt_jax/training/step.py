@@ -195,7 +195,10 @@ def _over_chunks(
     batch = targets["labels"].shape[0]
     count = batch // chunk_rows if chunk_rows else 1
     if count == 1:
-        return gradients(params, inputs, targets, key)
+        found = gradients(params, inputs, targets, key)
+        # Else XLA turns the last product around, to have the transposed gradient that the tables take, and its CPU
+        # runtime has no such product of bfloat16. Chunks are kept apart by the scan.
+        return found._replace(of_inputs=lax.optimization_barrier(found.of_inputs))
     split_inputs = {t: jnp.moveaxis(x.reshape(-1, count, chunk_rows), 1, 0) for t, x in inputs.items()}
     split_targets = {name: x.reshape(count, chunk_rows, -1) for name, x in targets.items()}
 
