@@ -132,7 +132,7 @@ def whiskers(drawn: Sequence[Whisker], alt: str, x_label: str) -> str:
 def heat_map(values: Sequence[Sequence[float]], row_names: Sequence[str], column_names: Sequence[str], alt: str) -> str:
     """Shares within 0..1 as cells, each with its number; the strength of one colour is the scale."""
     with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
-        figure, axes = _figure(0.6 + 0.3 * len(row_names))
+        figure, axes = _figure(0.8 + 0.3 * len(row_names))
         for r, row in enumerate(values):
             for c, value in enumerate(row):
                 axes.add_patch(_cell(c, r, value))
@@ -140,7 +140,10 @@ def heat_map(values: Sequence[Sequence[float]], row_names: Sequence[str], column
                 axes.text(c + 0.5, r + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
         axes.set_xlim(0, len(column_names))
         axes.set_ylim(len(row_names), 0)
-        axes.set_xticks([c + 0.5 for c in range(len(column_names))], list(column_names))
+        slant = (
+            {"rotation": 25, "ha": "right"} if max(map(len, column_names)) > 4 else {}
+        )  # names side by side would meet
+        axes.set_xticks([c + 0.5 for c in range(len(column_names))], list(column_names), **slant)
         axes.set_yticks([r + 0.5 for r in range(len(row_names))], list(row_names))
         for spine in axes.spines.values():
             spine.set_visible(False)
