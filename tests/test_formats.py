@@ -97,9 +97,7 @@ _LINES = "n,text,tags\n1,a,[1]\n2,b,[]\nthree,c,[3]\n4,d\n5,e,[5\n6,f,[6]\n"
         ("d.jsonl", '{"n": 1}\n{"tags": [1, "x"]}\n', r"row 1: column 'tags': expected list<\w+: int64>, got \[1, 'x'\]"),
     ],
 )  # fmt: skip
-def test_a_bad_row_is_told_by_file_row_column_and_value(
-    name: str, content: str, message: str, tmp_path: Path
-) -> None:
+def test_a_bad_row_is_told_by_file_row_column_and_value(name: str, content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(ReadError, match=message) as error:
         list(read(tmp_path / name, {"n": pa.int64(), "tags": pa.list_(pa.int64())}))

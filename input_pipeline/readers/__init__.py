@@ -1,6 +1,6 @@
 """Raw logs as a stream of Arrow tables, in bounded memory, whatever format they are in: see docs/data.md.
 
-    files.py (names, globs, URLs) -> one module a format -> `read`, here
+files.py (names, globs, URLs) -> one module a format -> `read`, here
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ _READERS: dict[str, Callable[[Source, Types, Errors], _Tables]] = {
 _NO_TYPES: Types = {}
 
 
-def read(
-    source: str | Path, types: Types = _NO_TYPES, errors: Errors = STRICT
-) -> Iterator[tuple[str, int, pa.Table]]:
+def read(source: str | Path, types: Types = _NO_TYPES, errors: Errors = STRICT) -> Iterator[tuple[str, int, pa.Table]]:
     """Streams a file, a glob, a directory, any of them as a URL, or `tfds:name/config:split`.
 
     A directory is read with everything below it, in the order of its paths, the formats mixed as they are. `key=value`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,9 +32,11 @@ def _rows(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _plain(value: Any) -> Any:
-    """A TFDS value as Arrow takes it: bytes are text, arrays are lists."""
+    """A TFDS value as Arrow takes it: bytes are text, arrays are lists. TFDS has no null: "" and NaN stand for it."""
+    if isinstance(value, list):
+        return [v.decode("utf-8") if isinstance(v, bytes) else v for v in value]
     if isinstance(value, bytes):
-        return value.decode("utf-8")
+        return value.decode("utf-8") or None
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
-    return [_plain(v) for v in value] if isinstance(value, list) else value
+    return None if isinstance(value, float) and math.isnan(value) else value
