@@ -94,7 +94,7 @@ _LINES = "n,text,tags\n1,a,[1]\n2,b,[]\nthree,c,[3]\n4,d\n5,e,[5\n6,f,[6]\n"
         ("a.jsonl", '{"n": 1}\n{"n": \n', r"row 1: not a JSON object"),
         ("b.jsonl", '{"n": 1}\n[1]\n', r"row 1: not a JSON object"),
         ("c.jsonl", '{"n": 1}\n{"n": "x"}\n', r"row 1: column 'n': expected int64, got 'x'"),
-        ("d.jsonl", '{"n": 1}\n{"tags": [1, "x"]}\n', r"row 1: column 'tags': expected list<\w+: int64>, got \[1, 'x'\]"),
+        ("d.jsonl", '{"n": 1}\n{"tags": [1, "x"]}\n', r"row 1: column 'tags': expected list<.*int64>, got \[1, 'x'\]"),
     ],
 )  # fmt: skip
 def test_a_bad_row_is_told_by_file_row_column_and_value(name: str, content: str, message: str, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_an_example_that_does_not_fit_is_named(log: pa.Table, tmp_path: Path) ->
     with pytest.raises(ReadError, match=r"row 1: column 'ad_id': expected one value, got 2: \[1, 2\]"):
         list(read(tmp_path / "a.tfrecord", TYPES))
     (tmp_path / "b.tfrecord").write_bytes(log_files.framed(b"\xff" * 20))
-    with pytest.raises(ReadError, match="row 0: not a tf.train.Example"):
+    with pytest.raises(ReadError, match=r"row 0: not a tf\.train\.Example"):
         list(read(tmp_path / "b.tfrecord", TYPES))
 
 

@@ -63,11 +63,12 @@ def decode(record: bytes, types: Types) -> dict[str, Any]:
                 values = [v.decode() for v in values or ()]
             except UnicodeDecodeError:
                 raise ValueError(f"column {name!r}: expected UTF-8 text, got {values}") from None
-        row[name] = values if values is None else _shaped(name, values, types.get(name))
+        row[name] = values if values is None else shaped(name, values, types.get(name))
     return row
 
 
-def _shaped(name: str, values: list[Any], type_: pa.DataType | None) -> Any:
+def shaped(name: str, values: list[Any], type_: pa.DataType | None) -> Any:
+    """A list as its type wants it: as it is, or its only value, None without. Raises ValueError if it has more."""
     if type_ is None:
         return values[0] if len(values) == 1 else values or None
     if pa.types.is_list(type_):

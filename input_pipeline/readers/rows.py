@@ -42,7 +42,7 @@ class Chunk:
 class Errors:
     """What becomes of a bad row: here, it ends the reading. `input_pipeline.quarantine` keeps it aside instead."""
 
-    def reject(self, file: str, row: int, reason: str, values: Any) -> None:  # noqa: ARG002
+    def reject(self, file: str, row: int, reason: str, values: Any) -> None:
         """Called with a row that cannot be used, its number in the file, and what is known of it. May raise."""
         self._fail(file, row, reason)
 

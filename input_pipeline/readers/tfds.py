@@ -8,16 +8,17 @@ from typing import Any
 
 import pyarrow as pa
 
+from input_pipeline.readers.example import shaped
 from input_pipeline.readers.files import ReadError
 from input_pipeline.readers.rows import Errors, Types, tables_of
 
 
 def tables(source: str, types: Types, errors: Errors) -> Iterator[tuple[int, pa.Table]]:
     """The rows of a split. The data set must have been built, with `file_format="array_record"`."""
-    return tables_of(source, _rows(source), types, errors)
+    return tables_of(source, _rows(source, types, errors), types, errors)
 
 
-def _rows(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(source: str, types: Types, errors: Errors) -> Iterator[tuple[int, dict[str, Any]]]:
     import tensorflow_datasets as tfds
 
     name, _, split = source.removeprefix("tfds:").rpartition(":")
@@ -28,7 +29,13 @@ def _rows(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
     except Exception as e:  # each builder raises its own kinds
         raise ReadError(f"{source}: not readable as a TensorFlow data set: {str(e).splitlines()[0]}") from e
     for number in range(len(examples)):
-        yield number, {key: _plain(value) for key, value in examples[number].items()}
+        row = {key: _plain(value) for key, value in examples[number].items()}
+        try:
+            row = {k: shaped(k, v, types.get(k)) if isinstance(v, list) and k in types else v for k, v in row.items()}
+        except ValueError as e:
+            errors.reject(source, number, str(e), row)
+        else:
+            yield number, row
 
 
 def _plain(value: Any) -> Any:

@@ -83,7 +83,10 @@ def schema(source: str | Path) -> Schema:
 
 
 def read(source: str | Path, errors: Errors = STRICT) -> Iterator[Chunk]:
-    """The rows; `errors` gets the bad ones. Raises `ReadError` if the directory does not hold them, or a column is missing."""
+    """The rows; `errors` gets the bad ones.
+
+    Raises `ReadError` if the directory does not hold them, or a column is missing.
+    """
     found = False
     for split in ("train", "eval", "test"):
         path = Path(source) / f"{split}.parquet"

@@ -140,7 +140,10 @@ def schema(_source: object = None) -> Schema:
 
 
 def read(source: str | Path, errors: Errors = STRICT) -> Iterator[Chunk]:
-    """The log, joined. `errors` gets its bad rows. Raises `ReadError` if the directory does not hold it, or a table lacks a column."""
+    """The log, joined. `errors` gets its bad rows.
+
+    Raises `ReadError` if the directory does not hold it, or a table lacks a column.
+    """
     users, videos = _side_tables(Path(source))
     for chunk in _log(Path(source), errors):
         _require(chunk.file, chunk.table, ("user_id", "video_id", "time_ms", "tab", *LABELS.values()))

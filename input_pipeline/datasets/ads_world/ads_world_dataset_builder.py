@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from dataclasses import dataclass
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -15,11 +15,11 @@ from input_pipeline.recipes import adworld
 _OUTCOMES = ("position", "click", "long_click", "conversion")  # null where the ad was not shown
 
 
-@dataclass
+@dataclasses.dataclass
 class WorldConfig(tfds.core.BuilderConfig):
     """A world to simulate."""
 
-    world: AdWorldConfig = AdWorldConfig()
+    world: AdWorldConfig = dataclasses.field(default_factory=AdWorldConfig)
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -30,14 +30,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [  # noqa: RUF012
         WorldConfig(
             name="tiny",
-            description="3 thousand impressions",
-            world=AdWorldConfig(users=200, ads=200, advertisers=20, requests_per_day=100, days=4, new_ads_per_day=6),
+            description="960 impressions",
+            world=AdWorldConfig(users=200, ads=200, advertisers=20, requests_per_day=30, days=4, new_ads_per_day=6),
         ),
         WorldConfig(name="default", description="400 thousand impressions", world=AdWorldConfig()),
         WorldConfig(
-            name="large", description="8 million impressions", world=AdWorldConfig(users=200_000, requests_per_day=100_000, days=10),
+            name="large",
+            description="8 million impressions",
+            world=AdWorldConfig(users=200_000, requests_per_day=100_000, days=10),
         ),
-    ]  # fmt: skip
+    ]
 
     def _world(self) -> AdWorldConfig:
         config: Any = self.builder_config
@@ -53,8 +55,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:  # noqa: ARG002
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         return {split: self._generate_examples(split) for split in adworld.SPLITS}
 
     def _generate_examples(self, split: str) -> Any:
-        return examples(adworld.read(self._world(), (adworld.log_of(split)[1],)), split)
+        return examples(adworld.read(self._world(), (adworld.log_of(split)[1],)), split, _OUTCOMES)

@@ -39,7 +39,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(source, split) for split in kuairand.SPLITS if split in splits}
 
     def _generate_examples(self, source: Path, split: str) -> Any:
-        return examples(kuairand.read(source), split)
+        return examples(kuairand.read(source), split, _columns()[1])
 
 
 def _columns() -> tuple[pa.Schema, list[str]]:
