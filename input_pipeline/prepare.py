@@ -30,10 +30,10 @@ from input_pipeline.manifest import (
     sha256_of,
     total_fingerprint,
 )
-from input_pipeline.quarantine import Quarantine
+from input_pipeline.quarantine import Quarantine, encode_good
 from input_pipeline.readers import Chunk
 from input_pipeline.samples import Samples
-from tt_jax.features import EncodeError, Encoder
+from tt_jax.features import Encoded, EncodeError, Encoder
 from tt_jax.publish import published_directory, write_json
 from tt_jax.schema import Schema, SchemaError
 
@@ -98,27 +98,23 @@ def _add_chunk(
     for rows in _rows_by_scenario(chunk.table, encoder.schema.scenario):
         rows = np.arange(chunk.table.num_rows) if rows is None else rows
         table = chunk.table if len(rows) == chunk.table.num_rows else chunk.table.take(pa.array(rows))
-        numbers = np.array([chunk.row_number(int(i)) for i in rows]) if quarantine else rows
-        while True:
-            try:
-                encoded = encoder.encode({name: table.column(name) for name in table.column_names})
-                break
-            except EncodeError as e:
-                if quarantine is None or not table.num_rows:
-                    row = None if e.row is None else chunk.row_number(int(rows[e.row]))
-                    raise SchemaError(f"{chunk.file}: {EncodeError(e.column, row, _reason(e, chunk))}") from e
-                bad = range(table.num_rows) if e.row is None else [e.row]
-                for i in bad:
-                    values = table.slice(i, 1).to_pylist()[0]
-                    quarantine.reject(chunk.file, int(numbers[i]), f"column {e.column!r}: {e.reason}", values)
-                kept = np.delete(np.arange(table.num_rows), bad)
-                table, numbers = table.take(pa.array(kept, pa.int64())), numbers[kept]
-                if not len(kept):
-                    break
+        if quarantine is None:
+            encoded = _encode(encoder, table, rows, chunk)
+        else:
+            numbers = np.array([chunk.row_number(int(i)) for i in rows])
+            table, encoded = encode_good(encoder, table, numbers, chunk.file, quarantine)
         if table.num_rows:
             scenario = encoder.schema.scenarios[int(encoded.arrays["scenario"][0, 0])]
             writer.add(chunk.split, scenario, encoded.arrays, encoded.missing)
             samples.add(scenario, table)
+
+
+def _encode(encoder: Encoder, table: pa.Table, rows: np.ndarray, chunk: Chunk) -> Encoded:
+    try:
+        return encoder.encode({name: table.column(name) for name in table.column_names})
+    except EncodeError as e:
+        row = None if e.row is None else chunk.row_number(int(rows[e.row]))
+        raise SchemaError(f"{chunk.file}: {EncodeError(e.column, row, _reason(e, chunk))}") from e
 
 
 def _reason(e: EncodeError, chunk: Chunk) -> str:

@@ -7,8 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from input_pipeline.readers import Errors
 from input_pipeline.samples import json_value
+from tt_jax.features import Encoded, EncodeError, Encoder
+from tt_jax.schema import SchemaError
 
 QUARANTINE = "quarantine.jsonl"
 
@@ -45,3 +50,26 @@ class Quarantine(Errors):
                 out.write(line + "\n")
         except OSError as e:
             raise OSError(f"{self._path}: cannot be written: {e}") from e
+
+
+def encode_good(
+    encoder: Encoder, table: pa.Table, numbers: np.ndarray, file: str, quarantine: Quarantine
+) -> tuple[pa.Table, Encoded]:
+    """Encodes the good rows of a table, whose numbers in the file are given; the bad ones go to the quarantine.
+
+    Where a whole column is wrong, all rows are bad. Raises `SchemaError` if it is so in a table without rows.
+    """
+    while True:
+        try:
+            return table, encoder.encode({name: table.column(name) for name in table.column_names})
+        except EncodeError as e:
+            if not table.num_rows:
+                raise SchemaError(f"{file}: {e}") from e
+            bad = range(table.num_rows) if e.row is None else [e.row]
+            for i in bad:
+                values = table.slice(i, 1).to_pylist()[0]
+                quarantine.reject(file, int(numbers[i]), f"column {e.column!r}: {e.reason}", values)
+            kept = np.delete(np.arange(table.num_rows), bad)
+            table, numbers = table.take(pa.array(kept, pa.int64())), numbers[kept]
+            if not len(kept):
+                return table, Encoded({}, {})

@@ -53,7 +53,7 @@ def write_tfrecord(table: pa.Table, path: Path) -> None:
 
 
 def write_array_record(table: pa.Table, path: Path) -> None:
-    from array_record.python import array_record_module
+    from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
     writer: Any = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
     for record in examples(table):

@@ -58,7 +58,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the data sets are, for `tfds build` and for the reader."""
     import tensorflow_datasets as tfds
 
-    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "data"))
+    constants = tfds.core.constants  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path / "data"))
     return tmp_path / "data"
 
 
