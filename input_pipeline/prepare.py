@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from input_pipeline.blocks import BlockWriter, stored_specs
+from input_pipeline.key_types import KeyTypes
 from input_pipeline.manifest import (
     ADS,
     MANIFEST,
@@ -70,9 +71,10 @@ def prepare(
         if quarantine is not None:
             quarantine.write_to(folder)
         writer = PreparedWriter(folder, schema, block_rows)
-        encoder, samples, progress = Encoder(schema), Samples(schema), _Progress()
+        encoder, samples, progress, keys = Encoder(schema), Samples(schema), _Progress(), KeyTypes(schema)
         try:
             for chunk in chunks:
+                keys.check(chunk)
                 _add_chunk(writer, encoder, samples, chunk, quarantine)
                 progress.update(chunk.split, chunk.table.num_rows)
             writer.close()

@@ -127,6 +127,14 @@ def test_a_column_of_another_type_or_none_in_one_file_of_many(log: pa.Table, tmp
         assert {k["file"] for k in _kept(tmp_path / f"{name}_set")} == {f"{logs}/day=2/a.parquet"}
 
 
+def test_a_key_of_another_type_in_one_file_is_named(log: pa.Table, tmp_path: Path) -> None:
+    pq.write_table(log, tmp_path / "a.parquet")
+    position = log.column_names.index("user_id")
+    pq.write_table(log.set_column(position, "user_id", pa.array(range(200))), tmp_path / "b.parquet")
+    with pytest.raises(SchemaError, match=r"b\.parquet: column 'user_id': expected strings .* got integers: 0"):
+        prepare(tiny.SCHEMA, _chunks(tmp_path / "*.parquet"), tmp_path / "set")
+
+
 def test_a_new_column_is_of_no_matter(log: pa.Table, tmp_path: Path) -> None:
     pq.write_table(log.slice(0, 100), tmp_path / "a.parquet")
     pq.write_table(log.slice(100).append_column("new", pa.array(range(100))), tmp_path / "b.parquet")
