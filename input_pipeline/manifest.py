@@ -60,6 +60,7 @@ class Manifest:
       files: the files of blocks.
       ads_sha256: hash of the ad corpus beside them, "" without one.
       fingerprint: SHA-256 over the schema's fingerprint and the hashes of all files.
+      rejected: bad rows that were left out, in `quarantine.jsonl`.
     """
 
     version: int
@@ -69,6 +70,7 @@ class Manifest:
     files: tuple[DataFile, ...]
     ads_sha256: str
     fingerprint: str
+    rejected: int = 0
 
     def to_json(self) -> str:
         """JSON text."""

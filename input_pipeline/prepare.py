@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from input_pipeline.blocks import BlockWriter, stored_specs
+from input_pipeline.key_types import KeyTypes
 from input_pipeline.manifest import (
     ADS,
     MANIFEST,
@@ -30,9 +31,10 @@ from input_pipeline.manifest import (
     sha256_of,
     total_fingerprint,
 )
+from input_pipeline.quarantine import Quarantine, encode_good
 from input_pipeline.readers import Chunk
 from input_pipeline.samples import Samples
-from tt_jax.features import EncodeError, Encoder
+from tt_jax.features import Encoded, EncodeError, Encoder
 from tt_jax.publish import published_directory, write_json
 from tt_jax.schema import Schema, SchemaError
 
@@ -48,6 +50,7 @@ def prepare(
     block_rows: int = BLOCK_ROWS,
     ads: pa.Table | None = None,
     documents: Mapping[str, Any] | None = None,
+    quarantine: Quarantine | None = None,
 ) -> Manifest:
     """Encodes the chunks and writes a prepared set to `out`, which appears whole or not at all.
 
@@ -58,17 +61,21 @@ def prepare(
       block_rows: rows of a block, the unit of reading and of the global shuffle; 8 to 64 thousand.
       ads: the ad corpus, stored beside the blocks as `ads.parquet` for `tt-jax index`.
       documents: by file name what else is stored beside them, as JSON.
+      quarantine: what keeps the bad rows; without, the first one ends the run.
 
     Raises:
       SchemaError: a row does not fit the schema; the message names file, column and row.
       PublishError: `out` exists, or another run is writing it.
     """
     with published_directory(out) as folder:
+        if quarantine is not None:
+            quarantine.write_to(folder)
         writer = PreparedWriter(folder, schema, block_rows)
-        encoder, samples, progress = Encoder(schema), Samples(schema), _Progress()
+        encoder, samples, progress, keys = Encoder(schema), Samples(schema), _Progress(), KeyTypes(schema)
         try:
             for chunk in chunks:
-                _add_chunk(writer, encoder, samples, chunk)
+                keys.check(chunk)
+                _add_chunk(writer, encoder, samples, chunk, quarantine)
                 progress.update(chunk.split, chunk.table.num_rows)
             writer.close()
         except BaseException:
@@ -82,23 +89,41 @@ def prepare(
             pq.write_table(ads, folder / ADS, compression="lz4")
         for name, content in (documents or {}).items():
             write_json(folder / name, content)
-        return writer.finish()
+        return writer.finish(0 if quarantine is None else quarantine.rejected)
 
 
-def _add_chunk(writer: PreparedWriter, encoder: Encoder, samples: Samples, chunk: Chunk) -> None:
+def _add_chunk(
+    writer: PreparedWriter, encoder: Encoder, samples: Samples, chunk: Chunk, quarantine: Quarantine | None
+) -> None:
     """Encodes scenario by scenario, since what is missing is counted for each."""
     writer.declare(chunk.split)
     for rows in _rows_by_scenario(chunk.table, encoder.schema.scenario):
-        table = chunk.table if rows is None else chunk.table.take(pa.array(rows))
-        try:
-            encoded = encoder.encode({name: table.column(name) for name in table.column_names})
-        except EncodeError as e:
-            row = None if e.row is None else chunk.row_number(e.row if rows is None else int(rows[e.row]))
-            raise SchemaError(f"{chunk.file}: {EncodeError(e.column, row, e.reason)}") from e
+        rows = np.arange(chunk.table.num_rows) if rows is None else rows
+        table = chunk.table if len(rows) == chunk.table.num_rows else chunk.table.take(pa.array(rows))
+        if quarantine is None:
+            encoded = _encode(encoder, table, rows, chunk)
+        else:
+            numbers = np.array([chunk.row_number(int(i)) for i in rows])
+            table, encoded = encode_good(encoder, table, numbers, chunk.file, quarantine)
         if table.num_rows:
             scenario = encoder.schema.scenarios[int(encoded.arrays["scenario"][0, 0])]
             writer.add(chunk.split, scenario, encoded.arrays, encoded.missing)
             samples.add(scenario, table)
+
+
+def _encode(encoder: Encoder, table: pa.Table, rows: np.ndarray, chunk: Chunk) -> Encoded:
+    try:
+        return encoder.encode({name: table.column(name) for name in table.column_names})
+    except EncodeError as e:
+        row = None if e.row is None else chunk.row_number(int(rows[e.row]))
+        raise SchemaError(f"{chunk.file}: {EncodeError(e.column, row, _reason(e, chunk))}") from e
+
+
+def _reason(e: EncodeError, chunk: Chunk) -> str:
+    """Where a whole column is wrong, the first value tells more than its type."""
+    if e.row is not None or e.column not in chunk.table.column_names or not chunk.table.num_rows:
+        return e.reason
+    return f"{e.reason}, as {chunk.table.column(e.column)[0].as_py()!r} in row {chunk.row_number(0)}"
 
 
 def _rows_by_scenario(table: pa.Table, column: str) -> list[np.ndarray | None]:
@@ -147,8 +172,8 @@ class PreparedWriter:
         for part in self._parts.values():
             part.abandon()
 
-    def finish(self) -> Manifest:
-        """Writes schema and manifest."""
+    def finish(self, rejected: int = 0) -> Manifest:
+        """Writes schema and manifest; `rejected` counts the rows that were left out."""
         (self._folder / SCHEMA).write_text(self._schema.to_json())
         files = tuple(
             _data_file(self._folder, path, split, scenario, rows, blocks)
@@ -162,7 +187,9 @@ class PreparedWriter:
         ads = self._folder / ADS
         ads_sha256 = sha256_of(ads) if ads.exists() else ""
         fingerprint = total_fingerprint(self._schema.fingerprint, files, ads_sha256)
-        manifest = Manifest(VERSION, self._schema.fingerprint, self._block_rows, splits, files, ads_sha256, fingerprint)
+        manifest = Manifest(
+            VERSION, self._schema.fingerprint, self._block_rows, splits, files, ads_sha256, fingerprint, rejected
+        )
         (self._folder / MANIFEST).write_text(manifest.to_json())
         return manifest
 

@@ -31,7 +31,7 @@ class Samples:
         for row in table.slice(0, PER_SCENARIO - len(kept)).to_pylist():
             kept.append(
                 {
-                    tower: {f.name: _json_value(row[f.name]) for f in self._schema.tower_features(tower)}
+                    tower: {f.name: json_value(row[f.name]) for f in self._schema.tower_features(tower)}
                     for tower in TOWERS
                 }
             )
@@ -47,8 +47,8 @@ def read_samples(folder: Path, scenarios: Sequence[str]) -> list[dict[str, Any]]
     return [row for name in scenarios or rows for row in rows[name]]
 
 
-def _json_value(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """NaN means the same to the encoder as no value at all, and JSON has no NaN."""
     if isinstance(value, list):
-        return [_json_value(v) for v in value]
+        return [json_value(v) for v in value]
     return None if isinstance(value, float) and math.isnan(value) else value

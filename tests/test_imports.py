@@ -43,7 +43,7 @@ ROOMS_OF = {
     "litestar": ("serving/",),
     "uvicorn": ("serving/", "tt_jax/cli/"),
     "httpx": ("serving/client.py",),
-    "msgspec": ("serving/",),
+    "msgspec": ("serving/", "input_pipeline/readers/"),
     "prometheus_client": ("serving/",),
     "tensorboardX": ("tt_jax/training/writers.py",),
     "tqdm": ("tt_jax/training/writers.py", "input_pipeline/prepare.py"),

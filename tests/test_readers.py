@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib
-import sys
-import tempfile
-import textwrap
-import warnings
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,8 +10,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline import readers
-from input_pipeline.readers import ReadError, read
+from input_pipeline.readers import ReadError, delimited, parquet, read
 
 
 def _table(first: int, rows: int) -> pa.Table:
@@ -30,7 +24,7 @@ def _rows(source: object) -> list[dict]:
 
 
 def test_parquet_streams_chunks_that_know_their_first_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "CHUNK_ROWS", 100)
+    monkeypatch.setattr(parquet, "CHUNK_ROWS", 100)
     table = _table(0, 250)
     pq.write_table(table, tmp_path / "a.parquet")
     chunks = list(read(tmp_path / "a.parquet"))
@@ -41,7 +35,7 @@ def test_parquet_streams_chunks_that_know_their_first_row(tmp_path: Path, monkey
 
 
 def test_csv_and_gzip_equal_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "CSV_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(delimited, "CHUNK_BYTES", 1000)
     table = _table(0, 500)
     csv.write_csv(table, tmp_path / "a.csv")
     (tmp_path / "b.csv.gz").write_bytes(gzip.compress((tmp_path / "a.csv").read_bytes()))
@@ -93,59 +87,11 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "damaged.parquet").write_bytes(damaged)
     cases = {
         "cut.parquet": "not readable as Parquet", "text.parquet": "not readable as Parquet",
-        "damaged.parquet": "from row 0", "empty.csv": "not readable as CSV", "ragged.csv": "Expected 2 columns, got 3",
+        "damaged.parquet": "from row 0", "empty.csv": "not readable as CSV",
+        "ragged.csv": "row 1: expected 2 columns, got 3",
         "log.json": r"\.parquet", "none": "holds no", "absent.parquet": "no such file", "*.arrow": "no file matches",
     }  # fmt: skip
     for name, message in cases.items():
         with pytest.raises(ReadError, match=message) as error:
             list(read(tmp_path / name))
         assert str(tmp_path / name) in str(error.value)
-
-
-_BUILDER = """
-    import numpy as np
-    import tensorflow_datasets as tfds
-
-    class Builder(tfds.core.GeneratorBasedBuilder):
-        NAME = "tiny_ads_log"
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            features = {"ad": np.int64, "text": tfds.features.Text(), "tags": tfds.features.Sequence(np.int32)}
-            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
-
-        def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples()}
-
-        def _generate_examples(self):
-            for i in range(20):
-                yield i, {"ad": i, "text": f"t{i}", "tags": list(range(i % 3))}
-"""
-
-
-def test_tfds_reads_a_registered_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "tiny_ads_log"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "tiny_ads_log_dataset_builder.py").write_text(textwrap.dedent(_BUILDER))
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setattr(readers, "TFDS_CHUNK_ROWS", 8)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # a new builder makes a directory there and forgets it
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its own making, on import
-        import tensorflow_datasets as tfds
-
-        builder = importlib.import_module("tiny_ads_log.tiny_ads_log_dataset_builder").Builder(
-            data_dir=tmp_path / "data", file_format="array_record"
-        )
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
-        monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "data"))
-        chunks = list(read("tfds:tiny_ads_log:train"))
-        rows = sorted((row for _, _, t in chunks for row in t.to_pylist()), key=lambda r: r["ad"])
-        assert rows == [{"ad": i, "text": f"t{i}", "tags": list(range(i % 3))} for i in range(20)]
-        assert [(first, t.num_rows) for _, first, t in chunks] == [(0, 8), (8, 8), (16, 4)]
-        for source in ("tfds:tiny_ads_log:nosplit", "tfds:no_such_set_at_all:train", "tfds:train"):
-            with pytest.raises(ReadError, match=source):
-                list(read(source))
-    assert "tensorflow" not in sys.modules

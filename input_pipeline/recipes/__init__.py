@@ -1,4 +1,4 @@
-"""One module a data set: `SPLITS`, `schema(source)`, `read(source)`, `ads(source)`. `kuairand` is the one to copy."""
+"""One module a data set: `SPLITS`, `schema(source)`, `read(source, errors=...)`, `ads(source)`. Copy `kuairand`."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from input_pipeline import adworld
 from input_pipeline.adworld import LOGS, AdWorldConfig, Log
-from input_pipeline.readers import Chunk, ReadError
+from input_pipeline.readers import STRICT, Chunk, Errors, ReadError
 from input_pipeline.readers import read as read_tables
 from tt_jax.schema import Schema
 from tt_jax.strict_json import dataclass_from_dict, nearest, parse_json
@@ -30,8 +30,11 @@ def schema(source: Source) -> Schema:
     return adworld.schema(config_of(source))
 
 
-def read(source: Source, logs: tuple[Log, ...] = LOGS) -> Iterator[Chunk]:
-    """Logs of the world, by day, then scenario, then time (a generated one: by scenario, then day, then time)."""
+def read(source: Source, logs: tuple[Log, ...] = LOGS, errors: Errors = STRICT) -> Iterator[Chunk]:
+    """Logs of the world, by day, then scenario, then time (a generated one: by scenario, then day, then time).
+
+    `errors` gets the bad rows of a generated one.
+    """
     config = config_of(source)
     if source is None or isinstance(source, AdWorldConfig):
         rows: Counter[str] = Counter()
@@ -41,7 +44,7 @@ def read(source: Source, logs: tuple[Log, ...] = LOGS) -> Iterator[Chunk]:
             rows[file] += batch.table.num_rows
         return
     for log in logs:
-        for file, first_row, table in read_tables(Path(source) / log):
+        for file, first_row, table in read_tables(Path(source) / log, errors=errors):
             day = table.column("day")[0].as_py() if table.num_rows else 0
             yield Chunk(_split(config, log, day), file, first_row, table)
 

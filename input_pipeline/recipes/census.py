@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from input_pipeline.readers import Chunk, ReadError
+from input_pipeline.readers import STRICT, Chunk, Errors, ReadError
 from input_pipeline.readers import read as read_tables
 from tt_jax.schema import Feature, Schema, Task, Tower, Transform
 from tt_jax.strict_json import nearest
@@ -82,15 +82,18 @@ def schema(source: str | Path) -> Schema:
     )  # fmt: skip
 
 
-def read(source: str | Path) -> Iterator[Chunk]:
-    """The rows. Raises `ReadError` if the directory does not hold them, or a column is missing."""
+def read(source: str | Path, errors: Errors = STRICT) -> Iterator[Chunk]:
+    """The rows; `errors` gets the bad ones.
+
+    Raises `ReadError` if the directory does not hold them, or a column is missing.
+    """
     found = False
     for split in ("train", "eval", "test"):
         path = Path(source) / f"{split}.parquet"
         if not path.exists():
             continue
         found = True
-        for file, first_row, table in read_tables(path):
+        for file, first_row, table in read_tables(path, errors=errors):
             _require(file, table)
             row = np.arange(first_row, first_row + table.num_rows)
             table = pa.table(_columns(table, row))

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from input_pipeline.readers import Chunk, ReadError
+from input_pipeline.readers import STRICT, Chunk, Errors, ReadError
 from input_pipeline.readers import read as read_tables
 from tt_jax.schema import Feature, Schema, Task, Tower, Transform
 from tt_jax.strict_json import nearest
@@ -139,10 +139,13 @@ def schema(_source: object = None) -> Schema:
     )  # fmt: skip
 
 
-def read(source: str | Path) -> Iterator[Chunk]:
-    """The log, joined. Raises `ReadError` if the directory does not hold it, or a table lacks a column."""
+def read(source: str | Path, errors: Errors = STRICT) -> Iterator[Chunk]:
+    """The log, joined. `errors` gets its bad rows.
+
+    Raises `ReadError` if the directory does not hold it, or a table lacks a column.
+    """
     users, videos = _side_tables(Path(source))
-    for chunk in _log(Path(source)):
+    for chunk in _log(Path(source), errors):
         _require(chunk.file, chunk.table, ("user_id", "video_id", "time_ms", "tab", *LABELS.values()))
         log = chunk.table.select(["user_id", "video_id", "time_ms", "tab", *LABELS.values()])
         columns = {name: log.column(name) for name in log.column_names}
@@ -161,7 +164,7 @@ def ads(source: str | Path) -> pa.Table:
     return corpus.append_column("eligible", pa.array(np.ones(len(corpus), bool)))
 
 
-def _log(source: Path) -> Iterator[Chunk]:
+def _log(source: Path, errors: Errors) -> Iterator[Chunk]:
     """The log as it is stored, by split."""
     paths = [source / f"{period}{suffix}" for period in _PERIODS for suffix in _SUFFIXES]
     found = [path for path in paths if path.exists()]
@@ -170,7 +173,7 @@ def _log(source: Path) -> Iterator[Chunk]:
         names = ", ".join(f"{period}.parquet" for period in _PERIODS)
         raise ReadError(f"{source}: no log: expected {names} or {_OWNERS_LOGS[1]}")
     for path in found:
-        for file, first_row, table in read_tables(path):
+        for file, first_row, table in read_tables(path, errors=errors):
             _require(file, table, ("date", "time_ms"))
             split = np.searchsorted(_STARTS, table.column("time_ms").to_numpy(), side="right")
             split = np.where(table.column("date").to_numpy() < _FIRST_DATE, -1, split)

@@ -18,6 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "recipe", help="adworld, census or kuairand; a recipe for your own logs is a file beside theirs"
     )
     parser.add_argument("--source", type=Path, help="directory of the raw logs; adworld needs none")
+    parser.add_argument(
+        "--on-error", choices=("stop", "quarantine"), default="stop",
+        help="what a bad row does: end the run, or go to quarantine.jsonl in the set",
+    )  # fmt: skip
+    parser.add_argument("--max-errors", type=int, default=1000, help="of quarantined rows; one more ends the run")
     parser.add_argument("--out", type=Path, required=True, help="directory to create")
 
 
@@ -25,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
     """Writes the prepared set; prints rows and label rates."""
     from input_pipeline import recipes
     from input_pipeline.prepare import prepare
+    from input_pipeline.quarantine import QUARANTINE, Quarantine
+    from input_pipeline.readers import STRICT
     from tt_jax.publish import require_absent
 
     recipe: Any = recipes.load(args.recipe)
@@ -33,9 +40,12 @@ def run(args: argparse.Namespace) -> int:
     require_absent(args.out)  # before the work, not after it
     source = args.source
     documents = {recipe.WORLD: dataclasses.asdict(recipe.config_of(source))} if args.recipe == SIMULATED else None
-    print_counts(
-        prepare(recipe.schema(source), recipe.read(source), args.out, ads=recipe.ads(source), documents=documents)
-    )
+    quarantine = Quarantine(args.max_errors) if args.on_error == "quarantine" else None
+    chunks, ads = recipe.read(source, errors=quarantine or STRICT), recipe.ads(source)
+    manifest = prepare(recipe.schema(source), chunks, args.out, ads=ads, documents=documents, quarantine=quarantine)
+    print_counts(manifest)
+    if manifest.rejected:
+        print(f"left out {manifest.rejected:,} bad rows: see {args.out / QUARANTINE}")
     return 0
 
 

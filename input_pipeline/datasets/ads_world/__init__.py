@@ -1,0 +1,1 @@
+"""AdWorld as a TensorFlow data set."""

@@ -1,0 +1,71 @@
+"""Arrow columns as TFDS features, and rows as its examples.
+
+TFDS has no null: NaN, empty text and an empty sequence stand for it. An Example has no float64: all are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import tensorflow_datasets as tfds
+
+from input_pipeline.readers import Chunk
+from tt_jax.schema import Schema
+
+
+def features(schema: pa.Schema, optional: Collection[str], docs: Schema) -> tfds.features.FeaturesDict:
+    """A documented feature a column. `optional` names whole numbers that may be null: sequences of none or one."""
+    described = {f.name: f"{f.tower} feature, {f.kind}" for f in docs.features}
+    described |= {t.label: f"label of the task {t.name}" for t in docs.tasks}
+    found = {}
+    for field in schema:
+        feature = _feature(pa.list_(field.type) if field.name in optional else field.type)
+        documentation = described.get(field.name, "for evaluation, no feature")
+        found[field.name] = _documented(feature, documentation)
+    return tfds.features.FeaturesDict(found)
+
+
+def _documented(feature: Any, text: str) -> Any:
+    if isinstance(feature, type):
+        return tfds.features.Scalar(feature, doc=text)
+    feature._doc = tfds.features.Documentation(desc=text)
+    return feature
+
+
+def _feature(type_: Any) -> Any:
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    if pa.types.is_string(type_):
+        return tfds.features.Text()
+    if pa.types.is_fixed_size_list(type_):
+        return tfds.features.Tensor(shape=(type_.list_size,), dtype=_feature(type_.value_type))
+    if pa.types.is_list(type_):
+        return tfds.features.Sequence(_feature(type_.value_type))
+    if pa.types.is_floating(type_):
+        return np.float32
+    return np.int64
+
+
+def examples(chunks: Iterable[Chunk], split: str, optional: Collection[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Numbered examples of the chunks of one split."""
+    number = 0
+    for chunk in chunks:
+        if chunk.split != split:
+            continue
+        empty = {field.name: _empty(field.type) for field in chunk.table.schema}
+        for row in chunk.table.to_pylist():
+            for name in optional:
+                row[name] = [] if row[name] is None else [row[name]]
+            yield number, {name: empty[name] if value is None else value for name, value in row.items()}
+            number += 1
+
+
+def _empty(type_: pa.DataType) -> Any:
+    if pa.types.is_list(type_):
+        return []
+    if pa.types.is_string(type_) or (pa.types.is_dictionary(type_) and pa.types.is_string(type_.value_type)):
+        return ""
+    return float("nan")

@@ -1,0 +1,1 @@
+"""KuaiRand-Pure as a TensorFlow data set."""
