@@ -54,6 +54,7 @@ async def administered(
         async with contextlib.AsyncExitStack() as stack:
             if listener is not None:
                 await stack.enter_async_context(served(create_admin(service, live, tokens), listener))
+            stack.callback(live.abandon)  # first, so that who waits for a load gets an answer
             yield
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
