@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serves until SIGTERM; SIGHUP loads the bundle, the index, the deltas and the journal anew."""
+    """Serves until SIGTERM; SIGHUP loads the bundle, the index, the deltas, the journal and the tokens anew."""
     import signal
     from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
                 if metrics is not None:
                     await listeners.enter_async_context(served(create_metrics(service.telemetry), metrics))
                 await listeners.enter_async_context(
-                    administered(service, sources=sources, listener=admin, tokens=admins)
+                    administered(service, sources=sources, listener=admin, tokens=admins, callers=tokens)
                 )
                 yield
 
