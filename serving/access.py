@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -20,11 +20,12 @@ OPEN = ("/health/live", "/health/ready", CONSOLE)
 EXPECTED = "expected the header 'Authorization: Bearer TOKEN', with a token of this service"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Tokens:
     """What `Authorization: Bearer` may bring. Its text does not show them."""
 
     _headers: tuple[bytes, ...]
+    _file: Path | None = None
 
     @staticmethod
     def of(*tokens: str) -> Tokens:
@@ -35,12 +36,17 @@ class Tokens:
         """Whether it is the header of one of them. The time that takes does not tell how much of it was right."""
         return sum(hmac.compare_digest(header, expected) for expected in self._headers) > 0  # `any` would stop early
 
+    def read_again(self) -> None:
+        """Takes what is in the file by now, if there is one. Changes nothing if it raises what `read_tokens` does."""
+        if self._file is not None:
+            self._headers = read_tokens(self._file)._headers
+
     def __repr__(self) -> str:
         return f"Tokens({len(self._headers)})"
 
 
 def read_tokens(path: Path) -> Tokens:
-    """The tokens in a file, one a line. Raises ValueError, which names the line and does not show it."""
+    """The tokens in a file, one a line. Raises ValueError, which names the line and does not show it, and OSError."""
     try:
         lines = path.read_text(encoding="ascii").splitlines()
     except UnicodeDecodeError:
@@ -53,7 +59,7 @@ def read_tokens(path: Path) -> Tokens:
             )
     if not tokens:
         raise ValueError(f"{path}: expected a token of at least {MIN_TOKEN} characters a line, found none")
-    return Tokens.of(*(token for _, token in tokens))
+    return replace(Tokens.of(*(token for _, token in tokens)), _file=path)
 
 
 def is_loopback(host: str) -> bool:

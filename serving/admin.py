@@ -39,13 +39,21 @@ _log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def administered(
-    service: Service, *, sources: Sources, listener: socket.socket | None, tokens: Tokens
+    service: Service, *, sources: Sources, listener: socket.socket | None, tokens: Tokens, callers: Tokens | None
 ) -> AsyncIterator[None]:
-    """Beside the service: SIGHUP loads anew what it was started with; and the admin listener, if there is one."""
+    """Beside the service: SIGHUP loads anew what it was started with; and the admin listener, if there is one.
+
+    `tokens`: of the admin listener. `callers`: of the service; SIGHUP reads both again.
+    """
     live = Live(service.batcher, service.telemetry, sources, ads=listener is not None)
     loop, reloads = asyncio.get_running_loop(), set[asyncio.Task[None]]()
 
     def reload() -> None:
+        for known in (tokens, callers or Tokens.of()):
+            try:
+                known.read_again()
+            except (ValueError, OSError) as e:
+                _log.warning("tokens not read again, the ones before go on: %s", one_line(str(e)))
         reloads.add(task := asyncio.create_task(live.reload()))  # the loop itself holds tasks only weakly
         task.add_done_callback(reloads.discard)
 
@@ -54,6 +62,7 @@ async def administered(
         async with contextlib.AsyncExitStack() as stack:
             if listener is not None:
                 await stack.enter_async_context(served(create_admin(service, live, tokens), listener))
+            stack.callback(live.abandon)  # first, so that who waits for a load gets an answer
             yield
     finally:
         loop.remove_signal_handler(signal.SIGHUP)

@@ -17,7 +17,8 @@ from serving.ads import Ads, Update
 from serving.changes import ChangeError, Changes
 from serving.delta import Delta
 from serving.journal import read_journal
-from serving.programs import EMBEDDED, Programs
+from serving.lowering import EMBEDDED
+from serving.programs import Programs
 from serving.scorer import Scorer
 from tt_jax.features import Encoder
 

@@ -13,20 +13,23 @@ the service is told (`X-Deadline-Ms`), so that it drops what nobody waits for. N
 from __future__ import annotations
 
 import asyncio
-import random
-import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import httpx
 import msgspec
 
+from serving.deadline import Transport
+from serving.retries import RETRIES, Core, DeadlinePassedError, NoAnswerError, Retries, Wait, message
+
+__all__ = [
+    "Ad", "AdId", "AsyncClient", "Client", "DeadlinePassedError", "NoAnswerError", "Ranked", "Retries", "ServiceError",
+]  # fmt: skip
+
 AdId = int | str
 A = TypeVar("A")
-AGAIN = (429, 503)
-DEADLINE = "x-deadline-ms"
 _NO_ANSWER = (httpx.TransportError,)  # refused, reset, closed half-way, timed out
 
 
@@ -36,14 +39,6 @@ class ServiceError(Exception):
     def __init__(self, status: int, message: str) -> None:
         self.status = status
         super().__init__(f"{status}: {message}")
-
-
-class NoAnswerError(ConnectionError):
-    """No connection to the service, or one that broke, and no retry left."""
-
-
-class DeadlinePassedError(TimeoutError):
-    """The deadline of a call passed. The message names the last thing that went wrong before, if anything did."""
 
 
 @dataclass(frozen=True)
@@ -76,109 +71,16 @@ class _Several:
     index: str
 
 
-@dataclass(frozen=True)
-class Retries:
-    """What is sent again.
-
-    Attributes:
-      attempts: of one call, the first one included.
-      first_wait_s, longest_wait_s: bound of the random wait before the first retry, which doubles, and its limit.
-      budget: retries per request, on average over the life of a client.
-      burst: retries that may be made at once, before the budget counts.
-    """
-
-    attempts: int = 3
-    first_wait_s: float = 0.02
-    longest_wait_s: float = 1.0
-    budget: float = 0.1
-    burst: float = 10.0
-
-    def __post_init__(self) -> None:
-        if self.attempts < 1 or min(self.first_wait_s, self.longest_wait_s, self.budget, self.burst) < 0:
-            raise ValueError(f"expected attempts >= 1, and nothing below 0, got {self}")
-
-
-RETRIES = Retries()
-
-
-@dataclass(frozen=True)
-class _Send:
-    headers: dict[str, str]
-    timeout_s: float
-
-
-@dataclass(frozen=True)
-class _Wait:
-    seconds: float
-
-
-_Plan = Generator[_Send | _Wait, httpx.Response | Exception | None, httpx.Response]
-
-
-@dataclass
-class _Core:
-    """Decides; sends nothing. Shared by all calls of a client, safe in threads."""
-
-    retries: Retries
-    deadline_s: float
-    random: random.Random = field(default_factory=random.Random)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __post_init__(self) -> None:
-        _check_deadline(self.deadline_s)
-        self.tokens = self.retries.burst
-
-    def plan(self, deadline_s: float | None) -> _Plan:
-        """Yields what to do next and is sent what came of it; returns the response of a call."""
-        deadline_s = self.deadline_s if deadline_s is None else deadline_s
-        _check_deadline(deadline_s)
-        end, problem = time.monotonic() + deadline_s, None
-        with self.lock:
-            self.tokens = min(self.retries.burst, self.tokens + self.retries.budget)
-        for attempt in range(self.retries.attempts):
-            left = end - time.monotonic()
-            if left < 1e-3:
-                break
-            found = yield _Send({DEADLINE: str(int(left * 1e3))}, left)
-            assert found is not None
-            if isinstance(found, httpx.Response) and found.status_code not in AGAIN:
-                return found
-            problem, wait, now = found, self._wait(attempt, found), time.monotonic()
-            last = attempt + 1 == self.retries.attempts or now + wait >= end
-            if last or not self._may_retry():
-                if isinstance(found, httpx.Response):
-                    return found
-                if now < end:
-                    raise NoAnswerError(f"no answer: {_describe(found)}") from found
-                break
-            yield _Wait(wait)
-        said = "" if problem is None else f"; before: {_describe(problem)}"
-        raise DeadlinePassedError(f"no answer within {deadline_s} s{said}")
-
-    def _may_retry(self) -> bool:
-        with self.lock:
-            if self.tokens < 1:
-                return False
-            self.tokens -= 1
-            return True
-
-    def _wait(self, attempt: int, found: httpx.Response | Exception) -> float:
-        bound = min(self.retries.longest_wait_s, self.retries.first_wait_s * 2**attempt)
-        jitter = self.random.uniform(0, bound)
-        told = found.headers.get("retry-after", "") if isinstance(found, httpx.Response) else ""
-        return int(told) + jitter if told.isdecimal() else jitter
-
-
 class Client:
     """Calls from threads. Close it, or use it in a `with` block.
 
     Args:
       base_url: of the service.
-      deadline_s: seconds for a call with its retries, unless the call says otherwise. In a thread it bounds each read
-        of an answer, not their sum.
+      deadline_s: seconds for a call with its retries, unless the call says otherwise. Only the lookup of a name can
+        take longer, and that in a thread only.
       retries: see `Retries`.
       token: sent as a bearer token; "" = none.
-      transport: of httpx, in place of the network.
+      transport: of httpx, in place of ours, which uses no proxies; another bounds single reads, not a whole call.
 
     Calls raise `ServiceError`, `NoAnswerError` or `DeadlinePassedError`; ValueError for a deadline that is none.
     """
@@ -187,8 +89,8 @@ class Client:
         self, base_url: str, *, deadline_s: float = 1.0, retries: Retries = RETRIES, token: str = "",
         transport: httpx.BaseTransport | None = None,
     ) -> None:  # fmt: skip
-        self._core = _Core(retries, deadline_s)
-        self._http = httpx.Client(base_url=base_url, headers=_headers(token), transport=transport)
+        self._core = Core(retries, deadline_s)
+        self._http = httpx.Client(base_url=base_url, headers=_headers(token), transport=transport or Transport())
 
     def rank(
         self, query: Mapping[str, Any], k: int = 10, candidates: Sequence[AdId] | None = None,
@@ -209,7 +111,7 @@ class Client:
         step = next(plan)
         while True:
             found = None
-            if isinstance(step, _Wait):
+            if isinstance(step, Wait):
                 time.sleep(step.seconds)
             else:
                 try:
@@ -239,7 +141,8 @@ class AsyncClient:
         self, base_url: str, *, deadline_s: float = 1.0, retries: Retries = RETRIES, token: str = "",
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:  # fmt: skip
-        self._core = _Core(retries, deadline_s)
+        self._core = Core(retries, deadline_s)
+        transport = transport or httpx.AsyncHTTPTransport()
         self._http = httpx.AsyncClient(base_url=base_url, headers=_headers(token), transport=transport)
 
     async def rank(
@@ -261,7 +164,7 @@ class AsyncClient:
         step = next(plan)
         while True:
             found = None
-            if isinstance(step, _Wait):
+            if isinstance(step, Wait):
                 await asyncio.sleep(step.seconds)
             else:
                 try:
@@ -295,9 +198,9 @@ def _many(queries: Sequence[Mapping[str, Any]], k: int, candidates: Sequence[Seq
 
 def _read(response: httpx.Response, kind: type[A]) -> A:
     if response.status_code == 504:
-        raise DeadlinePassedError(_message(response))
+        raise DeadlinePassedError(message(response))
     if response.status_code != 200:
-        raise ServiceError(response.status_code, _message(response))
+        raise ServiceError(response.status_code, message(response))
     try:
         return msgspec.json.decode(response.content, type=kind)
     except msgspec.MsgspecError as e:
@@ -308,24 +211,5 @@ def _split(answer: _Several) -> list[Ranked]:
     return [Ranked(result.ads, answer.bundle, answer.index) for result in answer.results]
 
 
-def _message(response: httpx.Response) -> str:
-    """What the service said, or the start of what something before it did."""
-    try:
-        return msgspec.json.decode(response.content, type=dict[str, str])["error"]
-    except (msgspec.MsgspecError, KeyError, UnicodeDecodeError):
-        return " ".join(response.text.split())[:200] or response.reason_phrase
-
-
-def _describe(found: httpx.Response | Exception) -> str:
-    if isinstance(found, httpx.Response):
-        return f"{found.status_code}: {_message(found)}"
-    return f"{type(found).__name__}: {found}" if str(found) else type(found).__name__
-
-
 def _headers(token: str) -> dict[str, str]:
     return {"content-type": "application/json", **({"authorization": f"Bearer {token}"} if token else {})}
-
-
-def _check_deadline(seconds: float) -> None:
-    if not 0 < seconds < 1e9:
-        raise ValueError(f"deadline_s: expected a number of seconds above 0, got {seconds}")

@@ -31,6 +31,13 @@ class LoadError(Exception):
     """A bundle and an index that were not loaded; what was served before goes on. The message has the reason."""
 
 
+class EndingError(LoadError):
+    """The service ends before a load or a change was prepared; nothing has changed."""
+
+
+_EXPECTED = (ValueError, OSError, EndingError)
+
+
 @dataclass(frozen=True)
 class Sources:
     """Directories of a bundle, an index and, if there are some, the deltas of that index and the journal."""
@@ -54,6 +61,8 @@ class Live:
         self.sources, self._started_with = _resolved(sources), sources
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="changes")
+        self._preparing: asyncio.Future[Any] | None = None
+        self._ending = False
         self._ahead = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compiles ahead")
         self._counts = {"load": Count(0, 0), "change": Count(0, 0)}
         self._last_error: tuple[str, float] | None = None
@@ -66,14 +75,14 @@ class Live:
             old, found = self._batcher.scorer, _resolved(sources)
             limits: Any = {"max_k": old.max_k, "max_candidates": old.max_candidates, "like": old}
             paths = found.bundle, found.index, found.deltas, found.journal
-            scorer = await self._run(lambda: load(*paths, live=self._ads, **limits))
+            scorer = await self._prepare(lambda: load(*paths, live=self._ads, **limits))
             await self._batcher.between(lambda _: (scorer, None))
             self.sources = found
 
         try:
             await self._attempt("load", switch)
         except Exception as e:
-            reason = str(e) if isinstance(e, ValueError | OSError) else f"{type(e).__name__}: {e}"
+            reason = str(e) if isinstance(e, _EXPECTED) else f"{type(e).__name__}: {e}"
             raise LoadError(f"not loaded, {self._batcher.scorer.index_id[:12]} goes on: {reason}") from e
 
     async def reload(self) -> None:
@@ -88,7 +97,7 @@ class Live:
         """
 
         async def switch() -> None:
-            change = await self._run(lambda: make(self._batcher.scorer))
+            change = await self._prepare(lambda: make(self._batcher.scorer))
             journal = self.sources.journal
             kept = journal and await self._run(partial(record, journal, change.delta))
             try:
@@ -125,10 +134,30 @@ class Live:
             last_error_seconds=self._last_error and now - self._last_error[1],
         )
 
+    def abandon(self) -> None:
+        """Gives up the load or change that is being prepared: it raises `EndingError`, as all later ones do. What is
+        being written to the journal is awaited."""
+        self._ending = True
+        if self._preparing is not None:
+            self._preparing.cancel()
+
     def close(self) -> None:
-        """Does not wait for what is in progress."""
+        """Takes nothing more. The threads end when they have done what they are at, which may take minutes."""
         for thread in (self._thread, self._ahead):
             thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _prepare(self, work: Callable[[], R]) -> R:
+        """In the thread, unless the service ends before."""
+        if not self._ending:
+            self._preparing = asyncio.ensure_future(self._run(work))
+            try:
+                return await self._preparing
+            except asyncio.CancelledError:
+                if not self._ending:
+                    raise
+            finally:
+                self._preparing = None
+        raise EndingError("the service is ending")
 
     async def _run(self, work: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -139,7 +168,7 @@ class Live:
             try:
                 await switch()
             except Exception as e:
-                expected = isinstance(e, ValueError | OSError)
+                expected = isinstance(e, _EXPECTED)
                 _log.warning("%s failed, nothing has changed: %s", kind, one_line(str(e)), exc_info=not expected)
                 self._last_error = one_line(f"{kind}: {e}"), time.time()
                 self._telemetry.failed(kind)

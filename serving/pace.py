@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serving.batches import batch_size
-from serving.programs import QUERIES
+from serving.lowering import QUERIES
 
 _NEWEST = 0.2  # weight of the newest call in the mean of its size
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,39 +22,16 @@ import numpy as np
 from jax import Array
 
 from serving.ads import Update
-from serving.calls import ad_vectors, best, best_candidates, query_gates, scores
 from serving.index import AdIndex
+from serving.lowering import CHANGES, QUERIES, Shape, State, at_least, lower, pad, pad_lists, update_shape
 from serving.top_k import Corpus, TopK
-from tt_jax.calibration import Calibration, Curves
+from tt_jax.calibration import Calibration
 from tt_jax.models.two_tower import TwoTower
-from tt_jax.schema import PAD_ID
 from tt_jax.utility import Utility
 
-QUERIES = (1, 8, 32)
 RESULTS = (128, 1024)  # and max_k
 CANDIDATES = (1024, 16_384)  # and max_candidates
-NO_AD = -1
-EMBEDDED = (64, 1024)  # changed ads at a time
-UPDATED = 64  # fewest positions of an update; times 4, 16, ...
 GROWTH = 1.25  # of the places when all are taken: every scan reads them all, so twice as many would cost twice the time
-
-State = tuple[Any, Any, Corpus, Curves | None]  # parameters, tables, ads, calibration: first arguments of a program
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a program takes and gives.
-
-    Attributes:
-      kind: `all` ranks all ads, `candidates` the ads of a list, `score` scores the ads of a list; `embed` makes vectors
-        of ads, `update` changes ads, `gates` gives those of the query tower.
-      queries: number of queries; of ads that are embedded, or whose vectors change.
-      size: results of `all`, else length of the lists; number of ads whose bid or eligibility changes.
-    """
-
-    kind: Literal["all", "candidates", "score", "embed", "update", "gates"]
-    queries: int
-    size: int
 
 
 @dataclass(frozen=True)
@@ -159,7 +136,7 @@ class Programs:
 
         `changes`: also those that changes of a few ads need.
         """
-        self._compile((*self.shapes, *(_CHANGES if changes else ())))
+        self._compile((*self.shapes, *(CHANGES if changes else ())))
         for b, lock in self._scratch_locks.items():
             with lock:
                 if b not in self._scratch:
@@ -174,20 +151,20 @@ class Programs:
 
     def best(self, ids: np.ndarray, floats: np.ndarray, k: int) -> Running:
         """The best of all ads, at least min(k, N) of them, for at most `QUERIES[-1]` queries."""
-        shape = Shape("all", _at_least(QUERIES, len(ids)), _at_least(self._results, k))
-        return Running(self._run_on_scratch(shape, *_pad(ids, floats, shape.queries)), len(ids))
+        shape = Shape("all", at_least(QUERIES, len(ids)), at_least(self._results, k))
+        return Running(self._run_on_scratch(shape, *pad(ids, floats, shape.queries)), len(ids))
 
     def best_candidates(self, ids: np.ndarray, floats: np.ndarray, positions: list[np.ndarray]) -> Running:
         """The best min(max_k, C) of a list of positions for each query; at most `queries_at_once(C)` queries."""
-        size = _at_least(self._candidates, max(map(len, positions)))
-        shape = Shape("candidates", _at_least(self._batches(size), len(ids)), size)
-        lists = _pad_lists(positions, shape)
-        return Running(self._get(shape)(*self._state, *_pad(ids, floats, shape.queries), lists), len(ids))
+        size = at_least(self._candidates, max(map(len, positions)))
+        shape = Shape("candidates", at_least(self._batches(size), len(ids)), size)
+        lists = pad_lists(positions, shape)
+        return Running(self._get(shape)(*self._state, *pad(ids, floats, shape.queries), lists), len(ids))
 
     def scores(self, ids: np.ndarray, floats: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Utility `[C]` and probabilities `[T, C]` of the ads at these positions, for one query."""
-        shape = Shape("score", 1, _at_least(self._candidates, len(positions)))
-        found = self._get(shape)(*self._state, ids, floats, _pad_lists([positions], shape))
+        shape = Shape("score", 1, at_least(self._candidates, len(positions)))
+        found = self._get(shape)(*self._state, ids, floats, pad_lists([positions], shape))
         utility, probabilities = jax.device_get(found)
         return utility[0, : len(positions)], probabilities[:, 0, : len(positions)]
 
@@ -207,11 +184,11 @@ class Programs:
 
     def prepare_update(self, put: int, marked: int) -> None:
         """Compiles what `updated` needs for as many positions."""
-        self._get(_update_shape(put, marked))
+        self._get(update_shape(put, marked))
 
     def updated(self, update: Update) -> Programs:
         """These programs with changed ads. Consumes this object's ads: only the other one can be used from then on."""
-        shape = _update_shape(len(update.put), len(update.marked))
+        shape = update_shape(len(update.put), len(update.marked))
         spare, more = (0, shape.queries - len(update.put)), (0, shape.size - len(update.marked))
         program = self._get(shape)
         other = copy.copy(self)
@@ -268,13 +245,13 @@ class Programs:
     def lane(self, k: int, candidates: int | None) -> Shape:
         """The largest program that a query can share with others: of the whole index, or of lists of that length."""
         if candidates is None:
-            return Shape("all", QUERIES[-1], _at_least(self._results, k))
-        size = _at_least(self._candidates, candidates)
+            return Shape("all", QUERIES[-1], at_least(self._results, k))
+        size = at_least(self._candidates, candidates)
         return Shape("candidates", self._batches(size)[-1], size)
 
     def queries_at_once(self, candidates: int) -> int:
         """How many queries with lists of that length `best_candidates` takes."""
-        return self._batches(_at_least(self._candidates, candidates))[-1]
+        return self._batches(at_least(self._candidates, candidates))[-1]
 
     def _batches(self, size: int) -> tuple[int, ...]:
         return QUERIES if size == self._candidates[0] else (1,)
@@ -287,33 +264,7 @@ class Programs:
         return self._compiled[shape]
 
     def _lower(self, shape: Shape) -> Any:
-        b = shape.queries
-        if shape.kind == "update":
-            return self._lower_update(b, shape.size)
-        layout = self._model.schema.layout["ad" if shape.kind == "embed" else "query"]
-        ids = jax.ShapeDtypeStruct((b, layout.id_slots), jnp.int32)
-        floats = jax.ShapeDtypeStruct((b, layout.float_width), jnp.float32)
-        if shape.kind == "embed":
-            return jax.jit(partial(ad_vectors, self._model, self.vector_dtype)).lower(*self._state[:2], ids, floats)
-        if shape.kind == "gates":
-            return jax.jit(partial(query_gates, self._model)).lower(*self._state[:2], ids, floats)
-        lists = jax.ShapeDtypeStruct((b, shape.size), jnp.int32)
-        if shape.kind == "all":
-            scratch = jax.ShapeDtypeStruct((b, self._ads), jnp.float32)
-            run = jax.jit(partial(best, self._model, self._utility, shape.size), donate_argnums=6)
-            return run.lower(*self._state, ids, floats, scratch)
-        if shape.kind == "candidates":
-            run = partial(best_candidates, self._model, self._utility, min(self._results[-1], shape.size))
-        else:
-            run = partial(scores, self._model, self._utility)
-        return jax.jit(run).lower(*self._state, ids, floats, lists)
-
-    def _lower_update(self, put: int, marked: int) -> Any:
-        corpus = self._state[2]
-        vectors = jax.ShapeDtypeStruct((put, *corpus.rows_NTD.shape[1:]), corpus.rows_NTD.dtype)
-        at = [jax.ShapeDtypeStruct((n,), jnp.int32) for n in (put, marked)]
-        bids, valid = (jax.ShapeDtypeStruct((marked,), dtype) for dtype in (jnp.float32, jnp.bool_))
-        return jax.jit(Corpus.updated, donate_argnums=0).lower(corpus, at[0], vectors, at[1], bids, valid)
+        return lower(shape, self._model, self._utility, self._results[-1], self._state)
 
     def _run_on_scratch(self, shape: Shape, ids: np.ndarray, floats: np.ndarray) -> TopK:
         program = self._get(shape)
@@ -330,35 +281,3 @@ class Programs:
 
 def _sizes(usual: tuple[int, ...], largest: int) -> tuple[int, ...]:
     return (*(size for size in usual if size < largest), largest)
-
-
-def _at_least(sizes: tuple[int, ...], wanted: int) -> int:
-    """The smallest size that holds it; the largest where none does."""
-    return next((size for size in sizes if size >= wanted), sizes[-1])
-
-
-def _update_shape(put: int, marked: int) -> Shape:
-    return Shape("update", _power(put), _power(marked))
-
-
-def _power(wanted: int) -> int:
-    """0, or the smallest `UPDATED` * 4^i that holds it."""
-    size = UPDATED if wanted else 0
-    while size < wanted:
-        size *= 4
-    return size
-
-
-_CHANGES = (Shape("embed", EMBEDDED[0], 0), _update_shape(0, 1), _update_shape(1, 1))
-
-
-def _pad(ids: np.ndarray, floats: np.ndarray, queries: int) -> tuple[np.ndarray, np.ndarray]:
-    spare = ((0, queries - len(ids)), (0, 0))
-    return np.pad(ids, spare, constant_values=PAD_ID), np.pad(floats, spare)
-
-
-def _pad_lists(positions: list[np.ndarray], shape: Shape) -> np.ndarray:
-    lists = np.full((shape.queries, shape.size), NO_AD, np.int32)
-    for row, found in zip(lists, positions, strict=False):
-        row[: len(found)] = found
-    return lists

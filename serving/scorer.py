@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,9 @@ import numpy as np
 from serving.ad_rows import AdId
 from serving.ads import AdIdError, Ads
 from serving.index import AdIndex
-from serving.programs import QUERIES, Programs, Running, Shape
+from serving.lowering import QUERIES, Shape
+from serving.programs import Programs, Running
+from serving.ranking import Encoded, Ranking, ScoredAd
 from tt_jax.bundle import Bundle
 from tt_jax.columns import EncodeError
 from tt_jax.features import Encoder
@@ -30,62 +31,6 @@ class RequestError(ValueError):
 
 class IndexMismatchError(ValueError):
     """An index that another bundle made. The message names both fingerprints."""
-
-
-@dataclass(slots=True)
-class ScoredAd:
-    """An ad of an answer.
-
-    Attributes:
-      id: of the ad.
-      score: its utility, the higher the better.
-      probabilities: of the tasks with a head, by name.
-    """
-
-    id: AdId
-    score: float
-    probabilities: dict[str, float]
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """Encoded requests, `len` of them: `ids` int32 `[n, S]`, `floats` float32 `[n, F]`. Concatenate them to batch."""
-
-    ids: np.ndarray
-    floats: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @staticmethod
-    def concatenate(parts: Sequence[Encoded]) -> Encoded:
-        """All requests of several."""
-        return Encoded(np.concatenate([p.ids for p in parts]), np.concatenate([p.floats for p in parts]))
-
-
-@dataclass(frozen=True, eq=False)
-class Ranking:
-    """Calls in progress for some requests. Made by `Scorer.start`."""
-
-    _calls: Sequence[tuple[list[int], Running]]
-    _ks: Sequence[int]
-    _ads: Callable[..., list[ScoredAd]]  # of positions, utilities and probabilities
-
-    def wait(self) -> None:
-        """Returns when the results are there."""
-        for _, call in self._calls:
-            call.wait()
-
-    def answers(self) -> list[list[ScoredAd]]:
-        """The ads of each request. Waits. An ad that may not be returned has the utility -inf, so it comes last."""
-        answers: list[list[ScoredAd]] = [[] for _ in self._ks]
-        for rows, call in self._calls:
-            found = call.result()
-            for b, row in enumerate(rows):
-                n = int(np.count_nonzero(found.utility_Bk[b, : self._ks[row]] > -np.inf))
-                best = found.positions_Bk[b, :n], found.utility_Bk[b, :n], found.probabilities_TBk[:, b, :n]
-                answers[row] = self._ads(*best)
-        return answers
 
 
 class Scorer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import httpx
 import pytest
 from litestar.testing import TestClient
 
-from serving.access import Guard, is_loopback, read_tokens
+from serving.access import Guard, Tokens, is_loopback, read_tokens
 from serving.client import Client, ServiceError
 from serving.scorer import Scorer
 from serving.service import RANK, create_app
@@ -21,7 +22,7 @@ from tests.service_calls import error_of, post, running, some_queries
 from tests.serving_process import ServingProcess
 from tt_jax.cli.main import main
 
-OLD, NEW = "the-token-of-yesterday", "the-token-of-tomorrow"
+OLD, NEW, NEWEST = "the-token-of-yesterday", "the-token-of-tomorrow", "the-token-of-next-week"
 QUERY = some_queries(1)[0]
 BODY = json.dumps({"query": QUERY, "k": 3})
 
@@ -60,6 +61,7 @@ def test_the_lines_of_a_file_are_tokens(tmp_path: Path, token_file: Path) -> Non
         True, True, False, False, False,
     ]  # fmt: skip
     assert OLD not in repr(tokens)
+    Tokens.of(OLD).read_again()  # of no file
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", f"Bearer {OLD}x", f"Basic {OLD}", OLD, "Bearer é"])
@@ -132,11 +134,13 @@ def test_limits_that_cannot_be(warm_scorer: Scorer) -> None:
             create_app(warm_scorer, **limits)
 
 
-def test_the_flags_of_a_process(tiny_bundle: Path, tiny_index: Path, token_file: Path) -> None:
-    """Tokens, metrics on a port of their own, and the three limits."""
+def test_the_flags_of_a_process(tiny_bundle: Path, tiny_index: Path, token_file: Path, tmp_path: Path) -> None:
+    """Tokens, also others after SIGHUP, metrics on a port of their own, and the three limits."""
+    tokens = tmp_path / "tokens"
+    tokens.write_bytes(token_file.read_bytes())
     limits = ["--max-k=20", "--max-candidates=5", "--max-queries=2", "--max-body-kb=2"]
     server = ServingProcess(
-        tiny_bundle, tiny_index, *limits, f"--token-file={token_file}", "--metrics-port=0", first="metrics"
+        tiny_bundle, tiny_index, *limits, f"--token-file={tokens}", "--metrics-port=0", first="metrics"
     )
     try:
         with httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {NEW}"}, timeout=60) as client:
@@ -155,12 +159,30 @@ def test_the_flags_of_a_process(tiny_bundle: Path, tiny_index: Path, token_file:
         metrics = httpx.get(server.before["metrics"]).text
         assert "tt_jax_queries_total 1.0" in metrics
         assert httpx.get(server.before["metrics"].replace("/metrics", RANK)).status_code == 404
+        tokens.write_text(f"{NEWEST}\ntoo short")
+        server.process.send_signal(signal.SIGHUP)
+        assert server.process.stderr is not None
+        told = "WARNING serving.admin: tokens not read again, the ones before go on: "
+        assert server.process.stderr.readline().startswith(f"{told}{tokens}: line 2: expected a token")
+        assert _status(server, OLD, NEW, NEWEST) == [200, 200, 401]
+        tokens.write_text(f"{NEW}\n{NEWEST}\n")
+        server.process.send_signal(signal.SIGHUP)
+        started = time.monotonic()
+        while _status(server, OLD, NEW, NEWEST) != [401, 200, 200]:
+            assert time.monotonic() - started < 30
         started = time.monotonic()
         server.process.terminate()
-        assert server.process.communicate(timeout=60) == ("", "")
+        out, err = server.process.communicate(timeout=60)
+        stopped = "WARNING serving.live: load failed, nothing has changed: the service is ending"  # SIGHUP loads too
+        assert (out, set(err.splitlines()) - {stopped}) == ("", set())
         assert time.monotonic() - started < 30
     finally:
         server.kill()
+
+
+def _status(server: ServingProcess, *tokens: str) -> list[int]:
+    headers = ({"authorization": f"Bearer {token}"} for token in tokens)
+    return [httpx.get(f"{server.url}/v1/model", headers=h, timeout=60).status_code for h in headers]
 
 
 def test_a_warning_where_everybody_may(

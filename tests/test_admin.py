@@ -7,11 +7,13 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from serving.access import Tokens
 from serving.admin import create_admin
 from serving.changing import load
 from serving.delta import Base, make_delta
-from serving.index import AdIndex, build_index
+from serving.index import AdIndex, IndexManifest, build_index
 from serving.live import Live, Sources
 from serving.programs import Programs
 from serving.scorer import Scorer
@@ -35,6 +37,7 @@ from serving.service import create_app
 from tests import tiny
 from tests.service_calls import error_of, post, some_queries
 from tt_jax.bundle import Bundle
+from tt_jax.publish import read_published, write_manifest
 
 MAX_K = 20
 TOKEN = "a-token-of-the-tests"
@@ -289,8 +292,19 @@ def test_more_ads_than_places(fresh: Both, monkeypatch: pytest.MonkeyPatch) -> N
     assert not scorer.programs.nearly_full(scorer.index_size)
 
 
+def endless(index: Path, out: Path) -> Path:
+    """An index that takes a minute to be read, since its vectors are 64 GB of nothing, and is wrong in the end."""
+    shutil.copytree(index, out)
+    os.truncate(out / "vectors.npy", 2**36)
+    manifest = read_published(index, IndexManifest, ValueError)
+    files = tuple(dataclasses.replace(f, size=2**36) if f.path == "vectors.npy" else f for f in manifest.files)
+    write_manifest(out, dataclasses.replace(manifest, files=files))
+    return out
+
+
 def test_the_process_reloads_what_a_link_points_to(tiny_bundle: Path, tiny_index: Path, tmp_path: Path) -> None:
-    """Symbolic links are replaced, SIGHUP comes, the new index serves; SIGTERM ends both listeners."""
+    """Symbolic links are replaced, SIGHUP comes, the new index serves; SIGTERM ends both listeners, in the
+    middle of a load too."""
     bundle, rng = Bundle.load(tiny_bundle), np.random.default_rng(6)
     (tmp_path / "token").write_text(TOKEN)
     (tmp_path / "index").symlink_to(tiny_index)
@@ -332,9 +346,17 @@ def test_the_process_reloads_what_a_link_points_to(tiny_bundle: Path, tiny_index
                 time.sleep(0.05)
             status = admin.get("/admin/status").json()
             assert (status["loads"], status["deltas"]) == ({"done": 1, "failed": 0}, str(tmp_path / "deltas"))
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
-        assert (process.returncode, out, err) == (0, "", "")
+            with ThreadPoolExecutor(1) as pool:
+                other = {"bundle": str(tiny_bundle), "index": str(endless(tiny_index, tmp_path / "endless"))}
+                load = pool.submit(admin.post, "/admin/load", content=json.dumps(other))
+                time.sleep(0.5)
+                assert not load.done(), load.result().text
+                process.send_signal(signal.SIGTERM)
+                told = error_of(load.result(), 409)
+        out, err = process.communicate(timeout=10)  # the grace time
+        reason = f"not loaded, {status['index_id'][:12]} goes on: the service is ending"
+        assert (process.returncode, out, told) == (0, "", reason)
+        assert err == "WARNING serving.live: load failed, nothing has changed: the service is ending\n"
     finally:
         process.kill()
         process.communicate()

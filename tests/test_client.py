@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -186,13 +189,68 @@ class Silence:
     """A port that takes connections and never answers."""
 
     def __enter__(self) -> str:
-        import socket
-
         self.socket = socket.create_server(("127.0.0.1", 0))
         return f"http://127.0.0.1:{self.socket.getsockname()[1]}"
 
     def __exit__(self, *_: object) -> None:
         self.socket.close()
+
+
+class Dripping(Silence):
+    """A server that says `start` and then, without an end, a byte every 20 ms."""
+
+    def __init__(self, start: bytes) -> None:
+        self.start, self.over = start, threading.Event()
+
+    def __enter__(self) -> str:
+        self.thread = threading.Thread(target=self.drip)
+        address = super().__enter__()
+        self.thread.start()
+        return address
+
+    def drip(self) -> None:
+        connection, _ = self.socket.accept()
+        with connection, contextlib.suppress(ConnectionError):
+            connection.sendall(self.start)
+            while not self.over.wait(0.02):
+                connection.sendall(b"1")
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+        super().__exit__()
+
+
+@pytest.mark.parametrize("of", ["head", "body"])
+@pytest.mark.parametrize("kind", ["threads", "asyncio"])
+def test_the_deadline_holds_against_a_service_that_drips(kind: str, of: str) -> None:
+    start = b"HTTP/1.1 200 OK\r\n" + (b"x: " if of == "head" else b"content-length: 1000000\r\n\r\n")
+    with Dripping(start) as address:
+        started = time.monotonic()
+
+        async def asynchronously() -> None:
+            async with AsyncClient(address) as client:
+                await client.rank({}, deadline_s=0.3)
+
+        def in_a_thread() -> None:
+            with Client(address) as client:
+                client.rank({}, deadline_s=0.3)
+
+        with pytest.raises(DeadlinePassedError, match=r"no answer within 0\.3 s; before: (Read)?Timeout"):
+            in_a_thread() if kind == "threads" else asyncio.run(asynchronously())
+        assert 0.3 <= time.monotonic() - started < 3  # the server goes on
+
+
+def test_the_addresses_of_a_name_share_the_deadline(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one refuses, the second one is the service."""
+    port = int(address.rpartition(":")[2])
+    with Silence() as silent:
+        refuses = int(silent.rpartition(":")[2])
+    both = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", p)) for p in (refuses, port)]
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *a, **k: both if host == "ads" else real(host, *a, **k))
+    with Client("http://ads", deadline_s=60) as client:
+        assert client.rank({}, k=1).ads
 
 
 def test_retries_are_a_share_of_the_requests() -> None:

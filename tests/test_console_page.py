@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from serving.console import ConsoleSettings
 from serving.cross_origin import CrossOrigin
 from serving.scorer import Scorer
-from serving.service import create_app
+from serving.service import Service, create_app
+from tests import tiny
 from tests.chromium import CHROMIUM, Page
 from tests.console_pairs import EVIL, evil_schema, in_memory
 from tests.service_calls import running
@@ -28,12 +30,14 @@ ROWS = """[...document.querySelectorAll("#results section")].map((s) => [...s.qu
 
 @dataclass
 class Heard:
-    """An application, and the tokens that came with its requests."""
+    """An application, the tokens that came with its requests, and the loop that it runs in."""
 
     app: ASGIApp
     tokens: set[str] = field(default_factory=set)
+    loop: asyncio.AbstractEventLoop | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.loop = asyncio.get_running_loop()
         if scope["type"] == "http" and scope["method"] != "OPTIONS":
             self.tokens.add(dict(scope["headers"]).get(b"authorization", b"").decode())
         await self.app(scope, receive, send)
@@ -45,6 +49,7 @@ class Both:
 
     scorers: tuple[Scorer, Scorer]
     heard: tuple[Heard, Heard]
+    service: Service  # the first one
     url: str
     page: Page
 
@@ -56,6 +61,12 @@ class Both:
         self.page.wait(READY)
         return self.page
 
+    def swap(self, scorer: Scorer) -> None:
+        """What the first service serves from now on, while it goes on."""
+        assert self.heard[0].loop is not None
+        change = self.service.batcher.between(lambda _: (scorer, None))
+        asyncio.run_coroutine_threadsafe(change, self.heard[0].loop).result(60)
+
 
 @pytest.fixture(scope="module")
 def both(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
@@ -63,14 +74,15 @@ def both(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     second = in_memory(tiny_bundle, evil_schema(), seed=4, compiled=first)
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         here, there = (f"http://127.0.0.1:{s.getsockname()[1]}" for s in (one, other))
+        app = create_app(first, console=ConsoleSettings(beside=there))
         apps = (
-            Heard(create_app(first, console=ConsoleSettings(beside=there))),
+            Heard(app),
             Heard(CrossOrigin(create_app(second, console=ConsoleSettings()), here)),
         )
         with running(apps[0], one), running(apps[1], other):
             page = Page(tmp_path_factory.mktemp("chromium"))
             try:
-                yield Both((first, second), apps, here, page)
+                yield Both((first, second), apps, app.state.service, here, page)
             finally:
                 page.close()
 
@@ -188,6 +200,22 @@ def test_it_shows_how_the_service_does(both: Both) -> None:
     assert quantiles == ["0.5", "1", "1.5", "Infinity"]
     assert page.evaluate("quantile([1, 2], [0, 0, 0], 0.5)") is None
     assert page.evaluate("""readJson('{"ads":[{"id":9007199254740993,"score":1}]}').ads[0].id""") == "9007199254740993"
+
+
+def test_it_learns_the_model_that_takes_anothers_place(both: Both, tiny_bundle: Path) -> None:
+    page, other = both.open(), in_memory(tiny_bundle, seed=5)  # with a feature `user`, and other names
+    fill(page, age=30)
+    assert page.evaluate("document.querySelector('[data-name=user]')") is None
+    try:
+        both.swap(other)
+        page.wait("document.querySelector('[data-name=user]') !== null")
+        page.wait(f"services[0].state.bundle === {json.dumps(other.fingerprint)}")
+        assert page.evaluate("document.querySelector('dd').textContent") == tiny.SCHEMA.name
+        fields = [f.name for f in tiny.SCHEMA.tower_features("query")]
+        assert page.evaluate("features.map((f) => f.name)")[: len(fields)] == fields  # then k and candidates
+        assert page.complaints == []
+    finally:
+        both.swap(both.scorers[0])
 
 
 def test_a_token_goes_to_its_own_service_only(both: Both) -> None:

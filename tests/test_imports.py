@@ -42,7 +42,8 @@ ROOMS_OF = {
     "pyarrow": ("tt_jax/columns.py", "input_pipeline/", "serving/index.py", "tt_jax/cli/"),
     "litestar": ("serving/",),
     "uvicorn": ("serving/", "tt_jax/cli/"),
-    "httpx": ("serving/client.py",),
+    "httpx": ("serving/client.py", "serving/deadline.py", "serving/retries.py"),
+    "httpcore": ("serving/deadline.py",),
     "msgspec": ("serving/", "input_pipeline/readers/"),
     "prometheus_client": ("serving/",),
     "tensorboardX": ("tt_jax/training/writers.py",),
@@ -73,6 +74,8 @@ ONLY = {
     "tt_jax/models/": {"jax", "numpy", "flax"},
     "serving/portable.py": {"jax", "numpy"},
     "serving/client.py": {"httpx", "msgspec"},
+    "serving/deadline.py": {"httpcore", "httpx"},
+    "serving/retries.py": {"httpx", "msgspec"},
     "tt_jax/cli/main.py": set(),
 }
 

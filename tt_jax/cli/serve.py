@@ -17,6 +17,7 @@ EXAMPLE = """  tt-jax serve --bundle=bundles/kuairand --index=indexes/kuairand -
   curl -s localhost:8080/v1/rank -d '{"query": {"user_id": 7, "hour": 20}, "k": 3}'
 
 With --log-requests=FILE a sample of the answered requests is written for `tt-jax parity`."""
+_LAST_THREADS = 0.1  # of the grace time: for threads, once the last answer is written
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serves until SIGTERM; SIGHUP loads the bundle, the index, the deltas and the journal anew."""
+    """Serves until SIGTERM; SIGHUP loads the bundle, the index, the deltas, the journal and the tokens anew."""
     import signal
     from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
                 if metrics is not None:
                     await listeners.enter_async_context(served(create_metrics(service.telemetry), metrics))
                 await listeners.enter_async_context(
-                    administered(service, sources=sources, listener=admin, tokens=admins)
+                    administered(service, sources=sources, listener=admin, tokens=admins, callers=tokens)
                 )
                 yield
 
@@ -115,6 +116,26 @@ def run(args: argparse.Namespace) -> int:
             live=admin is not None,
             beside=beside,
         )
+    return _leave(_LAST_THREADS * load.grace)
+
+
+def _leave(seconds: float) -> int:
+    """0; ends the process with it if a load or a compilation is still at work then. Nothing can interrupt XLA, Python
+    waits for its threads at the end, and what they make is of no use any more: a kill may come at any moment too."""
+    import logging
+    import os
+    import threading
+    import time
+
+    end = time.monotonic() + seconds
+    others = [t for t in threading.enumerate() if not t.daemon and t is not threading.current_thread()]
+    for thread in others:
+        thread.join(max(0.0, end - time.monotonic()))
+    if any(thread.is_alive() for thread in others):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     return 0
 
 
