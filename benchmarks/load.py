@@ -8,8 +8,8 @@ loop). With it requests are due at random times (Poisson), whatever the service 
 client is late from the start, and its latency counts from when it was due. Prints one JSON line.
 
 `--pid` names the process of the service. `cpu` is then processor time in cores: of its first thread, which is the
-event loop (`loop`), its other Python threads, of which only the dispatcher works (`dispatcher`), all else (`xla`), and of
-this process (`load`). Linux only.
+event loop (`loop`), of its other Python threads, of which only the dispatcher works (`dispatcher`), of all else
+(`xla`), and of this process (`load`). Linux only.
 """
 
 from __future__ import annotations
