@@ -6,6 +6,10 @@
 FILE holds a JSON body per line. Without `--rate` each client sends its next request when it has its answer (closed
 loop). With it requests are due at random times (Poisson), whatever the service does (open loop): one that finds no free
 client is late from the start, and its latency counts from when it was due. Prints one JSON line.
+
+`--pid` names the process of the service. `cpu` is then processor time in cores: of its first thread, which is the
+event loop (`loop`), of its other Python threads, of which only the dispatcher works (`dispatcher`), of all else
+(`xla`), and of this process (`load`). Linux only.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import random
 import select
 import socket
@@ -33,6 +38,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--seconds", type=float, default=5.0)
     p.add_argument("--rate", type=float, default=0.0, help="requests/s of the open loop; 0 = closed loop")
     p.add_argument("--deadline-ms", type=int, default=0, help="header of every request; 0 = none")
+    p.add_argument("--pid", type=int, help="of the service")
     return p.parse_args()
 
 
@@ -100,6 +106,16 @@ def drive(a: argparse.Namespace, requests: list[bytes]) -> list[tuple[float, flo
     return [answer for answer in found if answer[0] - start >= WARM_UP * a.seconds]
 
 
+def used(pid: int) -> dict[str, float]:
+    """Processor time so far, in seconds, of the service's threads by kind, and of this process."""
+    found, tick = {"load": time.process_time(), "loop": 0.0, "dispatcher": 0.0, "xla": 0.0}, os.sysconf("SC_CLK_TCK")
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
+        kind = "loop" if int(stat.parent.name) == pid else "dispatcher" if name.startswith("python") else "xla"
+        found[kind] += sum(map(int, rest.split()[11:13])) / tick
+    return found
+
+
 def summary(a: argparse.Namespace, found: list[tuple[float, float, int]]) -> dict[str, Any]:
     """Latencies in milliseconds, of the answers with ads; throughput of those, and of those in time."""
     latencies = sorted(seconds * 1e3 for _, seconds, status in found if status == 200)
@@ -119,7 +135,12 @@ def summary(a: argparse.Namespace, found: list[tuple[float, float, int]]) -> dic
 
 def main() -> None:
     a = parse_args()
-    print(json.dumps(summary(a, drive(a, read_requests(a)))))
+    requests, before, start = read_requests(a), used(a.pid) if a.pid else None, time.perf_counter()
+    line = summary(a, drive(a, requests))
+    if before is not None:
+        seconds = time.perf_counter() - start
+        line["cpu"] = {kind: round((s - before[kind]) / seconds, 2) for kind, s in sorted(used(a.pid).items())}
+    print(json.dumps(line))
 
 
 if __name__ == "__main__":

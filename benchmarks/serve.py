@@ -8,8 +8,10 @@ Makes a bundle of the default model with random weights and an index of random a
     bare      the compiled call alone, in this process: milliseconds for 1, 8 and 32 queries, queries/s at best
     closed    each client sends its next request when it has its answer: latency and throughput by number of clients
     overhead  p50 of one client less the bare call; share of the bare throughput that the service reaches at best
-    open      twice that throughput offered, every request with a deadline: what is still answered in time
+    overload  twice that throughput offered, every request with a deadline: what is still answered in time
     peer      the same requests at a FastAPI + PyTorch handler of the same model shape and the same ads
+
+`cpu` is processor time in cores, see `benchmarks.load`.
 
 The server, the load generator and, on a small machine, the compiled call share the cores. Nothing else should run.
 """
@@ -50,7 +52,7 @@ def parse_args() -> argparse.Namespace:
     add_shape(p)
     p.add_argument("--ads", type=int, default=100_000)
     p.add_argument("--k", type=int, default=100)
-    p.add_argument("--clients", type=int, nargs="+", default=(1, 2, 4, 8, 16, 32, 64))
+    p.add_argument("--clients", type=int, nargs="+", default=(1, 2, 4, 8, 16, 32, 64, 128))
     p.add_argument("--seconds", type=float, default=5.0, help="per measurement")
     p.add_argument("--repeats", type=int, default=100, help="runs of the bare call")
     p.add_argument("--deadline-ms", type=int, default=100, help="of the open loop")
@@ -113,8 +115,8 @@ def measure_bare(a: argparse.Namespace, folder: Path) -> tuple[dict[int, float],
 
 
 @contextmanager
-def running(command: Sequence[str | Path]) -> Iterator[int]:
-    """A server; gives its port once it has printed its address."""
+def running(command: Sequence[str | Path]) -> Iterator[tuple[int, int]]:
+    """A server; gives its port, once it has printed its address, and its process id."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, text=True, env=environment) as server:
         try:
@@ -123,24 +125,26 @@ def running(command: Sequence[str | Path]) -> Iterator[int]:
             address = re.match(r"serving http://127\.0\.0\.1:(\d+)", line)
             if not address:
                 raise RuntimeError(f"expected the address of the server, got {line!r}")
-            yield int(address[1])
+            yield int(address[1]), server.pid
         finally:
             server.terminate()
 
 
-def load(a: argparse.Namespace, folder: Path, port: int, clients: int, *more: str) -> dict[str, Any]:
+def load(a: argparse.Namespace, folder: Path, server: tuple[int, int], clients: int, *more: str) -> dict[str, Any]:
     """What the load generator measured."""
-    arguments = [f"--port={port}", f"--requests={folder / 'requests.jsonl'}", f"--clients={clients}", *more]
+    port, pid = server
+    arguments = [f"--port={port}", f"--pid={pid}", f"--requests={folder / 'requests.jsonl'}", f"--clients={clients}"]
+    arguments += more
     command = [sys.executable, "-m", "benchmarks.load", *arguments, f"--seconds={a.seconds}"]
     return json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
 
 
-def closed(a: argparse.Namespace, folder: Path, port: int, name: str) -> dict[int, dict[str, Any]]:
+def closed(a: argparse.Namespace, folder: Path, server: tuple[int, int], name: str) -> dict[int, dict[str, Any]]:
     """Measures and prints all numbers of clients."""
-    load(a, folder, port, 8)  # warm
+    load(a, folder, server, 8)  # warm
     found = {}
     for clients in a.clients:
-        found[clients] = load(a, folder, port, clients)
+        found[clients] = load(a, folder, server, clients)
         say(name, found[clients])
     return found
 
@@ -157,15 +161,15 @@ def main() -> None:
         bare, most = measure_bare(a, folder)
         say("bare", {"ms": {str(b): round(ms, 3) for b, ms in bare.items()}, "per_s": round(most)})
         flags = [f"--bundle={folder / 'bundle'}", f"--index={folder / 'index'}", "--port=0", f"--max-k={max(a.k, 128)}"]
-        with running([sys.executable, "-m", "tt_jax", "serve", *flags, *(f"--{flag}" for flag in a.serve)]) as port:
-            ours = closed(a, folder, port, "closed")
+        with running([sys.executable, "-m", "tt_jax", "serve", *flags, *(f"--{flag}" for flag in a.serve)]) as server:
+            ours = closed(a, folder, server, "closed")
             peak = max(line["per_s"] for line in ours.values())
             share = {"share_of_bare": round(peak / most, 3), "peak_per_s": peak}
             if 1 in ours:
                 share["overhead_ms"] = round(ours[1]["p50_ms"] - bare[1], 3)
             say("overhead", share)
-            again = load(a, folder, port, 512, f"--rate={2 * peak}", f"--deadline-ms={a.deadline_ms}")
-            say("open", {**again, "goodput_share": round(again["in_time_per_s"] / peak, 3)})
+            again = load(a, folder, server, 512, f"--rate={2 * peak}", f"--deadline-ms={a.deadline_ms}")
+            say("overload", {**again, "goodput_share": round(again["in_time_per_s"] / peak, 3)})
         if a.peer_python:
             save_ads(folder)
             shape = {"cat": a.cat, "num": a.num, "dim": a.dim, "experts": a.experts, "full": a.full, "low": a.low}
@@ -173,8 +177,8 @@ def main() -> None:
             widths = [f"--{name}={value}" for name, value in shape.items()]
             script = ROOT / "benchmarks" / "peers" / "serve_torch.py"
             mlp = ["--mlp", *map(str, a.mlp)]
-            with running([a.peer_python, script, f"--ads={folder / 'ads.npz'}", *widths, *mlp]) as port:
-                theirs = closed(a, folder, port, "peer")
+            with running([a.peer_python, script, f"--ads={folder / 'ads.npz'}", *widths, *mlp]) as server:
+                theirs = closed(a, folder, server, "peer")
             best = max(line["per_s"] for line in theirs.values())
             say("ratio", {"throughput": round(peak / best, 2), "peer_peak_per_s": best})
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from serving.ads_json import ads_json
 from serving.messages import Work
 from serving.programs import QUERIES, Shape
-from serving.scorer import Encoded, Ranking, RequestError, ScoredAd, Scorer
+from serving.scorer import Encoded, Ranking, RequestError, Scorer
 
 Outcome = tuple[asyncio.Future[Any], Any]  # what a future is to get: a result, or an exception
 
@@ -37,9 +38,11 @@ class DeadlineError(Exception):
 
 @dataclass(frozen=True)
 class Ranked:
-    """The ranked ads of each query of a request, and the fingerprints of the pair that ranked them all."""
+    """The ranked ads of each query of a request, as JSON, how many they are in all, and the fingerprints of the pair
+    that ranked them."""
 
-    ads: list[list[ScoredAd]]
+    json: list[bytes]
+    found: int
     bundle: str
     index: str
 
@@ -89,15 +92,18 @@ class Batch:
     def outcomes(self) -> list[Outcome]:
         """The answers. Waits for them. Whoever has a deadline that passed meanwhile gets a `DeadlineError`."""
         try:
-            answers = iter(self.ranking.answers())
-            return [self._outcome(r, [next(answers) for _ in range(r.queries)]) for r in self.requests]
+            best = iter(self.ranking.best())
+            return [self._outcome(r, [next(best) for _ in range(r.queries)]) for r in self.requests]
         except Exception as e:  # as in `start_batch`
             return [(request.answer, e) for request in self.requests]
 
-    def _outcome(self, request: Queued, ads: list[list[ScoredAd]]) -> Outcome:
+    def _outcome(self, request: Queued, best: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Outcome:
         if time.perf_counter() > request.deadline:
             return request.answer, DeadlineError("the deadline passed while the request was ranked")
-        return request.answer, Ranked(ads, self.scorer.fingerprint, self.scorer.index_id)
+        heads, ids = self.scorer.schema.heads, self.scorer.ads.ids
+        ads = [ads_json(heads, ids.at(positions), *scores) for positions, *scores in best]
+        found = sum(len(positions) for positions, *_ in best)
+        return request.answer, Ranked(ads, found, self.scorer.fingerprint, self.scorer.index_id)
 
 
 def batch_size(waiting: int, most: int) -> int:

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Iterable
 
-from litestar import Request
-from litestar.exceptions import ClientException, HTTPException, InternalServerException
+from litestar.exceptions import HTTPException
+from litestar.types import Receive
+
+from serving.errors import client_left
 
 
-async def receive_body(request: Request[Any, Any, Any], seconds: float) -> bytes:
-    """All of it. Raises `HTTPException`: 408 if it takes longer, 413 if it is too long, 400 if the client leaves."""
+async def receive_body(headers: Iterable[tuple[bytes, bytes]], receive: Receive, most: int, seconds: float) -> bytes:
+    """All of it, up to `most` bytes.
+
+    Raises `HTTPException`: 408 if it takes longer, 413 if it is too long, which its head may tell, 400 if the client
+    leaves.
+    """
+    if any(name == b"content-length" and value.isdigit() and int(value) > most for name, value in headers):
+        raise HTTPException(status_code=413)
+    body, more = b"", True
     try:
         async with asyncio.timeout(seconds):
-            return await request.body()
-    except InternalServerException as e:
-        raise ClientException(e.detail) from None  # the client went away: nobody reads this, and it is no fault of ours
+            while more:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise client_left()
+                part, more = message.get("body", b""), message.get("more_body", False)
+                body = body + part if body else part
+                if len(body) > most:
+                    raise HTTPException(status_code=413)
     except TimeoutError:
         raise HTTPException(status_code=408, detail=f"the body did not arrive within {seconds:g} s") from None
+    return body

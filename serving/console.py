@@ -203,7 +203,8 @@ async def state(request: Request[Any, Any, Any]) -> StateAnswer:
 async def gates(request: Request[Any, Any, Any]) -> GatesAnswer:
     """Of the query tower, for a query."""
     console = _console(request)
-    body = await receive_body(request, console.read)
+    most = request.app.state.service.limits.body
+    body = await receive_body(request.scope["headers"], request.receive, most, console.read)
     return await console.gates(read_body(body, _DECODER, _EXAMPLE).query)
 
 

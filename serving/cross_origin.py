@@ -11,17 +11,20 @@ class CrossOrigin:
     """An ASGI application around all others, so that a browser may also show why a request was refused.
 
     The origin is always the same, so every answer names it, whoever asks: browsers compare.
+
+    Attributes:
+      header: of every answer.
     """
 
     def __init__(self, app: ASGIApp, origin: str) -> None:
-        self._app, self._allow = app, (b"access-control-allow-origin", origin.encode("ascii"))
+        self._app, self.header = app, (b"access-control-allow-origin", origin.encode("ascii"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers what a browser asks before a request, else adds the header to the answer."""
 
         async def allowed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), self._allow]
+                message["headers"] = [*message.get("headers", ()), self.header]
             await send(message)
 
         if scope["type"] != "http":

@@ -26,8 +26,9 @@ Headers = Sequence[tuple[bytes, bytes]]
 class Door:
     """Refuses a `POST` to `path` with 503 while the batcher takes no more. Knows a request by its head only."""
 
-    def __init__(self, path: str, batcher: Batcher, telemetry: Telemetry) -> None:
-        self._path, self._batcher = path.encode(), batcher
+    def __init__(self, path: str, batcher: Batcher, telemetry: Telemetry, headers: Headers = ()) -> None:
+        """`headers`: of every refusal."""
+        self._path, self._batcher, self._headers = path.encode(), batcher, headers
         self._coming = 0  # let through in this turn of the event loop: they enter the queue in the next one
         self._refused = telemetry.requests.labels(path, "503")
 
@@ -43,7 +44,7 @@ class Door:
             self._batcher.admit(1 + self._coming, read_deadline(headers, arrived), lag)
         except OverloadError as e:
             self._refused.inc()
-            return _answer(e, more)
+            return _answer(e, [*more, *self._headers])
         except RequestError:  # a deadline that is none: the application explains it
             pass
         if not self._coming:

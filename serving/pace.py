@@ -13,6 +13,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
+        self._queues: dict[int, float] = {}  # what `queue` found since the last call: it is asked for every request
 
     def measured(self, queries: int, seconds: float) -> None:
         """A call for that many queries took that long, or several calls for more than fit one."""
@@ -20,6 +21,7 @@ class Pace:
         seconds *= size / max(size, queries)
         mean = self._seconds.get(size, seconds)
         self._seconds[size] = mean + _NEWEST * (seconds - mean)
+        self._queues = {}
 
     def call(self, queries: int) -> float:
         """Seconds of a call for that many queries.
@@ -32,6 +34,12 @@ class Pace:
 
     def queue(self, queries: int) -> float:
         """Seconds to rank that many queries that wait."""
+        known = self._queues
+        if (found := known.get(queries)) is None:
+            found = known[queries] = self._queue(queries)
+        return found
+
+    def _queue(self, queries: int) -> float:
         full, rest = divmod(queries, QUERIES[-1])
         seconds = full * self.call(QUERIES[-1])
         while rest > 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -55,13 +56,20 @@ class Ranking:
         for _, call in self._calls:
             call.wait()
 
-    def answers(self) -> list[list[ScoredAd]]:
-        """The ads of each request. Waits. An ad that may not be returned has the utility -inf, so it comes last."""
-        answers: list[list[ScoredAd]] = [[] for _ in self._ks]
+    def best(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Of each request the positions of its n ads, their utilities `[n]` and probabilities `[T, n]`. Waits.
+
+        An ad that may not be returned has the utility -inf, so it comes last.
+        """
+        none = np.empty(0, np.int32), np.empty(0, np.float32), np.empty((0, 0), np.float32)
+        best: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [none for _ in self._ks]
         for rows, call in self._calls:
-            found = call.result()
+            found: Any = call.result()  # NumPy's, declared as JAX's
             for b, row in enumerate(rows):
                 n = int(np.count_nonzero(found.utility_Bk[b, : self._ks[row]] > -np.inf))
-                best = found.positions_Bk[b, :n], found.utility_Bk[b, :n], found.probabilities_TBk[:, b, :n]
-                answers[row] = self._ads(*best)
-        return answers
+                best[row] = found.positions_Bk[b, :n], found.utility_Bk[b, :n], found.probabilities_TBk[:, b, :n]
+        return best
+
+    def answers(self) -> list[list[ScoredAd]]:
+        """The ads of each request. Waits."""
+        return [self._ads(*best) for best in self.best()]

@@ -164,9 +164,10 @@ def read_log(path: Path) -> Iterator[tuple[int, LoggedQuery]]:
 
 def _lines(at: float, work: Work, ranked: Ranked) -> Iterator[bytes]:
     moment = datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="milliseconds")
-    for i, (query, ads) in enumerate(zip(work.queries, ranked.ads, strict=True)):
+    for i, (query, ads) in enumerate(zip(work.queries, ranked.json, strict=True)):
         candidates = None if work.candidates is None else work.candidates[i]
-        logged = LoggedQuery(moment, ranked.bundle, ranked.index, work.k, query, candidates, ads)
+        known: Any = msgspec.Raw(ads)  # JSON already
+        logged = LoggedQuery(moment, ranked.bundle, ranked.index, work.k, query, candidates, known)
         yield msgspec.json.encode(logged) + b"\n"
 
 

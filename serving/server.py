@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from serving.door import Door
 from serving.load import Load
+from serving.rank import ANSWER
 from serving.telemetry import STARTED
 
 BACKLOG = 2048  # connections that the kernel accepts before we do
@@ -104,6 +105,8 @@ class Connection(HttpToolsProtocol):
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
             self._answering.message_event.set()
+            if answer := self._answering.scope["state"].get(ANSWER):  # pyright: ignore[reportTypedDictNotRequiredAccess]
+                answer.cancel()
         super().connection_lost(exc)
 
     def close_if_stuck(self, load: Load) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
-import logging
 import platform
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,49 +11,28 @@ from pathlib import Path
 from typing import Any
 
 from litestar import Litestar, MediaType, Request, Response, get, post
-from litestar.exceptions import ClientException, HTTPException
+from litestar.exceptions import HTTPException, NotFoundException
 from litestar.openapi import ResponseSpec
+from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from serving.access import Guard, Tokens
-from serving.batcher import Batcher, DeadlineError, OverloadError, Ranked
-from serving.body import receive_body
+from serving.batcher import Batcher
 from serving.changing import load as load_scorer
 from serving.console import CONSOLE, ROUTES, Console, ConsoleSettings
 from serving.cross_origin import CrossOrigin
 from serving.docs import RankOperation, openapi_config
 from serving.door import Door
-from serving.json_response import JsonResponse
+from serving.errors import ERRORS, explain
 from serving.load import Load
-from serving.messages import (
-    Ads,
-    BatchAnswer,
-    ErrorAnswer,
-    FeatureInfo,
-    Limits,
-    ModelAnswer,
-    RankAnswer,
-    one_line,
-    read_deadline,
-    read_request,
-    to_work,
-)
+from serving.messages import BatchAnswer, ErrorAnswer, FeatureInfo, Limits, ModelAnswer, RankAnswer
+from serving.rank import RANK, Rank
 from serving.request_log import LogSettings, RequestLog
-from serving.scorer import RequestError, Scorer
+from serving.scorer import Scorer
 from serving.server import Server, allow_many_connections, bound, calm_garbage_collector, listen
-from serving.telemetry import STARTED, Telemetry
+from serving.telemetry import Telemetry
 from tt_jax.schema import Feature
 
 _LAST_BATCH = 0.6  # of the grace time: when no batch is started any more
-RANK = "/v1/rank"
-_log = logging.getLogger(__name__)
-_ERRORS = {
-    400: ResponseSpec(ErrorAnswer, description="The request is wrong; `error` says where.", generate_examples=False),
-    401: ResponseSpec(ErrorAnswer, description="No token, where one is asked for.", generate_examples=False),
-    408: ResponseSpec(ErrorAnswer, description="The body did not arrive in time.", generate_examples=False),
-    413: ResponseSpec(ErrorAnswer, description="The body is too large.", generate_examples=False),
-    503: ResponseSpec(ErrorAnswer, description="Too busy; try again after `Retry-After`.", generate_examples=False),
-    504: ResponseSpec(ErrorAnswer, description="The deadline of the request passed.", generate_examples=False),
-}
 
 
 class Service:
@@ -105,6 +82,21 @@ def _feature_info(f: Feature) -> FeatureInfo:
     )
 
 
+class App(Litestar):
+    """All routes; that of `rank` goes past Litestar."""
+
+    rank: Rank
+
+    async def __call__(
+        self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend
+    ) -> None:
+        """Answers one request."""
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].rstrip("/") == RANK:
+            await self.rank(scope, receive, send)  # pyright: ignore[reportArgumentType], no lifespan
+        else:
+            await super().__call__(scope, receive, send)
+
+
 def create_app(
     scorer: Scorer,
     *,
@@ -115,7 +107,7 @@ def create_app(
     tokens: Tokens | None = None,
     metrics_here: bool = True,
     console: ConsoleSettings | None = None,
-) -> Litestar:
+) -> App:
     """The ASGI application of a warm scorer, for one run of its lifespan.
 
     Args:
@@ -144,58 +136,26 @@ def create_app(
             if service.request_log:
                 service.request_log.close()
 
-    app = Litestar(
+    app = App(
         [rank, live, ready, model, *([metrics] if metrics_here else ()), *(ROUTES if shown else ())],
         lifespan=[lifespan],
         middleware=[service.telemetry.start],
         before_send=[service.telemetry.before_send],
-        exception_handlers={
-            RequestError: _bad_request,
-            OverloadError: _overloaded,
-            DeadlineError: _late,
-            HTTPException: _http_error,
-            Exception: _crash,
-        },
+        exception_handlers={Exception: explain},
         request_max_body_size=max_body,
         openapi_config=openapi_config(tokens is not None),
         logging_config=None,
         debug=False,
     )
     app.state.service, app.state.console = service, shown
+    app.rank = Rank(service.batcher, service.telemetry, service.limits, service.load.read, service.request_log)
     return app
 
 
-# Not declared as `data`: Litestar would choose the decoder by Content-Type, and `curl -d` sends that of a form.
-@post(RANK, status_code=200, operation_class=RankOperation, responses=_ERRORS)
-async def rank(request: Request[Any, Any, Any]) -> Response[RankAnswer | BatchAnswer]:
+@post(RANK, status_code=200, operation_class=RankOperation, responses=ERRORS)
+async def rank() -> RankAnswer | BatchAnswer:
     """The best ads for a query, or for each of several. The body is read as JSON, whatever its Content-Type."""
-    service = _service(request)
-    deadline = read_deadline(request.scope["headers"], request.scope["state"][STARTED])
-    body = await receive_body(request, service.load.read)
-    service.batcher.admit(1, deadline)  # before the effort of reading it
-    message = read_request(body)
-    work = to_work(message, service.limits.queries)
-    ranked = await _unless_gone(request, service.batcher.submit(work, deadline))
-    service.telemetry.ranked(work.queries, ranked.ads)
-    if service.request_log:
-        service.request_log.offer(work, ranked)
-    if message.query is not None:
-        return JsonResponse(RankAnswer(ranked.ads[0], ranked.bundle, ranked.index))
-    return JsonResponse(BatchAnswer([Ads(ads) for ads in ranked.ads], ranked.bundle, ranked.index))
-
-
-async def _unless_gone(request: Request[Any, Any, Any], answer: asyncio.Future[Ranked]) -> Ranked:
-    """The answer. If the client leaves before it is there, nobody ranks for him."""
-    leaving = asyncio.ensure_future(request.receive())  # after the body, no other message can come
-    leaving.add_done_callback(lambda _: answer.cancel())
-    try:
-        return await answer
-    except asyncio.CancelledError:
-        if not leaving.done():
-            raise
-        raise ClientException("client disconnected prematurely") from None
-    finally:
-        leaving.cancel()
+    raise NotFoundException  # stands here for the OpenAPI document: `App` answers, but for odd spellings of the path
 
 
 @get("/health/live", security=[{}], media_type=MediaType.TEXT)
@@ -232,42 +192,6 @@ async def model(request: Request[Any, Any, Any]) -> ModelAnswer:
 
 def _service(request: Request[Any, Any, Any]) -> Service:
     return request.app.state.service
-
-
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response[ErrorAnswer]:
-    return Response(ErrorAnswer(one_line(message)), status_code=status, media_type=MediaType.JSON, headers=headers)
-
-
-def _bad_request(_: Request[Any, Any, Any], error: RequestError) -> Response[ErrorAnswer]:
-    return _error(400, str(error))
-
-
-def _overloaded(_: Request[Any, Any, Any], error: OverloadError) -> Response[ErrorAnswer]:
-    return _error(503, str(error), {"retry-after": error.retry_after_header})
-
-
-def _late(_: Request[Any, Any, Any], error: DeadlineError) -> Response[ErrorAnswer]:
-    return _error(504, str(error))
-
-
-def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[ErrorAnswer]:
-    if error.status_code >= 500 and error.status_code != 503:
-        return _crash(request, error)
-    path = request.scope["path"]
-    message = {
-        404: f"no such path: {path}; see /schema",
-        405: f"{path} does not take {request.scope['method']}; expected {(error.headers or {}).get('allow', '')}",
-        413: f"the body is too large; expected at most {_service(request).limits.body} bytes",
-    }.get(error.status_code, error.detail)
-    headers = dict(error.headers or {})
-    if error.status_code in (408, 413):
-        headers["connection"] = "close"  # else the rest of the body would be read
-    return _error(error.status_code, message, headers)
-
-
-def _crash(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
-    _log.error("%s %s failed", request.scope["method"], request.scope["path"], exc_info=error)
-    return _error(500, "internal error")
 
 
 Beside = Callable[[Service], AbstractAsyncContextManager[None]]
@@ -327,11 +251,13 @@ def run(
         listen(listener)
         address = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         service: Service = app.state.service
-        door, entry = Door(RANK, service.batcher, service.telemetry), app
+        entry, headers = app, ()
         if tokens is not None:
             entry = Guard(entry, tokens, service.telemetry)
         if console and console.origin:
             entry = CrossOrigin(entry, console.origin)  # outermost: browsers may read refusals too
+            headers = (entry.header,)
+        door = Door(RANK, service.batcher, service.telemetry, headers)
         pages = "docs at /schema" + (f", console at {CONSOLE}" if console else "")
         print(f"serving http://{address} ({pages}): {_describe(service.batcher.scorer)}", flush=True)
         Server(entry, door, load, service.drain, lambda: beside(service)).run(sockets=[listener])

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.samples import Sample
 
 from serving.index import timestamp
-from serving.scorer import ScoredAd, Scorer
+from serving.scorer import Scorer
 
 ChangeKind = Literal["load", "change"]
 STARTED = "tt_jax_started"  # in the state of a request
@@ -44,6 +44,7 @@ class Telemetry:
         self.requests = Counter("tt_jax_requests", "Answers.", ("route", "status"), registry=r)
         what = "From the request's head to the answer's head."
         self.seconds = Histogram("tt_jax_request_seconds", what, ("route",), registry=r, buckets=_SECONDS)
+        self._answers: dict[tuple[str, int], tuple[Counter, Histogram]] = {}  # of those that came, without a look-up
         self.queries = Counter("tt_jax_queries", "Queries ranked.", registry=r)
         self.ads = Counter("tt_jax_ads_ranked", "Ads in the answers.", registry=r)
         what = "Queries without a value of the feature."
@@ -90,10 +91,10 @@ class Telemetry:
         self._changes.labels(kind, "failed").inc()
         self._failed_at = time.time()
 
-    def ranked(self, queries: Sequence[Mapping[str, Any]], answers: Sequence[Sequence[ScoredAd]]) -> None:
+    def ranked(self, queries: Sequence[Mapping[str, Any]], ads: int) -> None:
         """Counts queries that were ranked, what was missing in them, and the ads of their answers."""
         self.queries.inc(len(queries))
-        self.ads.inc(sum(map(len, answers)))
+        self.ads.inc(ads)
         for query in queries:
             for name, counter in self.missing.items():
                 value = query.get(name)
@@ -110,13 +111,18 @@ class Telemetry:
         return started
 
     async def before_send(self, message: Message, scope: Scope) -> None:
-        """Counts an answer of any route, errors included, as its head is sent."""
-        if message["type"] != "http.response.start":
-            return
-        route = scope.get("path_template", UNMATCHED)
-        self.requests.labels(route, str(message["status"])).inc()
-        if started := scope["state"].get(STARTED):
-            self.seconds.labels(route).observe(time.perf_counter() - started)
+        """Counts an answer of any route of Litestar's, errors included, as its head is sent."""
+        if message["type"] == "http.response.start":
+            self.answered(scope.get("path_template", UNMATCHED), message["status"], scope["state"].get(STARTED))
+
+    def answered(self, route: str, status: int, started: float | None) -> None:
+        """Counts an answer to a request of that time, if that is known, as its head is sent."""
+        if (found := self._answers.get((route, status))) is None:
+            found = self.requests.labels(route, str(status)), self.seconds.labels(route)
+            self._answers[route, status] = found
+        found[0].inc()
+        if started is not None:
+            found[1].observe(time.perf_counter() - started)
 
     def traffic(self, route: str) -> Traffic:
         """For who looks at it."""

@@ -21,7 +21,7 @@ from serving.load import Load
 from serving.messages import Work
 from serving.pace import Pace
 from serving.scorer import RequestError, Scorer
-from tests.service_calls import some_queries
+from tests.service_calls import ads_of, some_queries
 from tt_jax.bundle import Bundle
 
 MAX_K = 20  # of `warm_scorer`
@@ -80,8 +80,8 @@ def same(found: Ranked, work: Work, scorer: Scorer) -> None:
     """
     assert (found.bundle, found.index) == (scorer.fingerprint, scorer.index_id)
     alone = scorer.top_k(work.queries, work.k, work.candidates)
-    assert [[ad.id for ad in ads] for ads in found.ads] == [[ad.id for ad in ads] for ads in alone]
-    for ads, expected in zip(found.ads, alone, strict=True):
+    assert [[ad.id for ad in ads] for ads in ads_of(found)] == [[ad.id for ad in ads] for ads in alone]
+    for ads, expected in zip(ads_of(found), alone, strict=True):
         for ad, other in zip(ads, expected, strict=True):
             assert math.isclose(ad.score, other.score, rel_tol=1e-5)
             assert ad.probabilities == pytest.approx(other.probabilities, rel=1e-5)
@@ -114,7 +114,7 @@ def test_every_answer_is_that_of_the_request_alone(scorer: Scorer) -> None:
         assert counts(batcher, "tt_jax_queue_seconds_count") == {"": len(some)}
         lone = work(some_queries(1)[0], MAX_K)
         found = await batcher.submit(lone)
-        assert found.ads == scorer.top_k(lone.queries, MAX_K)  # alone it is the same call: the same bits
+        assert ads_of(found) == scorer.top_k(lone.queries, MAX_K)  # alone it is the same call: the same bits
 
     run(scorer, test, max_queue=1000)
 
@@ -194,10 +194,10 @@ def test_a_full_queue_takes_no_more(scorer: Scorer) -> None:
                     refused()
                 assert 0 < full.value.retry_after < 10
             assert counts(batcher, "tt_jax_queue_queries") == {"": 4}
-        assert [len(found.ads) for found in await asyncio.gather(*answers)] == [1, 2, 1]
+        assert [len(found.json) for found in await asyncio.gather(*answers)] == [1, 2, 1]
         assert counts(batcher, "tt_jax_shed_total") == {"full": 2}
         large = Work([{}] * 6, 2, None)  # more than ever fit: taken, since nobody waits
-        assert len((await batcher.submit(large)).ads) == 6
+        assert len((await batcher.submit(large)).json) == 6
 
     run(scorer, test, max_queue=4)
 

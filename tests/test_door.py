@@ -34,7 +34,7 @@ def refusal(door: Door, target: str = "/v1/rank", method: str = "POST", **header
 def test_only_what_the_batcher_would_refuse_is_refused(warm_scorer: Scorer) -> None:
     telemetry = Telemetry(warm_scorer, {})
     batcher = Batcher(warm_scorer, load=Load(max_queue=2), metrics=telemetry.queue)
-    door = Door("/v1/rank", batcher, telemetry)
+    door = Door("/v1/rank", batcher, telemetry, [(b"allow", b"them")])
 
     async def test() -> None:
         await batcher.submit(Work([{}], 1, None))  # it knows how long a batch takes
@@ -49,6 +49,7 @@ def test_only_what_the_batcher_would_refuse_is_refused(warm_scorer: Scorer) -> N
             assert int(headers[b"retry-after"]) >= 1
             assert int(headers[b"content-length"]) == len(body)
             assert headers[b"date"] == b"today"
+            assert headers[b"allow"] == b"them"
             assert json.loads(body) == {"error": "the queue is full: 2 queries wait"}
             assert refusal(door, "/health/ready", **SMALL) is None
             assert refusal(door, method="GET", **SMALL) is None

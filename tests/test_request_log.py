@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from litestar.testing import TestClient
 from prometheus_client import CollectorRegistry
@@ -21,11 +22,11 @@ from serving.scorer import ScoredAd, Scorer
 from serving.service import create_app
 from tests.service_calls import plain, post, some_queries
 
-ADS = [ScoredAd(7, 0.5, {"click": 0.25}), ScoredAd(3, 0.125, {"click": 0.5})]
+ADS = msgspec.json.encode([ScoredAd(7, 0.5, {"click": 0.25}), ScoredAd(3, 0.125, {"click": 0.5})])
 
 
 def work(n: int = 1) -> tuple[Work, Ranked]:
-    return Work([{"age": float(i)} for i in range(n)], 2, None), Ranked([ADS] * n, "b", "i")
+    return Work([{"age": float(i)} for i in range(n)], 2, None), Ranked([ADS] * n, 2 * n, "b", "i")
 
 
 def counts(registry: CollectorRegistry) -> dict[str, float]:
@@ -148,7 +149,7 @@ def _until(condition: Callable[[], bool]) -> None:
 def test_a_full_file_is_put_aside(open_log, tmp_path: Path) -> None:
     log, _ = open_log(max_bytes=1000)
     for i in range(60):
-        log.offer(Work([{"age": float(i)}], 2, None), Ranked([ADS], "b", "i"))
+        log.offer(Work([{"age": float(i)}], 2, None), Ranked([ADS], 2, "b", "i"))
     log.close()
     path = tmp_path / "log.jsonl"
     parts = [path.with_name(f"log.jsonl.{n}") for n in range(KEPT, 0, -1)] + [path]

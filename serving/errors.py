@@ -1,0 +1,83 @@
+"""What a client is told when its request fails: one line, a status, and nothing of our insides."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from litestar import MediaType, Request, Response
+from litestar.exceptions import ClientException, HTTPException
+from litestar.openapi import ResponseSpec
+from litestar.types import HTTPScope
+
+from serving.batches import DeadlineError, OverloadError
+from serving.messages import ErrorAnswer, one_line
+from serving.scorer import RequestError
+
+_log = logging.getLogger(__name__)
+
+
+def _spec(description: str) -> ResponseSpec:
+    return ResponseSpec(ErrorAnswer, description=description, generate_examples=False)
+
+
+ERRORS = {
+    400: _spec("The request is wrong; `error` says where."),
+    401: _spec("No token, where one is asked for."),
+    408: _spec("The body did not arrive in time."),
+    413: _spec("The body is too large."),
+    503: _spec("Too busy; try again after `Retry-After`."),
+    504: _spec("The deadline of the request passed."),
+}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A status, a message of one line and headers of their own."""
+
+    status: int
+    message: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def refusal(error: Exception, scope: HTTPScope, max_body: int) -> Refusal:
+    """For a request that failed with this error. One that is a fault of ours is logged.
+
+    `max_body`: bytes.
+    """
+    if isinstance(error, RequestError):
+        return Refusal(400, one_line(str(error)))
+    if isinstance(error, OverloadError):
+        return Refusal(503, one_line(str(error)), {"retry-after": error.retry_after_header})
+    if isinstance(error, DeadlineError):
+        return Refusal(504, one_line(str(error)))
+    if isinstance(error, HTTPException) and (error.status_code < 500 or error.status_code == 503):
+        return _http_error(error, scope, max_body)
+    _log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+    return Refusal(500, "internal error")
+
+
+def _http_error(error: HTTPException, scope: HTTPScope, max_body: int) -> Refusal:
+    path = scope["path"]
+    message = {
+        404: f"no such path: {path}; see /schema",
+        405: f"{path} does not take {scope['method']}; expected {(error.headers or {}).get('allow', '')}",
+        413: f"the body is too large; expected at most {max_body} bytes",
+    }.get(error.status_code, error.detail)
+    headers = dict(error.headers or {})
+    if error.status_code in (408, 413):
+        headers["connection"] = "close"  # else the rest of the body would be read
+    return Refusal(error.status_code, one_line(message), headers)
+
+
+def explain(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
+    """Litestar's handler of all errors."""
+    found = refusal(error, request.scope, request.app.state.service.limits.body)
+    body = ErrorAnswer(found.message)
+    return Response(body, status_code=found.status, media_type=MediaType.JSON, headers=found.headers)
+
+
+def client_left() -> HTTPException:
+    """For the metrics: nobody reads it, and it is no fault of ours."""
+    return ClientException("client disconnected prematurely")

@@ -1,0 +1,25 @@
+"""The ads of an answer as JSON: the bytes that msgspec makes of the objects."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from serving.ad_rows import AdId
+from serving.ads_json import ads_json
+from serving.scorer import ScoredAd
+
+ODD = ['"', '","', "a\\", "}},{", "é\n", "", "\u2028"]
+
+
+@pytest.mark.parametrize("heads", [("click",), ("click", 'a "b"', "%b, ü")])
+@pytest.mark.parametrize("ids", [[], [7], [-1, 0, 2**63 - 1], ODD])
+def test_they_are_the_bytes_of_the_objects(heads: tuple[str, ...], ids: list[AdId]) -> None:
+    rng = np.random.default_rng(len(ids))
+    utility = rng.normal(size=len(ids)).astype(np.float32) * 10.0 ** rng.integers(-30, 30, len(ids)).astype(np.float32)
+    utility[:1] = np.inf  # null, as msgspec has it
+    probabilities = rng.random((len(heads), len(ids)), np.float32)
+    rows = zip(ids, utility.tolist(), probabilities.T.tolist(), strict=True)
+    ads = [ScoredAd(ad, score, dict(zip(heads, p, strict=True))) for ad, score, p in rows]
+    assert ads_json(heads, ids, utility, probabilities) == msgspec.json.encode(ads)
