@@ -105,9 +105,9 @@ def _tables(source: str | Path, schema: Schema, joins: Joins) -> Iterator[tuple[
 
 def side_table(source: str | Path, pattern: str, key: str) -> pa.Table:
     """A whole table to join, in memory. Raises `ReadError` if its key is not unique."""
-    path = Path(source) / pattern
+    path = f"{str(source).rstrip('/')}/{pattern}"
     table = pa.concat_tables([t for _, _, t in read(path)], promote_options="permissive").combine_chunks()
-    keys = _column(table, key, str(path)).drop_null()
+    keys = _column(table, key, path).drop_null()
     if len(keys.unique()) != len(keys):
         raise ReadError(f"{path}: column {key!r} has duplicates, so that rows cannot be joined by it")
     return table

@@ -1,1 +1,1 @@
-"""A first schema for logs that nobody has described: `write` tells what `sample`, `columns`, `roles`, `leaks`, `kinds` see."""
+"""A first schema for logs that nobody has described: `write` tells what the others see in a sample."""

@@ -35,9 +35,10 @@ class Column:
 
     @property
     def is_list(self) -> bool:
-        """Whether they are lists."""
+        """Whether they are lists, of anything but lists."""
         t = self.array.type
-        return pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t)
+        is_list = pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t)
+        return is_list and not pa.types.is_nested(t.value_type)
 
     @property
     def is_time(self) -> bool:
@@ -60,8 +61,8 @@ class Column:
     @cached_property
     def is_whole(self) -> bool:
         """Whether they are whole numbers, perhaps stored as floats."""
-        if self.numbers is None:
-            return False
+        if self.is_int or self.numbers is None:
+            return self.is_int
         known = self.numbers[~np.isnan(self.numbers)]
         return bool((known == np.floor(known)).all() and (np.abs(known) < 2**53).all())
 
@@ -71,9 +72,10 @@ class Column:
         if self.is_list:
             return self._list_codes()
         if self.numbers is not None:
+            exact = self.array.fill_null(0).to_numpy() if self.is_int else self.numbers  # an id may exceed 2**53
             known = ~np.isnan(self.numbers)
             codes = np.full(len(known), -1)
-            codes[known] = np.unique(self.numbers[known], return_inverse=True)[1]
+            codes[known] = np.unique(exact[known], return_inverse=True)[1]
             return codes
         return pc.fill_null(self.array.dictionary_encode().indices.cast(pa.int64()), -1).to_numpy()
 
@@ -118,9 +120,8 @@ class Column:
 
     def values(self) -> list[int | str]:
         """The distinct values, sorted; whole numbers as integers."""
-        if self.numbers is not None:
-            return [int(v) for v in np.unique(self.numbers[~np.isnan(self.numbers)])]
-        return sorted(self.array.unique().drop_null().to_pylist())
+        found = self.array.unique().drop_null().to_pylist()
+        return sorted(found if self.numbers is None else {int(v) for v in found if np.isfinite(v)})
 
     def depends_on(self, group: np.ndarray | None) -> float | None:
         """How much of the column a group of rows has in common: 1 if all rows of a group agree, about 0 if they agree
@@ -138,6 +139,12 @@ class Column:
         if self.numbers is not None and (variance := float(self.codes.var())):
             found = max(found, 1 - float(((a - b).astype(float) ** 2).mean()) / (2 * variance))
         return float(found)
+
+
+def quoted(text: str) -> str:
+    """A string as Python source, in double quotes where that is all there is to it."""
+    plain = repr(text)
+    return f'"{text}"' if plain == f"'{text}'" and '"' not in text else plain
 
 
 def columns_of(table: pa.Table) -> dict[str, Column]:

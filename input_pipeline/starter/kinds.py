@@ -15,7 +15,7 @@ from input_pipeline.logs import split_lists
 from input_pipeline.starter.columns import Column
 from input_pipeline.starter.leaks import leak_by_auc, leak_by_name
 from input_pipeline.starter.roles import Roles, side_by_name
-from tt_jax.schema import DType, Feature, Tower, Transform
+from tt_jax.schema import TOWERS, DType, Feature, Tower, Transform
 
 DIM, SMALL_DIM = 16, 8
 _MAX_VOCABULARY = 24
@@ -63,6 +63,7 @@ def features_of(columns: Mapping[str, Column], roles: Roles) -> Features:
             found.left_out[column.name] = made
         else:
             found.features.append(made)
+    found.features.sort(key=lambda made: TOWERS.index(made[0].tower))
     return found
 
 
@@ -112,7 +113,7 @@ def _feature(column: Column, tower: Tower, columns: Mapping[str, Column], roles:
 def _is_category(column: Column, roles: Roles) -> bool:
     if column.name in (roles.user_id, roles.ad_id):
         return True
-    if column.distinct > 2 and _NUMBER_WORDS & set(column.words) and not column.words[-1] == "range":
+    if column.distinct > 2 and _NUMBER_WORDS & set(column.words) and column.words[-1] != "range":
         return False
     few = column.distinct <= _MAX_VOCABULARY
     return column.is_whole and (few or bool(_CATEGORY_WORDS & set(column.words)))
@@ -152,7 +153,8 @@ def _number(column: Column, tower: Tower) -> tuple[Feature, str]:
 
 def _skewness(values: np.ndarray) -> float:
     std = values.std()
-    return float((((values - values.mean()) / std) ** 3).mean()) if std else 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float((((values - values.mean()) / std) ** 3).mean()) if std else 0.0
 
 
 def _short(value: float) -> float:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from input_pipeline.logs import EVERY_ROW, OTHER, ROW_NUMBER, times
 from input_pipeline.readers import ReadError
-from input_pipeline.starter.columns import Column
+from input_pipeline.starter.columns import Column, quoted
 from tt_jax.schema import Tower
 
 USER_WORDS = ("user", "uid", "viewer", "member", "visitor", "customer", "client", "device", "cookie", "person")
@@ -25,6 +25,8 @@ _SIDES: dict[Tower, tuple[str, ...]] = {
 }
 _SCENARIO_WORDS = ("scenario", "surface", "tab", "placement", "channel", "domain", "scene", "slot", "site", "page")
 _TIME_NAMES = ("time", "timestamp", "event_time", "time_ms", "ts", "datetime", "unixtime")
+_EVAL_NAMES = ("eval", "valid", "val", "validation", "dev", "test")
+_NO_MOMENT = 100  # rank of a time of day and of a duration
 _DAY_NAMES = ("date", "day", "dt")
 _UNIX = ((1, 1e9, 2.2e9), (1e3, 1e12, 2.2e12), (1e6, 1e15, 2.2e15), (1e9, 1e18, 2.2e18))  # units a second, range
 _OUTCOME = re.compile(
@@ -36,7 +38,6 @@ _MIN_RATE = 0.002
 _MAX_TASKS = 4
 _MAX_SCENARIOS = 16
 _RARE = 0.005  # of the rows: a smaller scenario is `other`
-EVAL_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Roles:
-    """What the columns are for. `split` is the source text of the split; `others` what else might be the scenario."""
+    """What the columns are for; "" where there is none.
+
+    `split` is the source text of the split, `split_reason` why it is that one, `eval_split` what is held out.
+    """
 
     user_id: str
     ad_id: str
@@ -65,19 +69,12 @@ class Roles:
     time: str
     split: str
     split_reason: str
+    eval_split: str
     scenario: str
     scenarios: tuple[str, ...]
     other_scenarios: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
     left_out: dict[str, str] = field(default_factory=dict)  # column -> why it is no feature
-
-    @property
-    def eval_split(self) -> str:
-        """The split to evaluate on."""
-        return next((s for s in _EVAL_NAMES if f'"{s}"' in self.split), "eval")
-
-
-_EVAL_NAMES = ("eval", "valid", "val", "validation", "dev", "test")
 
 
 def roles_of(columns: Mapping[str, Column], files: Iterable[str], source: str) -> Roles:
@@ -98,9 +95,10 @@ def roles_of(columns: Mapping[str, Column], files: Iterable[str], source: str) -
         left_out.setdefault(o.column, "an outcome, see TASKS" if o.chosen else "perhaps an outcome, see TASKS")
     scenarios = _scenario_columns(columns, taken)
     scenario = scenarios[0] if scenarios else EVERY_ROW
-    split, reason = _split(columns, time, files)
+    split, reason, eval_split = _split(columns, time, files)
     return Roles(
-        user_id=user_id, ad_id=ad_id or ROW_NUMBER, request_id=request_id, time=time, split=split, split_reason=reason,
+        user_id=user_id, ad_id=ad_id or ROW_NUMBER, request_id=request_id, time=time,
+        split=split, split_reason=reason, eval_split=eval_split,
         scenario=scenario, scenarios=_scenario_values(columns[scenario]) if scenarios else ("all",),
         other_scenarios=tuple(scenarios[1:]), outcomes=outcomes, left_out=left_out,
     )  # fmt: skip
@@ -131,19 +129,27 @@ def _time_column(columns: Mapping[str, Column]) -> tuple[str, list[str]]:
         exact = _TIME_NAMES.index(c.name.lower()) if c.name.lower() in _TIME_NAMES else None
         if c.is_time or (c.is_text and _is_iso(c)):
             found[c.name] = 0 if exact is not None else 20
+            if pa.types.is_time(c.array.type) or pa.types.is_duration(c.array.type):
+                found[c.name] = _NO_MOMENT
         elif c.numbers is not None and exact is not None and c.distinct > 1:
             found[c.name] = exact
         elif c.numbers is not None and {"time", "timestamp", "ts"} & set(c.words) and _unix_unit(c):
             found[c.name] = 30
         elif c.is_int and c.name.lower() in _DAY_NAMES:
             found[c.name] = 40
-    usable = [n for n in found if columns[n].missing < 0.01 and columns[n].distinct > 1]
+    usable = [n for n in found if found[n] < _NO_MOMENT and columns[n].missing < 0.01 and columns[n].distinct > 1]
     return min(usable, key=found.__getitem__, default=""), list(found)
 
 
 def _is_iso(column: Column) -> bool:
-    texts = column.array.drop_null()[:50].to_pylist()
-    return bool(texts) and all(re.match(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d|$)", t) for t in texts)
+    texts = column.array.drop_null()
+    if not len(texts) or not re.match(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d|$)", texts[0].as_py()):
+        return False
+    try:
+        times(texts, column.name, "sample")
+    except ReadError:
+        return False
+    return True
 
 
 def _unix_unit(column: Column) -> float | None:
@@ -154,23 +160,23 @@ def _unix_unit(column: Column) -> float | None:
     return next((unit for unit, low, high in _UNIX if low <= np.median(known) <= high), None)
 
 
-def _split(columns: Mapping[str, Column], time: str, files: Iterable[str]) -> tuple[str, str]:
-    """Source text of the split, and why."""
+def _split(columns: Mapping[str, Column], time: str, files: Iterable[str]) -> tuple[str, str, str]:
+    """Source text of the split, why, and the name of what is held out."""
     words = {w for f in files for w in re.split(r"[^a-z0-9]+", f.rpartition("/")[2].lower())}
     held_out = [name for name in _EVAL_NAMES if name in words]
     if "train" in words and held_out:
         names = ", ".join(f'"{n}"' for n in ("train", *held_out))
-        return f"by_name({names})", "as the files are named"
+        return f"by_name({names})", "as the files are named", held_out[0]
     if not time:
-        return f"every({round(1 / EVAL_SHARE)})", "there is no time to split by; every tenth row is held back"
+        return "every(10)", "there is no time to split by; every tenth row is held back", "eval"
     column = columns[time]
     when = np.sort(times(column.array, time, "sample").drop_null().to_numpy())
-    start = int(when[int((1 - EVAL_SHARE) * len(when))])
+    start = int(when[len(when) * 9 // 10])
     if start == when[0]:
-        return "every(10)", f"nearly all rows have the same {time!r}; every tenth row is held back"
+        return "every(10)", f"nearly all rows have the same {time!r}; every tenth row is held back", "eval"
     unit = 1e3 if column.numbers is None else _unix_unit(column)
     moment = f", {datetime.datetime.fromtimestamp(start / unit, datetime.UTC):%Y-%m-%d %H:%M} UTC" if unit else ""
-    return f'by_time("{time}", {start})', f"the last tenth of the rows{moment}"
+    return f"by_time({quoted(time)}, {start})", f"the last tenth of the rows{moment}", "eval"
 
 
 def _scenario_columns(columns: Mapping[str, Column], taken: Collection[str]) -> list[str]:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,23 +53,26 @@ def take_sample(source: str | Path, rows: int, seed: int = 0) -> Sample:
         raise ReadError(f"{source}: there are no rows")
     table, joins = log.table(), {}
     for side in (g for g in groups if g is not log):
-        for path, key in _keys(Path(source), side, table, log.files[0]):
-            joins[path] = key
-            table = join(table, side_table(source, path, key), key, log.files[0])
+        path, key = _key(str(source), side, table, log.files[0])
+        joins[path] = key
+        table = join(table, side_table(source, path, key), key, log.files[0])
     partial = tuple(sorted(log.all_columns - set(log.columns)))
     return Sample(table, log.rows, tuple(log.files), joins, partial)
 
 
-def _keys(source: Path, side: _Group, log: pa.Table, log_file: str) -> Iterator[tuple[str, str]]:
-    """`(path below the source, key)` of the files of a side table."""
-    if len(side.files) > 1:
-        raise ReadError(f"{side.files[0]}: other columns than {log_file}, in several files; give --data one log")
+def _key(source: str, side: _Group, log: pa.Table, log_file: str) -> tuple[str, str]:
+    """`(path below the source, column)` of the file of a side table."""
+    folder = (source if "://" in source else str(Path(source))).rstrip("/") + "/"
+    if len(side.files) > 1 or not side.files[0].startswith(folder):
+        raise ReadError(
+            f"{side.files[0]}: other columns than {log_file}, in several files or not below a directory; "
+            "give --data one log"
+        )
     shared = [c for c in side.columns if c in log.column_names]
     for key in sorted(shared, key=lambda c: not c.lower().endswith("id")):
         column = pa.chunked_array([t.column(key) for _, _, t in read(side.files[0])])
         if len(column) == len(pc.unique(column)) and not pa.types.is_nested(column.type):
-            yield Path(side.files[0]).relative_to(source).as_posix(), key
-            return
+            return side.files[0].removeprefix(folder), key
     raise ReadError(
         f"{side.files[0]}: other columns than {log_file}, and none of them by which to join it: "
         "a column of both whose values it has once each; give --data one log"

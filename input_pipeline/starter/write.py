@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from input_pipeline.logs import EVERY_ROW, OTHER, ROW_NUMBER
 from input_pipeline.readers import ReadError
-from input_pipeline.starter.columns import columns_of
+from input_pipeline.starter.columns import columns_of, quoted
 from input_pipeline.starter.kinds import Features, features_of
 from input_pipeline.starter.roles import Outcome, Roles, roles_of
 from input_pipeline.starter.sample import Sample, take_sample
-from tt_jax.schema import TOWERS, Feature, Schema, Task
+from tt_jax.schema import TOWERS, DType, Feature, Schema, Task
 
 SAMPLE_ROWS = 50_000
 _WIDTH = 110
@@ -46,8 +46,8 @@ def make_starter(source: str, out: Path, rows: int = SAMPLE_ROWS) -> Starter:
     )  # fmt: skip
     left_out = found.left_out | dict.fromkeys(sample.partial, "not every file has it")
     parts = (
-        _head(source, out, sample), _tasks(roles), _scenario(roles), _features(found, roles.scenario), _left_out(left_out),
-        _rest(schema, sample, roles, out),
+        _head(source, out, sample), _tasks(roles), _scenario(roles), _features(found, roles.scenario),
+        _left_out(left_out), _rest(schema, sample, roles, out),
     )  # fmt: skip
     return Starter(schema, roles.outcomes, left_out, "\n".join(parts))
 
@@ -60,12 +60,11 @@ def _both_sides(found: Features, source: str) -> Features:
     if len({f.tower for f, _ in found.features}) == len(TOWERS):
         return found
     sides = {f.name: TOWERS[i % 2] for i, (f, _) in enumerate(found.features)}
-    return replace(found, features=[
-        (replace(f, tower=sides[f.name]), f"{note}; EITHER SIDE?") for f, note in found.features
-    ])  # fmt: skip
+    moved = [(replace(f, tower=sides[f.name]), note) for f, note in found.features]
+    return Features(sorted(moved, key=lambda made: TOWERS.index(made[0].tower)), found.left_out, guessed=True)
 
 
-def _ad_id_dtype(sample: Sample, roles: Roles) -> str:
+def _ad_id_dtype(sample: Sample, roles: Roles) -> DType:
     if roles.ad_id == ROW_NUMBER:
         return "int"
     return "int" if pa.types.is_integer(sample.table.schema.field(roles.ad_id).type) else "string"
@@ -75,6 +74,7 @@ def _ad_id_dtype(sample: Sample, roles: Roles) -> str:
 
 
 def _head(source: str, out: Path, sample: Sample) -> str:
+    source = source.replace("\\", "\\\\").replace('"', '\\"')
     files = f"{len(sample.files)} file{'s' if len(sample.files) > 1 else ''}"
     return f'''"""A first schema, written by `tt-jax init`: a recipe and a configuration in one, yours to edit.
 
@@ -98,7 +98,7 @@ from tt_jax.schema import Feature, Schema, Task
 def _tasks(roles: Roles) -> str:
     lines = ["# What to learn: name, label column. `COLUMN=VALUE` is 1 where the column has that value.", "TASKS = ("]
     for o in roles.outcomes:
-        task = f"Task({o.name!r}, {o.label!r}),".replace("'", '"')
+        task = f"Task({quoted(o.name)}, {quoted(o.label)}),"
         lines.append(f"    {'' if o.chosen else '# '}{task}  # {o.rate:.4f} of the rows{_within(o, roles)}")
     return "\n".join([*lines, ")", ""])
 
@@ -121,7 +121,7 @@ def _scenario(roles: Roles) -> str:
     rest = f" {OTHER!r} is every other value." if OTHER in roles.scenarios else ""
     values = _vocabulary(roles.scenarios, "")
     head = f"# The column of the scenario, and its values.{rest}{others}"
-    return f'{head}\nSCENARIO = "{roles.scenario}"\nSCENARIOS = {values}\n'
+    return f"{head}\nSCENARIO = {quoted(roles.scenario)}\nSCENARIOS = {values}\n"
 
 
 def _features(found: Features, scenario: str) -> str:
@@ -137,7 +137,7 @@ def _feature(feature: Feature, note: str, scenario: bool) -> str:
     positional = ["name", "kind", "tower"]
     if feature.is_ids:
         positional.append("dtype")
-    arguments = [f'"{getattr(feature, name)}"' for name in positional]
+    arguments = [quoted(getattr(feature, name)) for name in positional]
     for name, default in _DEFAULTS.items():
         value = getattr(feature, name)
         always = name == "dim" and feature.kind == "dense"
@@ -154,12 +154,7 @@ def _feature(feature: Feature, note: str, scenario: bool) -> str:
 
 
 def _literal(value: object) -> str:
-    return _quoted(value) if isinstance(value, str) else repr(value)
-
-
-def _quoted(text: str) -> str:
-    plain = repr(text)
-    return f'"{text}"' if plain == f"'{text}'" and '"' not in text else plain
+    return quoted(value) if isinstance(value, str) else repr(value)
 
 
 def _vocabulary(values: tuple[str | int, ...], indent: str) -> str:
@@ -177,16 +172,16 @@ def _vocabulary(values: tuple[str | int, ...], indent: str) -> str:
 
 
 def _left_out(left_out: dict[str, str]) -> str:
-    lines = [f"#   {name}: {why}" for name, why in left_out.items()]
+    lines = ["#   " + " ".join(f"{name}: {why}".split()) for name, why in left_out.items()]
     return "\n".join(["# Left out, and why. Make a feature of one by a line above.", *lines, ""]) if lines else ""
 
 
 def _rest(schema: Schema, sample: Sample, roles: Roles, out: Path) -> str:
     batch = next(b for rows, b in _BATCH_ROWS if sample.rows >= rows)
-    joins = "".join(f"\n    {_quoted(path)}: {_quoted(key)}," for path, key in sample.joins.items())
+    joins = "".join(f"\n    {quoted(path)}: {quoted(key)}," for path, key in sample.joins.items())
     names = [n for n in ("request_id", "user_id", "time") if getattr(schema, n)]
-    ids = "".join(f'    {n}="{getattr(schema, n)}",\n' for n in names)
-    ad_id = "logs.ROW_NUMBER,  # no column is the ad's id" if schema.ad_id == ROW_NUMBER else f'"{schema.ad_id}",'
+    ids = "".join(f"    {n}={quoted(getattr(schema, n))},\n" for n in names)
+    ad_id = "logs.ROW_NUMBER,  # no column is the ad's id" if schema.ad_id == ROW_NUMBER else f"{quoted(schema.ad_id)},"
     return f'''SPLIT = logs.{roles.split}  # {roles.split_reason}
 JOINS = {{{joins}{chr(10) if joins else ""}}}  # files beside the log: the column by which their rows are looked up
 
@@ -221,7 +216,7 @@ def get_config(_arg: str = "") -> ConfigDict:
             model=ModelConfig(experts=3, full_rank_layers=1, low_rank_layers=1, rank=32, mlp=(128, 64), output_dim=32),
             data=DataConfig(path="prepared/{out.stem}", eval_split="{roles.eval_split}", batch_size={batch}),
             train=TrainConfig(epochs=1.0),
-            utility=TASKS[0].name,  # ads are ranked by this
+            utility="",  # what ads are ranked by: the first task, or an expression of them, as "bid * click"
         )
     )
 '''

@@ -30,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
     from input_pipeline.starter.write import make_starter
 
     starter = make_starter(args.data, args.out, args.rows)
-    args.out.write_text(starter.text)
+    with args.out.open("x") as file:  # not over a file that has come meanwhile
+        file.write(starter.text)
     schema = starter.schema
     sides = ", ".join(f"{len(schema.tower_features(t))} features of the {t}" for t in ("query", "ad"))
     rates = ", ".join(f"{o.name} ({o.rate:.4f})" for o in starter.outcomes if o.chosen)
