@@ -71,7 +71,7 @@ def _key(source: str, side: _Group, log: pa.Table, log_file: str) -> tuple[str, 
     shared = [c for c in side.columns if c in log.column_names]
     for key in sorted(shared, key=lambda c: not c.lower().endswith("id")):
         column = pa.chunked_array([t.column(key) for _, _, t in read(side.files[0])])
-        if len(column) == len(pc.unique(column)) and not pa.types.is_nested(column.type):
+        if not pa.types.is_nested(column.type) and len(column) == len(pc.unique(column)):
             return side.files[0].removeprefix(folder), key
     raise ReadError(
         f"{side.files[0]}: other columns than {log_file}, and none of them by which to join it: "
