@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib.util
-import sys
 import typing
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from tt_jax.cli.python_file import load_python
 from tt_jax.config import Config, ConfigError
 from tt_jax.strict_json import nearest
 
@@ -42,14 +40,8 @@ def load_config(file: str, overrides: Sequence[str]) -> Config:
 
 def _execute(file: str) -> Config:
     path, colon, argument = file.partition(":")
-    if not Path(path).is_file():
-        raise ConfigError(f"--config={file}: no file {path}")
-    spec = importlib.util.spec_from_file_location("tt_jax_run_config", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"--config={file}: expected a Python file, *.py")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
+    module = load_python(path, "tt_jax_run_config", f"--config={file}", ConfigError)
     try:
-        spec.loader.exec_module(module)
         found = module.get_config(*([argument] if colon else []))
     except Exception as e:  # whatever the user's file raises
         raise ConfigError(f"--config={file}: {type(e).__name__}: {e}") from e

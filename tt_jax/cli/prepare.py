@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any
 
 EXAMPLE = """  tt-jax prepare kuairand --source=data/kuairand_pure --out=prepared/kuairand
   tt-jax prepare census --source=data/census_income --out=prepared/census
-  tt-jax prepare adworld --out=prepared/adworld"""
+  tt-jax prepare adworld --out=prepared/adworld
+  tt-jax prepare mylogs.py --source=data/mylogs --out=prepared/mylogs"""
 SIMULATED = "adworld"  # the recipe that makes its logs, of a world that is kept beside them
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "recipe", help="adworld, census or kuairand; a recipe for your own logs is a file beside theirs"
+        "recipe", help="adworld, census, kuairand, or a Python file of your own, as `tt-jax init` writes one"
     )
-    parser.add_argument("--source", type=Path, help="directory of the raw logs; adworld needs none")
+    parser.add_argument("--source", help="the raw logs: a path, or a URL for a file of your own; adworld needs none")
     parser.add_argument(
         "--on-error", choices=("stop", "quarantine"), default="stop",
         help="what a bad row does: end the run, or go to quarantine.jsonl in the set",
@@ -28,15 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the prepared set; prints rows and label rates."""
-    from input_pipeline import recipes
     from input_pipeline.prepare import prepare
     from input_pipeline.quarantine import QUARANTINE, Quarantine
     from input_pipeline.readers import STRICT
     from tt_jax.publish import require_absent
 
-    recipe: Any = recipes.load(args.recipe)
+    recipe = _load(args.recipe)
     if args.source is None and args.recipe != SIMULATED:
-        raise ValueError(f"prepare {args.recipe}: expected --source, the directory of the raw logs")
+        raise ValueError(f"prepare {args.recipe}: expected --source, the raw logs")
     require_absent(args.out)  # before the work, not after it
     source = args.source
     documents = {recipe.WORLD: dataclasses.asdict(recipe.config_of(source))} if args.recipe == SIMULATED else None
@@ -47,6 +48,22 @@ def run(args: argparse.Namespace) -> int:
     if manifest.rejected:
         print(f"left out {manifest.rejected:,} bad rows: see {args.out / QUARANTINE}")
     return 0
+
+
+def _load(name: str) -> Any:
+    """The module of a recipe, by name or file."""
+    from input_pipeline import recipes
+    from tt_jax.cli.python_file import load_python
+
+    if not name.endswith(".py"):
+        return recipes.load(name)
+    module = load_python(name, "tt_jax_recipe", f"prepare {name}", ValueError)
+    for function in ("schema", "read", "ads"):
+        if not callable(getattr(module, function, None)):
+            raise ValueError(f"prepare {name}: expected a function {function}(source) in it")
+    if "errors" not in inspect.signature(module.read).parameters:
+        raise ValueError(f"prepare {name}: expected read(source, errors), got read{inspect.signature(module.read)}")
+    return module
 
 
 def print_counts(manifest: Any) -> None:

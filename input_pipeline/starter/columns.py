@@ -1,0 +1,162 @@
+"""What a column of the sample is like, whatever its type: its distinct values, its numbers, what it depends on."""
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions on import)
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_MIN_PAIRS = 50  # fewer pairs of rows of the same ad or user say nothing
+_BINS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """A column of n rows. Decimals are floats, booleans integers, and a dictionary is what it stands for."""
+
+    name: str
+    array: pa.Array
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Those of the name: `isLongView_2` is `is long view 2`."""
+        return tuple(re.findall(r"[a-z]+|[0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.name).lower()))
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its values are strings."""
+        return pa.types.is_string(self.array.type) or pa.types.is_large_string(self.array.type)
+
+    @property
+    def is_list(self) -> bool:
+        """Whether they are lists, of anything but lists."""
+        t = self.array.type
+        is_list = pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t)
+        return is_list and not pa.types.is_nested(t.value_type)
+
+    @property
+    def is_time(self) -> bool:
+        """Whether they are dates or times by their type."""
+        return pa.types.is_temporal(self.array.type)
+
+    @property
+    def is_int(self) -> bool:
+        """Whether they are integers by their type."""
+        return pa.types.is_integer(self.array.type)
+
+    @cached_property
+    def numbers(self) -> np.ndarray | None:
+        """float64 [n], NaN where there is none; None if the values are no numbers."""
+        if not (self.is_int or pa.types.is_floating(self.array.type)):
+            return None
+        values = pc.fill_null(self.array.cast(pa.float64(), safe=False), np.nan).to_numpy(zero_copy_only=False)
+        return np.where(np.isfinite(values), values, np.nan)
+
+    @cached_property
+    def is_whole(self) -> bool:
+        """Whether they are whole numbers, perhaps stored as floats."""
+        if self.is_int or self.numbers is None:
+            return self.is_int
+        known = self.numbers[~np.isnan(self.numbers)]
+        return bool((known == np.floor(known)).all() and (np.abs(known) < 2**53).all())
+
+    @cached_property
+    def codes(self) -> np.ndarray:
+        """int64 [n]: which distinct value a row has, numbers in their order, -1 where it has none."""
+        if self.is_list:
+            return self._list_codes()
+        if self.numbers is not None:
+            exact = self.array.fill_null(0).to_numpy() if self.is_int else self.numbers  # an id may exceed 2**53
+            known = ~np.isnan(self.numbers)
+            codes = np.full(len(known), -1)
+            codes[known] = np.unique(exact[known], return_inverse=True)[1]
+            return codes
+        return pc.fill_null(self.array.dictionary_encode().indices.cast(pa.int64()), -1).to_numpy()
+
+    def _list_codes(self) -> np.ndarray:
+        """Lists of equal length and elements are told apart from others by a sum of random numbers."""
+        row, elements = self.elements
+        values = elements.dictionary_encode().indices.fill_null(0).to_numpy().astype(np.int64)
+        draws = np.random.default_rng(0).random(int(values.max(initial=0)) + 1)
+        place = np.arange(len(row)) - np.searchsorted(row, row)
+        sums = np.bincount(row, draws[values] * (1 + place), minlength=len(self.array))
+        codes = np.unique(np.round(sums, 9), return_inverse=True)[1]
+        return np.where(pc.is_valid(self.array).to_numpy(zero_copy_only=False), codes, -1)
+
+    @cached_property
+    def elements(self) -> tuple[np.ndarray, pa.Array]:
+        """Of a column of lists: the row of each element, and the elements."""
+        return np.repeat(np.arange(len(self.array)), self.lengths), self.array.flatten()
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Of the lists, 0 where there is none."""
+        return pc.fill_null(pc.list_value_length(self.array), 0).to_numpy().astype(np.int64)
+
+    @cached_property
+    def distinct(self) -> int:
+        """How many values there are, nulls apart."""
+        return len(np.unique(self.codes[self.codes >= 0]))
+
+    @cached_property
+    def missing(self) -> float:
+        """Share of the rows without a value."""
+        return float((self.codes < 0).mean())
+
+    @cached_property
+    def bins(self) -> np.ndarray:
+        """int64 [n] >= 0: the distinct value of a row, or the quantile of a number; 0 where there is none."""
+        if self.numbers is None or self.distinct <= _BINS:
+            return self.codes + 1
+        ranked = self.codes[self.codes >= 0]
+        edges = np.unique(np.quantile(ranked, np.linspace(0, 1, _BINS + 1)))
+        return np.where(self.codes < 0, 0, 1 + np.searchsorted(edges, self.codes))
+
+    def values(self) -> list[int | str]:
+        """The distinct values, sorted; whole numbers as integers."""
+        found = self.array.unique().drop_null().to_pylist()
+        return sorted(found if self.numbers is None else {int(v) for v in found if np.isfinite(v)})
+
+    def depends_on(self, group: np.ndarray | None) -> float | None:
+        """How much of the column a group of rows has in common: 1 if all rows of a group agree, about 0 if they agree
+        no more than any rows. None if there are too few rows of the same group. `group`: int [n], -1 = none."""
+        if group is None:
+            return None
+        order = np.argsort(group, kind="stable")
+        one, next_ = order[:-1], order[1:]
+        pairs = (group[one] == group[next_]) & (group[one] >= 0)
+        if pairs.sum() < _MIN_PAIRS:
+            return None
+        a, b = self.codes[one[pairs]], self.codes[next_[pairs]]
+        chance = float(((np.bincount(self.codes + 1) / len(self.codes)) ** 2).sum())
+        found = ((a == b).mean() - chance) / (1 - chance) if chance < 1 else 1.0
+        if self.numbers is not None and (variance := float(self.codes.var())):
+            found = max(found, 1 - float(((a - b).astype(float) ** 2).mean()) / (2 * variance))
+        return float(found)
+
+
+def quoted(text: str) -> str:
+    """A string as Python source, in double quotes where that is all there is to it."""
+    plain = repr(text)
+    return f'"{text}"' if plain == f"'{text}'" and '"' not in text else plain
+
+
+def columns_of(table: pa.Table) -> dict[str, Column]:
+    """The columns of a sample, by name."""
+    found = {}
+    for name in table.column_names:
+        array = table.column(name).combine_chunks()
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        if pa.types.is_boolean(array.type):
+            array = array.cast(pa.int8())
+        if pa.types.is_decimal(array.type):
+            array = array.cast(pa.float64())
+        found[name] = Column(name, array)
+    return found
