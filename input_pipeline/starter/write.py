@@ -201,7 +201,7 @@ def schema(_source=None):
     return SCHEMA
 
 
-def read(source, errors):
+def read(source, errors=logs.STRICT):
     return logs.read_logs(source, SCHEMA, SPLIT, JOINS, errors)
 
 
