@@ -57,7 +57,9 @@ def _drift(report: Mapping[str, Any]) -> list[str]:
         if past:
             split, worst = max(past.items(), key=lambda item: item[1]["psi"])
             distance = "" if worst["ks"] is None else f", KS {worst['ks']:.2f}"
-            found.append(f"{name}: {split} differs from {report['drift']['reference']}: PSI {worst['psi']:.2f}{distance}")
+            found.append(
+                f"{name}: {split} differs from {report['drift']['reference']}: PSI {worst['psi']:.2f}{distance}"
+            )
     return found
 
 

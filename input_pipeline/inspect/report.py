@@ -52,9 +52,7 @@ def report_of(survey: Survey, about: Mapping[str, Any]) -> dict[str, Any]:
 
 def _labels(survey: Survey, split: str | None = None, scenario: str | None = None) -> dict[str, Any]:
     """Rows and label rates of some of them."""
-    return _rates(
-        survey, (v for (s, _, c), v in survey.labels.items() if split in (None, s) and scenario in (None, c))
-    )
+    return _rates(survey, (v for (s, _, c), v in survey.labels.items() if split in (None, s) and scenario in (None, c)))
 
 
 def _rates(survey: Survey, parts: Iterable[np.ndarray]) -> dict[str, Any]:
@@ -170,11 +168,12 @@ def _tables(survey: Survey, whole: SplitStats) -> dict[str, Any]:
 
 
 def _drift(survey: Survey) -> dict[str, Any]:
-    """Column -> split -> psi and ks, against the first split."""
+    """Column -> split -> psi and ks, against the split `train`, or the first where there is none."""
     if len(survey.splits) < 2:
         return {}
-    (first, reference), *others = survey.splits.items()
-    found = {}
+    first = "train" if "train" in survey.splits else next(iter(survey.splits))
+    reference, found = survey.splits[first], {}
+    others = [(name, split) for name, split in survey.splits.items() if name != first]
     for name, stats in reference.columns.items():
         if not _compared(survey, name) or stats.kind in ("none", "other"):
             continue

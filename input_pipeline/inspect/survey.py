@@ -126,7 +126,9 @@ class Survey:
                 split.columns[name] = ColumnStats(self.bounds)
                 split.columns[name].skip(split.rows)
                 if split.rows:
-                    self.troubles.setdefault(name, f"{chunk.file}: column {name!r} is new here: missing in files before")
+                    self.troubles.setdefault(
+                        name, f"{chunk.file}: column {name!r} is new here: missing in files before"
+                    )
         for name, stats in split.columns.items():
             if name in columns:
                 stats.add(columns[name])

@@ -75,7 +75,9 @@ def _told(chunks: Iterable[Any]) -> Iterator[Any]:
         rows += chunk.table.num_rows
         if time.monotonic() - told > _PROGRESS_S:
             told = time.monotonic()
-            print(f"inspect {chunk.split}: {rows:,} rows so far, {rows / (told - began):,.0f} a second", file=sys.stderr)
+            print(
+                f"inspect {chunk.split}: {rows:,} rows so far, {rows / (told - began):,.0f} a second", file=sys.stderr
+            )
     print(f"inspect: {rows:,} rows in {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
