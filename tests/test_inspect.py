@@ -1,4 +1,4 @@
-"""`tt-jax inspect`: its sketches against exact counts, its figures against SciPy and simulation, its bounds, its page."""
+"""`tt-jax inspect`: sketches against exact counts, figures against SciPy and simulation, bounds, the page."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests import tiny
 from tests.test_cli import Call
 from tests.test_cli import call as call
 from tests.test_report import Page
-from tt_jax.hashing import hash_string, hashed_rows, table_seed
+from tt_jax.hashing import hashed_rows, table_seed
 
 RAW = Roles({"click": "click"}, {}, "surface", "time")
 DAY_MS = 86_400_000
@@ -269,18 +269,17 @@ def test_the_report_is_that_of_plain_counting() -> None:
     assert number["missing_by_split"] == {"train": absent / 6_300, "eval": 0.0}
     assert number["numbers"]["infinite"] == 1
     assert number["numbers"]["min"] == min(v.as_py() for v in train if v.is_valid)
-    finite = np.array([v for v in map(float, pa.concat_arrays([*train.chunks, *copies.column("number").chunks,
-                                                                later["number"]]).drop_null()) if np.isfinite(v)])  # fmt: skip
+    before = pa.concat_arrays([*train.chunks, *copies.column("number").chunks]).drop_null().to_numpy()
+    finite = np.concatenate([before, np.delete(later["number"].to_numpy(), 3)])
     assert number["numbers"]["mean"] == pytest.approx(finite.mean())
     assert number["numbers"]["quantiles"]["0.5"] == pytest.approx(np.quantile(finite, 0.5))  # the sample is all rows
     assert report["columns"]["user"]["distinct"]["count"] == len({str(v) for v in whole["user"]})
-    words = Counter(w for v in table.column("words").to_pylist() for w in v)
-    words += Counter(w for v in copies.column("words").to_pylist() for w in v) + Counter(sum(later["words"], []))
+    lists = [*table.column("words").to_pylist(), *copies.column("words").to_pylist(), *later["words"]]
+    words = Counter(word for of_row in lists for word in of_row)
     assert {t["value"]: t["count"] for t in report["columns"]["words"]["top"]} == words
     assert report["columns"]["words"]["lengths"]["longest"] == 3
 
     drift = report["drift"]["columns"]
-    before = pa.concat_arrays([*train.chunks, *copies.column("number").chunks]).drop_null().to_numpy()
     expected = scipy.stats.ks_2samp(before, finite[-1_999:]).statistic
     assert drift["number"]["eval"]["ks"] == pytest.approx(expected, abs=1e-9)
     assert drift["user"]["eval"]["psi"] < 0.05
@@ -289,8 +288,14 @@ def test_the_report_is_that_of_plain_counting() -> None:
     assert leaks["leak"] > 0.99
     assert max(auc for name, auc in leaks.items() if name != "leak") < 0.55
     said = "\n".join(report["findings"])
-    for line in ("leak: alone it has an AUC of", "number: eval differs from train: PSI", "constant: one value only, true",
-                 "empty: missing in 100.0%", "number: 1 infinite numbers", "3.6% of the rows are duplicates"):  # fmt: skip
+    for line in (
+        "leak: alone it has an AUC of",
+        "number: eval differs from train: PSI",
+        "constant: one value only, true",
+        "empty: missing in 100.0%",
+        "number: 1 infinite numbers",
+        "3.6% of the rows are duplicates",
+    ):
         assert line in said
     assert len(report["findings"]) == 6
 
@@ -303,9 +308,8 @@ def test_memory_does_not_grow_with_the_rows() -> None:
         columns["surface"] = [f"surface {n}" for n in rng.integers(0, 10**6, 400)]
         columns["time"] = columns["time"] + 7 * i * DAY_MS
         found.add(chunk("train", columns, 400 * i))
-        if i in (1, 99):
-            sizes.append(len(pickle.dumps(found)))
-    assert sizes[1] < 1.25 * sizes[0]  # full sketches: what is pending differs
+        sizes.append(len(pickle.dumps(found)))
+    assert max(sizes[2:]) < 1.75 * sizes[1]  # the sketches are full; how much is pending in them differs
     report = report_of(found, {"data": "", "recipe": None})
     assert report["rows"] == sum(s["rows"] for s in report["scenarios"].values()) == 40_000
     assert report["scenarios"]["(others)"]["rows"] > 39_000
@@ -352,7 +356,6 @@ def test_a_recipe_gives_roles_tables_and_masks() -> None:
                 ids |= {v for v in value if v is not None} if isinstance(value, list) else {value}
         assert found["ids"] == len(ids)
         assert found["collisions"] == pytest.approx(1 - (1 - 1 / (hashed[name].hash_size - 2)) ** (len(ids) - 1))
-        assert hash_string  # strings are counted by the hash that the encoder takes
     for f in tiny.SCHEMA.features:
         assert report["columns"][f.name]["role"] == f"{f.tower}, {f.kind}"
         assert ("numbers" in report["columns"][f.name]) == (not f.is_ids)
@@ -374,18 +377,13 @@ def test_the_verb_writes_a_page_that_needs_nothing_else(call: Call, tmp_path: Pa
         columns = log(rng, 2_000, shift)
         columns["<b>"] = ["<script>"] * 2_000
         pq.write_table(pa.table(columns), tmp_path / f"{name}-0.parquet")
-    code, out, err = call(
-        "inspect",
-        f"--data={tmp_path}",
-        "--labels=click",
-        "--scenario=surface",
-        "--time=time",
-        f"--out={tmp_path / 'o'}",
-    )
+    out_dir = tmp_path / "inspected"
+    flags = ("--labels=click", "--scenario=surface", "--time=time", f"--out={out_dir}")
+    code, out, err = call("inspect", f"--data={tmp_path}", *flags)
     assert code == 0
     assert "inspect: 4,000 rows in" in err
-    report = json.loads((tmp_path / "o" / "inspect.json").read_text())
-    text = (tmp_path / "o" / "inspect.html").read_text()
+    report = json.loads((out_dir / "inspect.json").read_text())
+    text = (out_dir / "inspect.html").read_text()
     page = Page(text)
     assert (page.sources, page.links) == ([], [])
     assert not {"script", "link", "img", "iframe", "b"} & set(page.tags)
@@ -394,11 +392,8 @@ def test_the_verb_writes_a_page_that_needs_nothing_else(call: Call, tmp_path: Pa
     assert len(report["findings"]) > 3
     for finding in report["findings"]:
         assert finding in out
-    for shows in (
-        "By day, 2023-11-15 to 2023-11-17",
-        "leak: alone it has an AUC of",
-        f"{report['labels']['click']['rate']:.2f}",
-    ):
+    rate = f"{report['labels']['click']['rate']:.2f}"
+    for shows in ("By day, 2023-11-15 to 2023-11-17", "leak: alone it has an AUC of", rate):
         assert shows in text
     assert call.refused("inspect", "--data=x", "--recipe=census", "--time=t") == "--time: the recipe census has its own"
     assert "no such file" in call.refused("inspect", f"--data={tmp_path / 'none'}")

@@ -12,6 +12,8 @@ import numpy as np
 
 from tt_jax.hashing import mix64
 
+_PENDING = 32  # chunks that a sketch may hold unsorted
+
 
 class Distinct:
     """How many different keys there are: exact below `bound` of them, then an estimate of 1 / sqrt(bound - 2).
@@ -46,7 +48,8 @@ class Distinct:
             hashes, counts = hashes[near], counts[near]
         if hashes.size:
             self._pending.append((hashes, counts))
-        if sum(h.size for h, _ in self._pending) >= self.bound:  # so that a big sketch is not sorted for every chunk
+        # Not at once, so that a big sketch is not sorted for every chunk.
+        if len(self._pending) >= _PENDING or sum(h.size for h, _ in self._pending) >= self.bound:
             self._compact()
 
     def _compact(self) -> None:

@@ -1,4 +1,4 @@
-"""One pass over a log: `Survey.add` for every chunk, then `report.report_of`. Memory is bounded by `Bounds` and columns."""
+"""One pass over a log: `Survey.add` for every chunk, then `report.report_of`. Memory is bounded, by `Bounds`."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Survey:
 
     Attributes:
       splits: name -> `SplitStats`, in the order in which they came.
-      labels: (split, day, scenario) -> float64 `[1 + 2 T]`: rows, then labels and their sum, by task. A day is of UTC and
+      labels: (split, day, scenario) -> float64 `[1 + 2 T]`: rows, then labels and their sum, by task. A day is of UTC,
         counted from 1970, or `UNDATED`.
       kinds: column -> kind, and whether it has lists.
       troubles: what is wrong with a column, by column: a line.

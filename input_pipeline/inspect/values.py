@@ -29,8 +29,8 @@ class Values:
     """A column of n rows.
 
     Attributes:
-      kind: of its values, or of the elements of its lists; `none` where there is no value, `other` where it is of a type
-        that is not looked into.
+      kind: of its values, or of the elements of its lists; `none` where there is no value, `other` where it is of a
+        type that is not looked into.
       valid: bool `[n]`: there is a value. NaN is none.
       keys: uint64 `[n]`, anything where not valid.
       lengths: of the lists, int64 `[n]`; None where the column has none.
@@ -138,7 +138,7 @@ def kept_texts(keys: Iterable[int], known: Mapping[int, str], found: Mapping[int
 
 
 def row_keys(columns: Iterable[tuple[str, Values]], rows: int) -> np.ndarray:
-    """Hashes of whole rows, uint64 `[rows]`: equal where each column's values are, in whatever order the columns come."""
+    """Hashes of whole rows, uint64 `[rows]`: equal where each column's values are, in any order of columns."""
     total = np.zeros(rows, np.uint64)
     for name, values in columns:
         seed = np.uint64(hash_string(name))

@@ -134,8 +134,8 @@ def _columns(report: Mapping[str, Any]) -> str:
 
 def _leaks(report: Mapping[str, Any]) -> str:
     about = (
-        "<p>How well a column alone ranks the rows of a task, scored by the rate that its value has in the other half of"
-        " the sample; a list counts as one value.</p>"
+        "<p>How well a column alone ranks the rows of a task, scored by the rate that its value has in the other half"
+        " of the sample; a list counts as one value.</p>"
     )
     tables = [
         _table([task, "AUC"], ([html.escape(f["column"]), f"{f['auc']:.4f}"] for f in columns))
@@ -158,8 +158,8 @@ def _drift(report: Mapping[str, Any]) -> str:
         rows.append([html.escape(name), *(figure for pair in figures for figure in pair)])
     head = ["column", *(f"{split}: {figure}" for split in others for figure in ("PSI", "KS"))]
     about = (
-        f"<p>Against {html.escape(drift['reference'])}. PSI is of ten quantiles of a number, or of the twenty most frequent"
-        " values and the rest, and of what is missing; below 0.1 is little, above 0.25 much. KS is of numbers.</p>"
+        f"<p>Against {html.escape(drift['reference'])}. PSI is of ten quantiles of a number, or of the twenty most"
+        " frequent values and the rest, and of what is missing; below 0.1 is little, above 0.25 much. KS is of numbers.</p>"
     )
     shown = rows[:_DRAWN], rows[_DRAWN:]
     more = _folded(f"{len(shown[1])} more", _table(head, shown[1])) if shown[1] else ""
