@@ -159,7 +159,8 @@ def _drift(report: Mapping[str, Any]) -> str:
     head = ["column", *(f"{split}: {figure}" for split in others for figure in ("PSI", "KS"))]
     about = (
         f"<p>Against {html.escape(drift['reference'])}. PSI is of ten quantiles of a number, or of the twenty most"
-        " frequent values and the rest, and of what is missing; below 0.1 is little, above 0.25 much. KS is of numbers.</p>"
+        " frequent values and the rest, and of what is missing; below 0.1 is little, above 0.25 much."
+        " KS is of numbers.</p>"
     )
     shown = rows[:_DRAWN], rows[_DRAWN:]
     more = _folded(f"{len(shown[1])} more", _table(head, shown[1])) if shown[1] else ""
