@@ -16,6 +16,7 @@ from tt_jax.strict_json import nearest
 VERBS = {
     "quickstart": "the whole path on a small synthetic world, in minutes",
     "init": "a first schema of your own logs, as a file to edit",
+    "inspect": "what is in a log: labels, columns, drift, leaks, duplicates",
     "prepare": "raw logs to a training set",
     "train": "train a model, or go on with a run",
     "evaluate": "metrics of a trained model on a split",

@@ -1,0 +1,256 @@
+"""What `inspect.json` holds, of a `Survey`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from input_pipeline.inspect import figures
+from input_pipeline.inspect.column import ColumnStats
+from input_pipeline.inspect.findings import findings
+from input_pipeline.inspect.sketches import Distinct
+from input_pipeline.inspect.survey import SplitStats, Survey
+from input_pipeline.inspect.values import NUMBERS, numbers_of, shown
+
+VERSION = 1
+_QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+_TOP = 20
+_LEAKS = 10  # columns that are listed for a task
+_COLLISIONS = 0.05  # share for which a table's size is told
+_MIN_LABELLED = 100  # rows of the sample without which no AUC is told
+
+
+def report_of(survey: Survey, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The report, JSON values only. `about` says where the rows are from, and stands at its beginning."""
+    whole = survey.whole()
+    found = {
+        "version": VERSION,
+        **about,
+        "rows": whole.rows,
+        "splits": {name: {"rows": split.rows, **_labels(survey, split=name)} for name, split in survey.splits.items()},
+        "scenarios": {
+            name: _labels(survey, scenario=name) for name in sorted({s for _, _, s in survey.labels}) if name
+        },
+        "labels": _labels(survey)["labels"],
+        "days": _days(survey),
+        "columns": {name: _column(survey, whole, name) for name in whole.columns},
+        "tables": _tables(survey, whole),
+        "drift": _drift(survey),
+        "leaks": _leaks(survey, whole),
+        "duplicates": {
+            "share": whole.distinct_rows.repeated,
+            "rows": round(whole.distinct_rows.repeated * whole.rows),
+            "exact": not whole.distinct_rows.error,
+        },
+        "sampled_rows": len(whole.sample),
+        "troubles": list(survey.troubles.values()),
+    }
+    return {**found, "findings": findings(found)}
+
+
+def _labels(survey: Survey, split: str | None = None, scenario: str | None = None) -> dict[str, Any]:
+    """Rows and label rates of some of them."""
+    return _rates(survey, (v for (s, _, c), v in survey.labels.items() if split in (None, s) and scenario in (None, c)))
+
+
+def _rates(survey: Survey, parts: Iterable[np.ndarray]) -> dict[str, Any]:
+    tasks = survey.roles.labels
+    total = sum(parts, np.zeros(1 + 2 * len(tasks)))
+    labels = {}
+    for i, task in enumerate(tasks):
+        labelled, positive = int(total[1 + 2 * i]), float(total[2 + 2 * i])
+        labels[task] = {"labelled": labelled, "rate": positive / labelled if labelled else None}
+    return {"rows": int(total[0]), "labels": labels}
+
+
+def _days(survey: Survey) -> list[dict[str, Any]]:
+    """Of each day, oldest first: rows and rates, of all and by scenario. A last one, of no date, has what has none."""
+    days = {day for _, day, _ in survey.labels}
+    if days == {None}:
+        return []
+    found = []
+    for day in sorted(days, key=lambda d: (d is None, d)):
+        of_day = {(s, c): v for (s, d, c), v in survey.labels.items() if d == day}
+        scenarios = sorted({c for _, c in of_day if c})
+        date = None if day is None else str(np.datetime64(day, "D"))
+        by = {c: _rates(survey, (v for (_, name), v in of_day.items() if name == c)) for c in scenarios}
+        found.append({"day": date, **_rates(survey, of_day.values()), "scenarios": by})
+    return found
+
+
+# ---- columns ---------------------------------------------------------------------------------------------------------
+
+
+def _column(survey: Survey, whole: SplitStats, name: str) -> dict[str, Any]:
+    stats = whole.columns[name]
+    counted = {n: s.columns[name] for n, s in survey.splits.items() if name in s.columns}
+    found: dict[str, Any] = {
+        "role": _role(survey, name),
+        "kind": f"lists of {stats.kind}" if stats.lists else stats.kind,
+        "missing": _missing(stats),
+        "missing_by_split": {n: _missing(counted[n]) if n in counted else 1.0 for n in survey.splits},
+    }
+    if stats.lists:
+        present = stats.rows - stats.missing
+        found["lengths"] = {"mean": stats.elements / present if present else None, "longest": stats.longest}
+    if stats.kind not in ("none", "other"):
+        found["distinct"] = {
+            "count": len(stats.distinct), "exact": not stats.distinct.error, "error": stats.distinct.error,
+            "once": stats.distinct.once,
+        }  # fmt: skip
+        found["top"] = [
+            {"value": shown(stats.kind, key, stats.texts), "count": count, "share": count / stats.elements}
+            for key, count in stats.frequent.top(_TOP)
+        ]
+        found["top_error"] = stats.frequent.error
+    if stats.kind in NUMBERS and stats.mean is not None and not survey.roles.is_ids(name):
+        found["numbers"] = {
+            "min": stats.low, "max": stats.high, "mean": stats.mean, "infinite": stats.infinite,
+            "quantiles": {} if stats.lists else _quantiles(_sampled(whole, name)),
+        }  # fmt: skip
+    return found
+
+
+def _missing(stats: ColumnStats) -> float:
+    return stats.missing / stats.rows if stats.rows else 0.0
+
+
+def _role(survey: Survey, name: str) -> str:
+    roles = survey.roles
+    for task, label in roles.labels.items():
+        if name == label:
+            return f"label of {task}"
+    if roles.schema and name in {f.name for f in roles.schema.features}:
+        feature = roles.schema.feature(name)
+        return f"{feature.tower}, {feature.kind}"
+    named = {roles.scenario: "scenario", roles.time: "time", **dict.fromkeys(roles.masks.values(), "label mask")}
+    return named.get(name, "")
+
+
+def _sampled(split: SplitStats, name: str) -> np.ndarray:
+    """The finite numbers of a column in the sample, float64."""
+    if name not in split.sample.columns:
+        return np.empty(0)
+    keys, valid = split.sample.columns[name]
+    numbers = numbers_of(split.columns[name].kind, keys[valid])
+    return numbers[np.isfinite(numbers)]
+
+
+def _quantiles(numbers: np.ndarray) -> dict[str, float]:
+    if not numbers.size:
+        return {}
+    return {str(q): float(v) for q, v in zip(_QUANTILES, np.quantile(numbers, _QUANTILES), strict=True)}
+
+
+def _tables(survey: Survey, whole: SplitStats) -> dict[str, Any]:
+    """Of each hashed table the ids of all features that look it up, and what share of them has a row with another."""
+    schema, found = survey.roles.schema, {}
+    for owner in schema.features if schema else ():
+        if not owner.hash_size:
+            continue
+        names = [f.name for f in schema.features if f.is_ids and schema.table_owner(f) == owner]  # pyright: ignore
+        ids = Distinct(survey.bounds.distinct)
+        for name in names:
+            if name in whole.columns:
+                ids.merge(whole.columns[name].distinct)
+        rows = owner.hash_size - 2  # what MISSING_ID and UNKNOWN_ID leave
+        found[owner.name] = {
+            "features": names, "rows": owner.hash_size, "ids": len(ids), "exact": not ids.error,
+            "collisions": figures.collisions(len(ids), rows),
+            "rows_for": {"share": _COLLISIONS, "rows": figures.rows_for(len(ids), _COLLISIONS) + 2},
+        }  # fmt: skip
+    return found
+
+
+# ---- drift and leaks -------------------------------------------------------------------------------------------------
+
+
+def _drift(survey: Survey) -> dict[str, Any]:
+    """Column -> split -> psi and ks, against the split `train`, or the first where there is none."""
+    if len(survey.splits) < 2:
+        return {}
+    first = "train" if "train" in survey.splits else next(iter(survey.splits))
+    reference, found = survey.splits[first], {}
+    others = [(name, split) for name, split in survey.splits.items() if name != first]
+    for name, stats in reference.columns.items():
+        if not _compared(survey, name) or stats.kind in ("none", "other"):
+            continue
+        found[name] = {
+            other: _distance(survey, reference, split, name)
+            for other, split in others
+            if name in split.columns and split.rows and reference.rows
+        }
+    return {"reference": first, "columns": found}
+
+
+def _compared(survey: Survey, name: str) -> bool:
+    """All columns but the time, which differs of course; of a recipe its features and labels."""
+    roles = survey.roles
+    features = {f.name for f in roles.schema.features} if roles.schema else {name}
+    return name != roles.time and name in features | set(roles.labels.values())
+
+
+def _distance(survey: Survey, reference: SplitStats, split: SplitStats, name: str) -> dict[str, Any]:
+    before, after = reference.columns[name], split.columns[name]
+    if before.kind in NUMBERS and not before.lists and not survey.roles.is_ids(name):
+        a, b = _sampled(reference, name), _sampled(split, name)
+        if a.size and b.size:
+            distance = figures.ks(a, b)
+            if len(before.distinct) > figures.BINS:
+                edges = figures.number_bins(a)
+                missing = [_missing(s) * n.size / max(1e-9, 1 - _missing(s)) for s, n in ((before, a), (after, b))]
+                counts = [figures.number_histogram(edges, n, m) for n, m in zip((a, b), missing, strict=True)]
+                return {"psi": figures.psi(*counts), "ks": distance}
+            return {"psi": figures.psi(*_value_histograms(before, after)), "ks": distance}
+    return {"psi": figures.psi(*_value_histograms(before, after)), "ks": None}
+
+
+def _value_histograms(before: ColumnStats, after: ColumnStats) -> tuple[np.ndarray, np.ndarray]:
+    """Counts of the reference's most frequent values, of all others, and of missing rows."""
+    top = np.array([key for key, _ in before.frequent.top(figures.TOP_VALUES)], np.uint64)
+
+    def counts(stats: ColumnStats) -> np.ndarray:
+        of = dict(zip(stats.frequent.keys.tolist(), stats.frequent.counts.tolist(), strict=True))
+        values = [of.get(int(key), 0) for key in top]
+        return np.array([*values, stats.elements - sum(values), stats.missing], np.float64)
+
+    return counts(before), counts(after)
+
+
+def _leaks(survey: Survey, whole: SplitStats) -> dict[str, list[dict[str, Any]]]:
+    """Task -> the columns with the highest AUC alone, in the sample."""
+    roles, sample = survey.roles, whole.sample
+    codes = {
+        name: figures.leak_codes(keys, valid, _numbers_for_bins(survey, whole, name))
+        for name, (keys, valid) in sample.columns.items()
+        if _may_leak(survey, name) and whole.columns[name].kind not in ("none", "other")
+    }
+    found: dict[str, list[dict[str, Any]]] = {}
+    for task, label in roles.labels.items():
+        keys, counts = sample.columns[label]
+        if task in roles.masks:
+            mask_keys, valid = sample.columns[roles.masks[task]]
+            counts = counts & valid & (numbers_of(whole.columns[roles.masks[task]].kind, mask_keys) == 1)
+        y = numbers_of(whole.columns[label].kind, keys)[counts]
+        found[task] = []
+        if y.size < _MIN_LABELLED:
+            continue
+        positive = y > y.mean()  # of a probability, as of 0 and 1
+        alone = {name: figures.single_auc(c[counts], positive) for name, c in codes.items() if name != label}
+        ranked = sorted(((a, name) for name, a in alone.items() if a is not None), reverse=True)
+        found[task] = [{"column": name, "auc": a} for a, name in ranked[:_LEAKS]]
+    return found
+
+
+def _may_leak(survey: Survey, name: str) -> bool:
+    schema = survey.roles.schema
+    return name in {f.name for f in schema.features} if schema else True
+
+
+def _numbers_for_bins(survey: Survey, whole: SplitStats, name: str) -> np.ndarray | None:
+    stats = whole.columns[name]
+    if stats.kind not in NUMBERS or stats.lists or survey.roles.is_ids(name):
+        return None
+    return numbers_of(stats.kind, whole.sample.columns[name][0])

@@ -1,0 +1,146 @@
+"""One column of Arrow as 64-bit keys, by which values are counted, and back to numbers and text.
+
+The key of an integer, a boolean or a time is the number itself (a time in microseconds), that of a float its bits, that
+of a text or of bytes a hash, that of a list a hash of its elements' keys in their order.
+"""
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions on import)
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tt_jax.hashing import hash_string, mix64
+
+Kind = Literal["none", "int", "bool", "float", "time", "text", "other"]
+NUMBERS: tuple[Kind, ...] = ("int", "bool", "float", "time")
+_TEXT_LENGTH = 80  # characters of a value that are kept to be shown
+_EMPTY_LIST = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True)
+class Values:
+    """A column of n rows.
+
+    Attributes:
+      kind: of its values, or of the elements of its lists; `none` where there is no value, `other` where it is of a
+        type that is not looked into.
+      valid: bool `[n]`: there is a value. NaN is none.
+      keys: uint64 `[n]`, anything where not valid.
+      lengths: of the lists, int64 `[n]`; None where the column has none.
+      elements: uint64, the keys of all values: those of valid rows, or of all lists' elements.
+      texts: key -> text, for `text` only.
+    """
+
+    kind: Kind
+    valid: np.ndarray
+    keys: np.ndarray
+    elements: np.ndarray
+    lengths: np.ndarray | None = None
+    texts: Mapping[int, str] = field(default_factory=dict)
+
+
+def values_of(column: pa.ChunkedArray) -> Values:
+    """Keys of a column of any type."""
+    array = column.combine_chunks()
+    t = array.type
+    if pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t):
+        return _lists(array)
+    kind, valid, keys, texts = _scalars(array)
+    return Values(kind, valid, keys, keys[valid], texts=texts)
+
+
+def _lists(array: Any) -> Values:
+    valid = np.asarray(array.is_valid())
+    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy().astype(np.int64)
+    kind, present, keys, texts = _scalars(array.flatten())
+    row = np.repeat(np.arange(len(array)), lengths)[present]
+    lengths, keys = np.bincount(row, minlength=len(array)).astype(np.int64), keys[present]
+    place = np.arange(row.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    row_keys = np.full(len(array), _EMPTY_LIST)
+    np.add.at(row_keys, row, mix64(keys ^ mix64(place.astype(np.uint64) + _EMPTY_LIST)))
+    return Values(kind, valid, row_keys, keys, lengths, texts)
+
+
+def _scalars(array: Any) -> tuple[Kind, np.ndarray, np.ndarray, dict[int, str]]:
+    """Kind, valid, keys and texts of an array without lists."""
+    t = array.type
+    if pa.types.is_dictionary(t) and not _is_text(t.value_type):
+        array, t = array.dictionary_decode(), t.value_type
+    if pa.types.is_uint64(t):  # an id that int64 may not hold
+        array, t = array.cast(pa.string()), pa.string()
+    if _is_text(t.value_type if pa.types.is_dictionary(t) else t):
+        return _text(array)
+    valid = np.asarray(array.is_valid())
+    if pa.types.is_floating(t) or pa.types.is_decimal(t):
+        numbers = pc.fill_null(array.cast(pa.float64(), safe=False), float("nan")).to_numpy(zero_copy_only=False) + 0.0
+        return "float", ~np.isnan(numbers), numbers.view(np.uint64), {}
+    if pa.types.is_null(t):
+        return "none", valid, np.zeros(len(array), np.uint64), {}
+    kind: Kind = "int"
+    if pa.types.is_boolean(t):
+        kind, array = "bool", array.cast(pa.int8())
+    elif pa.types.is_timestamp(t) or pa.types.is_date(t):
+        kind, array = "time", array.cast(pa.timestamp("us"), safe=False)
+    elif not pa.types.is_integer(t):
+        return "other", valid, np.zeros(len(array), np.uint64), {}
+    return kind, valid, pc.fill_null(array.cast(pa.int64()), 0).to_numpy().view(np.uint64), {}
+
+
+def _is_text(t: pa.DataType) -> bool:
+    return any(
+        found(t)
+        for found in (
+            pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view,
+            pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view,
+        )
+    )  # fmt: skip
+
+
+def _text(array: Any) -> tuple[Kind, np.ndarray, np.ndarray, dict[int, str]]:
+    if pa.types.is_dictionary(array.type) and array.dictionary.null_count:
+        array = array.dictionary_decode()
+    if not pa.types.is_dictionary(array.type):
+        array = array.dictionary_encode()
+    texts = [v if isinstance(v, str) else v.hex() for v in array.dictionary.to_pylist()]
+    keys = np.fromiter(map(hash_string, texts), np.uint64, len(texts))
+    codes = pc.fill_null(array.indices.cast(pa.int64()), 0).to_numpy()
+    row_keys = keys[codes] if texts else np.zeros(len(array), np.uint64)
+    return "text", np.asarray(array.is_valid()), row_keys, dict(zip(keys.tolist(), texts, strict=True))
+
+
+def numbers_of(kind: Kind, keys: np.ndarray) -> np.ndarray:
+    """The numbers of keys, float64; of a time, microseconds since 1970."""
+    return keys.view(np.float64) if kind == "float" else keys.view(np.int64).astype(np.float64)
+
+
+def shown(kind: Kind, key: int, texts: Mapping[int, str]) -> str:
+    """A value as text."""
+    if kind == "text":
+        return texts[key]
+    if kind == "bool":
+        return "true" if key else "false"
+    bits = np.array([key], np.uint64)
+    if kind == "float":
+        return f"{bits.view(np.float64)[0]:.10g}"
+    return str(bits.view("M8[us]")[0] if kind == "time" else bits.view(np.int64)[0])
+
+
+def kept_texts(keys: Iterable[int], known: Mapping[int, str], found: Mapping[int, str]) -> dict[int, str]:
+    """The texts of some keys, those that are new cut to what is shown."""
+    return {key: known[key] if key in known else found[key][:_TEXT_LENGTH] for key in keys}
+
+
+def row_keys(columns: Iterable[tuple[str, Values]], rows: int) -> np.ndarray:
+    """Hashes of whole rows, uint64 `[rows]`: equal where each column's values are, in any order of columns."""
+    total = np.zeros(rows, np.uint64)
+    for name, values in columns:
+        seed = np.uint64(hash_string(name))
+        total += np.where(values.valid, mix64(mix64(values.keys ^ seed) + seed), np.uint64(0))
+    return total

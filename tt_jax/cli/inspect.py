@@ -1,0 +1,104 @@
+"""`tt-jax inspect`: what is in a log, before anything is trained on it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+EXAMPLE = """  tt-jax inspect --data=data/kuairand_pure --recipe=kuairand --out=inspected
+  tt-jax inspect --data='logs/*.parquet' --labels=is_click,long_view --scenario=tab --time=time_ms --out=inspected
+
+With a recipe, --data is its source, and features, labels and splits are its own. Without, --data is what can be read: a
+file, a glob, a directory; each column counts by its type. It is one pass in bounded memory: beyond bounds that the
+report names, distinct values and duplicates are estimated, frequent values have an error bound, quantiles, drift and
+leaks are of a uniform sample of rows."""
+SPLITS = ("train", "valid", "eval", "test", "dev", "holdout")  # names of files of a raw log that make a split
+_PROGRESS_S = 10.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, help="file, glob or directory of a raw log; of a recipe its source")
+    parser.add_argument("--recipe", help="adworld, census or kuairand: the log as it would be prepared")
+    parser.add_argument("--out", type=Path, help="directory for inspect.json and inspect.html")
+    parser.add_argument("--labels", default="", help="label columns of a raw log, as `a,b`; each is a task")
+    parser.add_argument("--scenario", default="", help="scenario column of a raw log")
+    parser.add_argument("--time", default="", help="time column of a raw log: timestamp, date, 20240131 or Unix time")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the columns and what deserves a look; writes JSON and HTML."""
+    from input_pipeline.inspect.report import report_of
+    from input_pipeline.inspect.survey import survey
+    from tt_jax.publish import write_json
+
+    if args.out:
+        _page_maker()  # what it needs is missed before the work, not after it
+    chunks, roles = _source(args)
+    report = report_of(survey(_told(chunks), roles), {"data": args.data, "recipe": args.recipe})
+    if not report["rows"]:
+        raise ValueError(f"{args.data}: no rows")
+    print(table(report))
+    for finding in report["findings"]:
+        print(finding)
+    if args.out:
+        write_json(args.out / "inspect.json", report)
+        (args.out / "inspect.html").write_text(_page_maker()(report), encoding="utf-8")
+    return 0
+
+
+def _source(args: argparse.Namespace) -> tuple[Iterable[Any], Any]:
+    """The chunks of the log, and the roles of their columns."""
+    from input_pipeline import recipes
+    from input_pipeline.inspect.survey import Roles, raw_chunks
+    from input_pipeline.readers import read
+
+    if args.recipe is None:
+        labels = {name: name for name in args.labels.split(",") if name}
+        return raw_chunks(read(args.data), SPLITS), Roles(labels, {}, args.scenario, args.time)
+    for flag in ("labels", "scenario", "time"):
+        if getattr(args, flag):
+            raise ValueError(f"--{flag}: the recipe {args.recipe} has its own")
+    recipe: Any = recipes.load(args.recipe)
+    return recipe.read(args.data), Roles.of(recipe.schema(args.data))
+
+
+def _told(chunks: Iterable[Any]) -> Iterator[Any]:
+    """The chunks; tells the rows so far now and then, on stderr."""
+    rows, began = 0, time.monotonic()
+    told = began
+    for chunk in chunks:
+        yield chunk
+        rows += chunk.table.num_rows
+        if time.monotonic() - told > _PROGRESS_S:
+            told = time.monotonic()
+            print(
+                f"inspect {chunk.split}: {rows:,} rows so far, {rows / (told - began):,.0f} a second", file=sys.stderr
+            )
+    print(f"inspect: {rows:,} rows in {time.monotonic() - began:.0f} s", file=sys.stderr)
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """A line a split, and a line a column."""
+    lines = []
+    for split, counts in report["splits"].items():
+        rates = " ".join(f"{t} {c['rate']:.4f}" for t, c in counts["labels"].items() if c["rate"] is not None)
+        lines.append(f"{split:<20}{counts['rows']:>14,} rows  {rates}")
+    lines.append(f"{'column':<34}{'kind':<16}{'missing':>9}{'distinct':>14}  most frequent")
+    for name, column in report["columns"].items():
+        distinct = column.get("distinct")
+        count = "" if distinct is None else f"{'' if distinct['exact'] else '~'}{distinct['count']:,}"
+        top = f"{column['top'][0]['value']} ({column['top'][0]['share']:.1%})" if column.get("top") else ""
+        lines.append(f"{name:<34}{column['kind']:<16}{column['missing']:>9.2%}{count:>14}  {top}")
+    return "\n".join(lines)
+
+
+def _page_maker() -> Any:
+    try:
+        from tt_jax.report.inspection import inspection_page
+    except ModuleNotFoundError as e:
+        raise ValueError(f"--out: inspect.html needs {e.name}; pip install 'tt-jax[report]'") from None
+    return inspection_page
