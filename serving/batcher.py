@@ -40,7 +40,6 @@ __all__ = ["Batcher", "DeadlineError", "OverloadError", "Ranked"]
 R = TypeVar("R")
 Change = Callable[[Scorer], tuple[Scorer, Any]]
 _MARGIN = 1.25  # what is expected to be later than the deadline by less may well be in time, or not: it is not worth it
-_SURELY = 0.7  # of the expected time a call is hardly done
 _LAGS = 8  # times as long an answer may wait for an event loop that is behind, by then
 
 
@@ -105,8 +104,7 @@ class Batcher:
             self._refuse_if_closed()
             self._queue.append(request)
             self._queued += request.queries
-            if not self._running or self._queued >= QUERIES[-1]:  # nothing else wakes the thread while a call runs
-                self._wake.notify()
+            self._wake.notify()
         return answer
 
     async def between(self, change: Callable[[Scorer], tuple[Scorer, R]]) -> R:
@@ -142,8 +140,8 @@ class Batcher:
     def _run(self) -> None:
         running: Batch | None = None
         while True:
-            if running is not None:
-                self._gather(running)
+            if running is not None and self._queued < QUERIES[-1]:
+                running.wait()  # meanwhile the next batch grows
             with self._wake:
                 while not (running or self._queue or self._changes or self._closed):
                     self._wake.wait()
@@ -159,16 +157,6 @@ class Batcher:
                 self._finish(running)
             running = started
         self._refuse_rest()
-
-    def _gather(self, running: Batch) -> None:
-        """Waits until the next batch is full, or the running one done."""
-        with self._wake:
-            left = _SURELY * (self._busy_until - time.perf_counter())
-            if left > 0:
-                self._wake.wait_for(lambda: self._queued >= QUERIES[-1], left)
-            full = self._queued >= QUERIES[-1]
-        if not full:
-            running.wait()
 
     def _take(self, may_wait: bool) -> list[Queued]:
         """The first of the queue and those that can go with it, out of the queue. Drops what nobody waits for."""
