@@ -9,13 +9,15 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from serving.ads_json import ads_json
 from serving.messages import Work
 from serving.programs import QUERIES, Shape
-from serving.scorer import Encoded, Ranking, RequestError, Scorer
+from serving.scorer import Encoded, Ranking, RequestError, ScoredAd, Scorer
 
+_DECODER = msgspec.json.Decoder(list[ScoredAd])
 Outcome = tuple[asyncio.Future[Any], Any]  # what a future is to get: a result, or an exception
 
 
@@ -45,6 +47,11 @@ class Ranked:
     found: int
     bundle: str
     index: str
+
+    @property
+    def ads(self) -> list[list[ScoredAd]]:
+        """The same as objects. Raises `msgspec.ValidationError` if a utility is infinite, for which JSON has null."""
+        return [_DECODER.decode(ads) for ads in self.json]
 
 
 @dataclass(eq=False, slots=True)

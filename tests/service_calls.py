@@ -11,12 +11,10 @@ from socket import socket
 from typing import Any, cast
 
 import httpx
-import msgspec
 import numpy as np
 import uvicorn
 from litestar.types import ASGIApp
 
-from serving.batcher import Ranked
 from serving.scorer import ScoredAd
 from tests import tiny
 
@@ -31,10 +29,6 @@ def post(client: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
     answer = client.post("/v1/rank", content=json.dumps(body), headers=FORM)
     assert answer.status_code == 200, answer.text
     return answer.json()
-
-
-def ads_of(ranked: Ranked) -> list[list[ScoredAd]]:
-    return [msgspec.json.decode(ads, type=list[ScoredAd]) for ads in ranked.json]
 
 
 def plain(ads: list[ScoredAd]) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from serving.load import Load
 from serving.messages import Work
 from serving.pace import Pace
 from serving.scorer import RequestError, Scorer
-from tests.service_calls import ads_of, some_queries
+from tests.service_calls import some_queries
 from tt_jax.bundle import Bundle
 
 MAX_K = 20  # of `warm_scorer`
@@ -80,8 +80,8 @@ def same(found: Ranked, work: Work, scorer: Scorer) -> None:
     """
     assert (found.bundle, found.index) == (scorer.fingerprint, scorer.index_id)
     alone = scorer.top_k(work.queries, work.k, work.candidates)
-    assert [[ad.id for ad in ads] for ads in ads_of(found)] == [[ad.id for ad in ads] for ads in alone]
-    for ads, expected in zip(ads_of(found), alone, strict=True):
+    assert [[ad.id for ad in ads] for ads in found.ads] == [[ad.id for ad in ads] for ads in alone]
+    for ads, expected in zip(found.ads, alone, strict=True):
         for ad, other in zip(ads, expected, strict=True):
             assert math.isclose(ad.score, other.score, rel_tol=1e-5)
             assert ad.probabilities == pytest.approx(other.probabilities, rel=1e-5)
@@ -114,7 +114,7 @@ def test_every_answer_is_that_of_the_request_alone(scorer: Scorer) -> None:
         assert counts(batcher, "tt_jax_queue_seconds_count") == {"": len(some)}
         lone = work(some_queries(1)[0], MAX_K)
         found = await batcher.submit(lone)
-        assert ads_of(found) == scorer.top_k(lone.queries, MAX_K)  # alone it is the same call: the same bits
+        assert found.ads == scorer.top_k(lone.queries, MAX_K)  # alone it is the same call: the same bits
 
     run(scorer, test, max_queue=1000)
 
