@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -114,6 +115,10 @@ def _live_bytes() -> int:
     return sum(array.nbytes for array in jax.live_arrays())
 
 
+def _resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
 @pytest.mark.parametrize("swaps", [20, pytest.param(100, marks=pytest.mark.slow)])
 def test_swaps_under_load(pairs: dict[tuple[str, str], Pair], warm_scorer: Scorer, swaps: int, tmp_path: Path) -> None:
     order = list(pairs.values())
@@ -122,7 +127,7 @@ def test_swaps_under_load(pairs: dict[tuple[str, str], Pair], warm_scorer: Score
     live = Live(service.batcher, service.telemetry, Sources(order[0].bundle, order[0].index), ads=True)
     with TestClient(app) as client, TestClient(create_admin(service, live, Tokens.of(TOKEN))) as admin:
         admin.headers["authorization"] = f"Bearer {TOKEN}"
-        before, sizes = _live_bytes(), []
+        before, sizes, resident = _live_bytes(), [], []
         with Load(client, pairs) as clients:
             for i in range(1, swaps + 1):
                 wanted = order[i % len(order)]
@@ -134,10 +139,12 @@ def test_swaps_under_load(pairs: dict[tuple[str, str], Pair], warm_scorer: Score
                     bad = json.dumps({"bundle": str(wanted.bundle), "index": str(tmp_path)})
                     assert admin.post("/admin/load", content=bad).status_code == 409
                 sizes.append(_live_bytes())
+                resident.append(_resident_mb())
         assert not clients.wrong, clients.wrong[:3]
         assert set(clients.seen) == set(pairs)
         assert min(clients.seen.values()) > swaps
         status = admin.get("/admin/status").json()
         assert (status["loads"], status["last_error"] is None) == ({"done": swaps, "failed": swaps // 5}, False)
         assert _live_bytes() <= 1.05 * before, sizes
+        assert resident[-1] < resident[swaps // 2 - 1] + 20, resident
     live.close()
