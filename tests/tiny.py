@@ -59,7 +59,7 @@ TOLD = dataclasses.replace(
 _WAYS_TO_A_ROW = {
     "user": {"hash_size": 0, "dynamic_rows": 32, "admit_after": 3, "evict_after": 4},
     "ad_id": {"hash_size": 0, "dynamic_rows": 256, "admit_after": 2},
-    "advertiser": {"hash_size": 6, "vocabulary": ("a7", "a1", "a20")},
+    "advertiser": {"hash_size": 7, "vocabulary": ("a7", "a1", "a20")},
 }
 DYNAMIC = dataclasses.replace(
     SCHEMA,
