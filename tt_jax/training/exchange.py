@@ -73,7 +73,7 @@ class OneDevice:
         return start_rows(table, rows_M, table.values[like])
 
     def look_up(self, tables: Params, rows: Rows) -> tuple[dict[Tower, Gathered], Params]:
-        return {t: gather(tables, rows[t]) for t in TOWERS}, {name: _flat(rows, name) for name in rows[TOWERS[0]]}
+        return {t: gather(tables, rows[t]) for t in TOWERS}, {name: _flat(rows, name) for name in _tables(rows)}
 
     def update(
         self, name: str, table: Table, rows_M: Array, gradients_md: Array, learning_rate: Array, decay: float
@@ -110,7 +110,7 @@ class ManyDevices:
     def look_up(self, tables: Params, rows: Rows) -> tuple[dict[Tower, Gathered], Params]:
         values: dict[Tower, Gathered] = {t: {} for t in TOWERS}
         everyones: Params = {}
-        for name in rows[TOWERS[0]]:
+        for name in _tables(rows):
             values_md, everyones[name] = self._look_up(name, tables[name], _flat(rows, name))
             first = 0
             for t in TOWERS:
@@ -166,6 +166,10 @@ class ManyDevices:
         count = jnp.int32(part.shape[0])
         local = rows - lax.axis_index(by_rows) * count
         return jnp.where((local >= 0) & (local < count), local, count)
+
+
+def _tables(rows: Rows) -> list[str]:
+    return sorted(rows[TOWERS[0]])
 
 
 def _flat(rows: Rows, table: str) -> Array:
