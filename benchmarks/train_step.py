@@ -11,6 +11,7 @@ multiply-add. Imports only jax, flax, optax, NumPy and this project's core.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import resource
 import time
@@ -21,7 +22,7 @@ import numpy as np
 from tt_jax.config import Config, DataConfig, ModelConfig
 from tt_jax.models.dense import resolve_precision
 from tt_jax.models.two_tower import TwoTower
-from tt_jax.schema import TOWERS, Feature, Kind, Schema, Task
+from tt_jax.schema import TOWERS, WAYS, Feature, Kind, Schema, Task
 from tt_jax.training.step import MODEL_ARRAYS, init_state, make_step, resolve_chunk_rows
 
 WARM_UP_STEPS = 4
@@ -40,6 +41,7 @@ def add_shape(p: argparse.ArgumentParser) -> None:
     p.add_argument("--batch", type=int, default=4096)
     p.add_argument("--rows", type=float, default=1e6, help="rows of the fused embedding table")
     p.add_argument("--dim", type=int, default=16)
+    p.add_argument("--dynamic", type=int, default=0, help="of these features per tower, how many have dynamic rows")
     p.add_argument("--cat", type=int, default=16, help="categorical features per tower")
     p.add_argument("--num", type=int, default=16, help="numeric features per tower")
     p.add_argument("--experts", type=int, default=4)
@@ -69,6 +71,9 @@ def synthetic_schema(a: argparse.Namespace) -> Schema:
         for kind, count in kinds
         for i in range(count)
     ]
+    rows = {"hash_size": 0, "dynamic_rows": each // WAYS * WAYS}
+    dynamic = {f"{tower}_categorical{i}" for tower in TOWERS for i in range(a.dynamic)}
+    features = [dataclasses.replace(f, **rows) if f.name in dynamic else f for f in features]
     tasks = tuple(Task(f"t{i}", f"label{i}") for i in range(a.tasks))
     return Schema("synthetic", tuple(features), tasks, "scenario", ("all",), ad_id="ad")
 

@@ -32,10 +32,15 @@ def string_hash(text: str) -> int:
 
 def row_of(owner: Feature, value: str | int) -> int:
     """The table row of a value."""
-    if owner.vocabulary:
-        return owner.vocabulary.index(value) + 2 if value in owner.vocabulary else 1
+    if value in owner.vocabulary:
+        return owner.vocabulary.index(value) + 2
+    if owner.vocabulary and not owner.hash_size:
+        return 1
     raw = string_hash(value) if isinstance(value, str) else value & _MASK
-    return mix(mix(raw) ^ mix(string_hash(owner.name))) % (owner.hash_size - 2) + 2
+    hashed = mix(mix(raw) ^ mix(string_hash(owner.name)))
+    if owner.dynamic_rows:
+        return hashed % (2**31 - 2) + 2
+    return hashed % (owner.hash_size - 2) + 2 + len(owner.vocabulary)
 
 
 def id_slots(schema: Schema, f: Feature, value: Any) -> list[int]:

@@ -19,6 +19,7 @@ from tests import tiny
 from tests.test_step import DECAY, STEPS, batches, compiled, fresh
 from tt_jax.config import Config, ShardingConfig
 from tt_jax.models.two_tower import TwoTower
+from tt_jax.schema import Schema
 from tt_jax.sharding import batch_sharding, make_mesh, on_mesh, place_tables, replicated, state_specs
 from tt_jax.training.evaluate import INPUT_ARRAYS
 from tt_jax.training.exchange import ManyDevices, shard_predict, shard_step
@@ -42,18 +43,18 @@ RUNS: dict[str, tuple[str, int, tuple[str, ...]]] = {
 
 
 def run(
-    shape: str, chunk_rows: int, rules: tuple[str, ...], config: Config = CONFIG
+    shape: str, chunk_rows: int, rules: tuple[str, ...], config: Config = CONFIG, schema: Schema = tiny.SCHEMA
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Facts of a run, and its arrays: losses by step, state, predictions."""
     hosts, devices = map(int, shape.split("x"))
     mesh = make_mesh(shape, jax.devices()[: hosts * devices])
-    model = TwoTower(tiny.SCHEMA, config.model, "f32")
+    model = TwoTower(schema, config.model, "f32")
     placements = place_tables(mesh, model.tables.shapes, ShardingConfig(tables=rules))
-    specs = state_specs(fresh(config), placements)
+    specs = state_specs(fresh(config, schema), placements)
     shardings = on_mesh(mesh, specs)
     step = make_step(model, config, STEPS, chunk_rows, ManyDevices(placements, mesh.shape))
-    state = jax.device_put(fresh(config), shardings)
-    data = [jax.device_put(batch, batch_sharding(mesh)) for batch in batches(BATCHES)]
+    state = jax.device_put(fresh(config, schema), shardings)
+    data = [jax.device_put(batch, batch_sharding(mesh)) for batch in batches(BATCHES, schema=schema)]
     jitted = jax.jit(
         shard_step(step, mesh, specs), out_shardings=(shardings, replicated(mesh)), donate_argnums=0
     )  # fmt: skip
@@ -81,13 +82,14 @@ def arrays_of(state: TrainState, losses: list[np.ndarray], logits: jax.Array) ->
     return {**found, "losses": np.stack(losses), "logits": np.asarray(logits)}
 
 
-def one_device(config: Config = CONFIG) -> dict[str, np.ndarray]:
+def one_device(config: Config = CONFIG, schema: Schema = tiny.SCHEMA) -> dict[str, np.ndarray]:
     """Arrays of the same run on one device, by the step that is used there."""
-    model, state, losses = TwoTower(tiny.SCHEMA, config.model, "f32"), fresh(config), []
-    for batch in batches(BATCHES):
-        state, _ = compiled(config)(state, batch)
+    model, state, losses = TwoTower(schema, config.model, "f32"), fresh(config, schema), []
+    for batch in batches(BATCHES, schema=schema):
+        state, _ = compiled(config, schema=schema)(state, batch)
         losses.append(np.asarray(state.metrics.loss_T))
-    return arrays_of(state, losses, jax.jit(model.predict)(state.params, state.tables, batches(1)[0]))
+    first = batches(1, schema=schema)[0]
+    return arrays_of(state, losses, jax.jit(model.predict)(state.params, state.tables, first))
 
 
 def run_config(prepared: str, mesh: str) -> Config:
@@ -103,7 +105,12 @@ def main() -> None:
     for name, arguments in RUNS.items():
         facts[name], found = run(*arguments)
         arrays.update({f"{name}|{key}": value for key, value in found.items()})
-    for name, found in (("mtmd 1", one_device(MTMD)), ("mtmd 2", run("1x2", 0, (), MTMD)[1])):
+    for name, found in (
+        ("mtmd 1", one_device(MTMD)),
+        ("mtmd 2", run("1x2", 0, (), MTMD)[1]),
+        ("dynamic 1", one_device(schema=tiny.DYNAMIC)),
+        ("dynamic 2x4", run("2x4", 0, ("dim8=rows+columns",), schema=tiny.DYNAMIC)[1]),
+    ):
         arrays.update({f"{name}|{key}": value for key, value in found.items()})
     np.savez(sys.argv[1], **arrays)
     report = train(run_config(sys.argv[2], "2x4"), Path(sys.argv[3])).facts.report

@@ -38,14 +38,14 @@ def test_every_owner_has_rows_of_its_own_in_the_table_of_its_width(schema):
 
 def test_a_shared_feature_reads_its_owners_rows():
     tables = Tables(tiny.SCHEMA)
-    history = tables.rows("query", jnp.array([[-1] * 5 + [7, 8, -1, -1]], jnp.int32))["dim8"]
-    ad = tables.rows("ad", jnp.array([[7, -1, -1, -1], [8, -1, -1, -1]], jnp.int32))["dim8"]
+    history = tables.rows("query", {}, jnp.array([[-1] * 5 + [7, 8, -1, -1]], jnp.int32))["dim8"]
+    ad = tables.rows("ad", {}, jnp.array([[7, -1, -1, -1], [8, -1, -1, -1]], jnp.int32))["dim8"]
     assert history[0, 1:3].tolist() == ad[:, 0].tolist() == [57, 58]
 
 
 def test_an_empty_slot_gathers_zeros_from_one_past_the_end():
     _, tables = tiny.weights()
-    rows = Tables(tiny.SCHEMA).rows("query", jnp.full((2, 9), -1, jnp.int32))
+    rows = Tables(tiny.SCHEMA).rows("query", {}, jnp.full((2, 9), -1, jnp.int32))
     for name, table in tables.items():
         assert (np.asarray(rows[name]) == len(table)).all()
         assert (np.asarray(gather(tables, rows)[name]) == 0).all()
@@ -61,7 +61,7 @@ def test_tables_beyond_int32_are_refused():
 def test_id_dropout_spares_the_vocabularies_of_a_table_that_hashed_ids_share():
     tables = Tables(MIXED)
     ids = jnp.ones((4, tables.schema.layout["query"].id_slots), jnp.int32)
-    shown, hidden = tables.rows("query", ids), tables.rows("query", ids, 1.0, jax.random.key(0))
+    shown, hidden = tables.rows("query", {}, ids), tables.rows("query", {}, ids, 1.0, jax.random.key(0))
     vocabulary = 1  # the columns of the table of width 3 are a, c, d, e (three slots) and f; c has a vocabulary
     for column in range(7):
         past_end = np.asarray(hidden["dim3"][:, column]) == tables.shapes["dim3"][0]

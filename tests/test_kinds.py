@@ -93,7 +93,7 @@ def test_training_steps_are_those_of_the_dense_reference(kind):
 def test_dropout_follows_its_key(kind):
     model, params, tables = model_of(kind_of(kind, dataclasses.replace(DEEP, dropout=0.5)))
     arrays = encoded(16)
-    rows = model.rows(arrays)
+    rows = model.rows({}, arrays)
     inputs = model.inputs(params, {t: gather(tables, rows[t]) for t in TOWERS}, rows, arrays)
     logits = jax.jit(model.logits)
     a, again, b = (np.asarray(logits(params, inputs, jax.random.key(seed))) for seed in (0, 0, 1))
@@ -112,7 +112,7 @@ def shares_of(schema: Schema, ids: list[int]) -> np.ndarray:
     arrays = random_arrays(schema, len(ids))
     matrix = np.array(arrays["query_ids"])
     matrix[:, schema.layout["query"].ids[1][1]] = ids
-    rows = model.rows({**arrays, "query_ids": jnp.asarray(matrix)})["query"]
+    rows = model.rows({}, {**arrays, "query_ids": jnp.asarray(matrix)})["query"]
     x0 = inputs(gather(tables, rows), rows, arrays["query_floats"])
     assert x0.shape == (inputs.width + len(schema.scenarios), len(ids))
     return np.asarray(x0[inputs.width :].T)

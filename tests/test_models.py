@@ -151,7 +151,7 @@ def test_model_gradients_in_bf16_point_where_those_in_f32_do():
 def test_gates_are_shares():
     model, params, tables = model_of(DEEP)
     arrays = encoded(64)
-    rows = model.rows(arrays)["query"]
+    rows = model.rows({}, arrays)["query"]
     tower = model.bind(params).query
     x0 = tower.inputs(gather(tables, rows), rows, arrays["query_floats"])
     gates = jax.jit(tower.body.gates)(x0)
@@ -209,7 +209,7 @@ def test_id_dropout_of_1_hides_every_hashed_id_and_no_other():
     config = dataclasses.replace(tiny.CONFIG.model, id_dropout=1.0)
     model, params, tables = model_of(config)
     arrays = encoded(64)
-    hidden, shown = model.rows(arrays, jax.random.key(0)), model.rows(arrays)
+    hidden, shown = model.rows({}, arrays, jax.random.key(0)), model.rows({}, arrays)
     for tower in TOWERS:
         assert (np.asarray(hidden[tower]["dim8"]) == len(tables["dim8"])).all()  # all of them are hashed
         np.testing.assert_array_equal(hidden[tower]["dim4"], shown[tower]["dim4"])  # and all of these vocabularies
@@ -220,16 +220,16 @@ def test_id_dropout_of_1_hides_every_hashed_id_and_no_other():
         gathered = {t: gather(tables, rows[t]) for t in TOWERS}
         return model.logits(params, model.inputs(params, gathered, rows, arrays))
 
-    a, b = logits(hidden), logits(model.rows(others, jax.random.key(0)))
+    a, b = logits(hidden), logits(model.rows({}, others, jax.random.key(0)))
     np.testing.assert_array_equal(a, b)
-    assert np.abs(logits(model.rows(arrays)) - logits(model.rows(others))).max() > 0.01
+    assert np.abs(logits(model.rows({}, arrays)) - logits(model.rows({}, others))).max() > 0.01
 
 
 def test_id_dropout_hides_its_share_anew_for_every_key():
     config = dataclasses.replace(tiny.CONFIG.model, id_dropout=0.3)
     model, _, tables = model_of(config)
     ids = {"query_ids": jnp.full((2000, 9), 2, jnp.int32), "ad_ids": jnp.full((2000, 4), 2, jnp.int32)}
-    a, b, again = (model.rows(ids, jax.random.key(seed)) for seed in (0, 1, 0))
+    a, b, again = (model.rows({}, ids, jax.random.key(seed)) for seed in (0, 1, 0))
     jax.tree.map(np.testing.assert_array_equal, a, again)
     for tower in TOWERS:
         hidden_a, hidden_b = (np.asarray(x[tower]["dim8"]) == len(tables["dim8"]) for x in (a, b))
@@ -248,7 +248,7 @@ def test_dropout_keeps_the_mean_of_an_experts_output():
     config = dataclasses.replace(tiny.CONFIG.model, dropout=0.4)
     model, params, tables = model_of(config)
     arrays = encoded(4)
-    rows = model.rows(arrays)["ad"]
+    rows = model.rows({}, arrays)["ad"]
     gathered = gather(tables, rows)
 
     def output(key: Array | None) -> Array:

@@ -54,6 +54,12 @@ def test_every_change_changes_the_fingerprint(change):
     assert dataclasses.replace(tiny.SCHEMA, **change).fingerprint != tiny.SCHEMA.fingerprint
 
 
+def test_a_schema_stored_before_there_were_other_ways_to_a_row_keeps_its_fingerprint():
+    assert schema().fingerprint == "9d1a5468f3a43cccd12309eb3bdcfb157bc78413ccc1e302b79c80701c3c0893"
+    found = schema(ids(hash_size=0, dynamic_rows=8), ids(name="y", min_count=3))
+    assert Schema.from_json(found.to_json()) == found
+
+
 def test_defaults_may_be_left_out_of_the_json():
     data = {
         "name": "mini",
@@ -190,8 +196,18 @@ BAD_FEATURES: dict[str, tuple[tuple[Feature, ...], tuple[str, ...]]] = {
     "tower": ((ids(tower="user"),), ("tower 'user'", "query, ad")),
     "dtype": ((ids(dtype="str"),), ("dtype 'str'", "string, int")),
     "transform": ((number(transform="log"),), ("transform 'log'", "none, log1p")),
-    "hash and vocabulary": ((ids(vocabulary=("a",)),), ("either a hash_size or a vocabulary",)),
-    "neither": ((ids(hash_size=0),), ("either a hash_size or a vocabulary",)),
+    "no rows": ((ids(hash_size=0),), ("a hash_size, a vocabulary or both, or else dynamic_rows",)),
+    "hashed and dynamic": ((ids(dynamic_rows=8),), ("a hash_size, a vocabulary or both, or else dynamic_rows",)),
+    "learned and dynamic": ((ids(hash_size=0, dynamic_rows=8, min_count=2),), ("or else dynamic_rows",)),
+    "learned and given": ((ids(vocabulary=("a",), min_count=2),), ("to have it learned",)),
+    "min_count": ((ids(min_count=-1),), ("min_count -1", ">= 0")),
+    "max_vocabulary": ((ids(max_vocabulary=-1),), ("max_vocabulary -1", ">= 0")),
+    "dynamic rows": ((ids(hash_size=0, dynamic_rows=12),), ("dynamic_rows 12", "multiple of 8")),
+    "too many dynamic rows": ((ids(hash_size=0, dynamic_rows=2**31),), (f"dynamic_rows {2**31}",)),
+    "admit_after": ((ids(hash_size=0, dynamic_rows=8, admit_after=0),), ("admit_after 0", ">= 1")),
+    "evict_after": ((ids(hash_size=0, dynamic_rows=8, evict_after=-1),), ("evict_after -1", ">= 0")),
+    "evicting hashed ids": ((ids(evict_after=9),), ("evict_after", "does not have")),
+    "dynamic rows of a number": ((number(dynamic_rows=8),), ("dynamic_rows", "not 'numeric'")),
     "hash size too small": ((ids(hash_size=2),), ("hash_size 2",)),
     "hash size negative": ((ids(hash_size=-5),), ("hash_size -5",)),
     "hash size too large": ((ids(hash_size=MAX_TABLE_ROWS + 1),), (f"hash_size {MAX_TABLE_ROWS + 1}",)),
@@ -226,7 +242,9 @@ BAD_FEATURES: dict[str, tuple[tuple[Feature, ...], tuple[str, ...]]] = {
     "shares another width": ((ids(hash_size=0, shares="c", dim=4),), ("'c'", "dim and dtype must be equal")),
     "shares another dtype": ((INT, ids(hash_size=0, shares="i")), ("'i'", "dim and dtype must be equal")),
     "shares with a hash": ((ids(shares="c"),), ("no hash_size",)),
-    "shares with a vocabulary": ((ids(hash_size=0, vocabulary=("a",), shares="c"),), ("no vocabulary",)),
+    "shares with a vocabulary": ((ids(hash_size=0, vocabulary=("a",), shares="c"),), ("no hash_size, vocabulary",)),
+    "shares with a vocabulary to learn": ((ids(hash_size=0, min_count=2, shares="c"),), ("no hash_size, vocabulary",)),
+    "shares with dynamic rows": ((ids(hash_size=0, dynamic_rows=8, shares="c"),), ("dynamic_rows of its own",)),
 }  # fmt: skip
 
 

@@ -52,16 +52,29 @@ def outcome(tmp_path_factory: pytest.TempPathFactory, prepared_path: Path) -> di
     }
 
 
-@pytest.mark.parametrize(("one_device", "name"), [*(("1", name) for name in RUNS), ("mtmd 1", "mtmd 2")])
+@pytest.mark.parametrize(
+    ("one_device", "name"), [*(("1", name) for name in RUNS), ("mtmd 1", "mtmd 2"), ("dynamic 1", "dynamic 2x4")]
+)
 def test_every_mesh_gives_the_numbers_of_one_device(outcome, one_device, name):
     arrays = outcome["arrays"]
     keys = [key.removeprefix(f"{one_device}|") for key in arrays if key.startswith(f"{one_device}|")]
     assert {"losses", "logits", "tables/dim8", "accumulators/dim4"} < set(keys)
     for key in keys:
         one, many = arrays[f"{one_device}|{key}"], arrays[f"{name}|{key}"]
-        np.testing.assert_allclose(many, one, rtol=0, atol=TOLERANCE * np.abs(one).max(), err_msg=key)
+        # While most ids of a history have the same row, its weights have next to no gradient, and Adam scales rounding.
+        allowed = TOLERANCE * (16 if one_device == "dynamic 1" and "recency" in key else 1)
+        np.testing.assert_allclose(many, one, rtol=0, atol=allowed * np.abs(one).max(), err_msg=key)
     start = np.asarray(fresh(CONFIG).tables["dim8"])
     assert np.abs(arrays["1|tables/dim8"] - start).max() > 0.01
+
+
+def test_every_device_admits_the_same_ids_as_one(outcome):
+    arrays = outcome["arrays"]
+    whole = [key for key in arrays if key.startswith("dynamic 1|") and arrays[key].dtype == np.int32]
+    assert {"dynamic 1|tables/keys/user", "dynamic 1|admissions/ad_id/counters"} < set(whole)
+    for key in whole:
+        np.testing.assert_array_equal(arrays[key.replace(" 1|", " 2x4|")], arrays[key], err_msg=key)
+    assert arrays["dynamic 1|admissions/ad_id/admitted"] > 5
 
 
 def test_tables_are_split(outcome):

@@ -36,9 +36,9 @@ TWO_HEADS = dataclasses.replace(
 )
 
 
-def batches(n: int, rows: int = ROWS, seed: int = 0) -> list[dict[str, np.ndarray]]:
+def batches(n: int, rows: int = ROWS, seed: int = 0, schema: Schema = tiny.SCHEMA) -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng(seed)
-    encoded = [Encoder(tiny.SCHEMA).encode(tiny.columns(rng, rows)).arrays for _ in range(n)]
+    encoded = [Encoder(schema).encode(tiny.columns(rng, rows)).arrays for _ in range(n)]
     return [{name: arrays[name] for name in MODEL_ARRAYS} for arrays in encoded]
 
 
@@ -96,7 +96,7 @@ def rate_at(step: int, run: Config) -> float:
 
 
 def touched_rows(model: TwoTower, batch: Any, name: str) -> np.ndarray:
-    rows = model.rows(batch)
+    rows = model.rows({}, batch)
     return np.concatenate([np.asarray(rows[t][name]).ravel() for t in TOWERS])
 
 

@@ -55,6 +55,18 @@ TOLD = dataclasses.replace(
     slices=("hour", "country"),
 )
 
+# The other ways to a row: admitted while training (users, and ads in lists too), and a vocabulary with rows to share.
+_WAYS_TO_A_ROW = {
+    "user": {"hash_size": 0, "dynamic_rows": 32, "admit_after": 3, "evict_after": 4},
+    "ad_id": {"hash_size": 0, "dynamic_rows": 256, "admit_after": 2},
+    "advertiser": {"hash_size": 7, "vocabulary": ("a7", "a1", "a20")},
+}
+DYNAMIC = dataclasses.replace(
+    SCHEMA,
+    name="dynamic",
+    features=tuple(dataclasses.replace(f, **_WAYS_TO_A_ROW.get(f.name, {})) for f in SCHEMA.features),
+)
+
 CONFIG = Config(
     model=ModelConfig(
         experts=2,

@@ -191,9 +191,10 @@ def scenario_rows(schema: Schema) -> tuple[int, np.ndarray] | None:
     """
     for name, column, _ in schema.layout["query"].ids:
         feature = schema.feature(name)
-        vocabulary = schema.table_owner(feature).vocabulary
+        owner = schema.table_owner(feature)
+        vocabulary = owner.vocabulary
         if name == schema.scenario and feature.kind == "categorical" and vocabulary:
-            of_row = np.full(len(vocabulary) + UNKNOWN_ID + 1, len(schema.scenarios), np.int32)
+            of_row = np.full(owner.rows, len(schema.scenarios), np.int32)
             for i, value in enumerate(map(str, vocabulary)):
                 if value in schema.scenarios:
                     of_row[i + UNKNOWN_ID + 1] = schema.scenarios.index(value)

@@ -24,7 +24,7 @@ from tt_jax.columns import (
     read_numbers,
     row_of_element,
 )
-from tt_jax.hashing import hash_string, hashed_rows, table_seed
+from tt_jax.hashing import DYNAMIC_KEYS, hash_string, hashed_rows, table_seed
 from tt_jax.outcomes import column_of, encode_outcomes
 from tt_jax.schema import MISSING_ID, PAD_ID, TOWERS, UNKNOWN_ID, DType, Feature, Schema, Tower
 from tt_jax.strict_json import nearest
@@ -104,12 +104,12 @@ class Encoder:
         return self.encode(columns, ("query",), outcomes=False)
 
     def _hashed_ids(self, tower: Tower) -> _HashedIds:
-        """The categorical features of a tower whose ids are hashed."""
+        """The categorical features of a tower whose ids are all hashed."""
         found = []
         for name, slot, _ in self.schema.layout[tower].ids:
             feature = self.schema.feature(name)
             table = self._tables[self.schema.table_owner(feature).name]
-            if feature.kind == "categorical" and table.size:
+            if feature.kind == "categorical" and table.only_hashed:
                 found.append((name, feature.dtype, slot, table.seed, table.size, self._defaults[name]))
         names, dtypes, slots, seeds, sizes, defaults = zip(*found, strict=True) if found else ((),) * 6
         return _HashedIds(
@@ -152,10 +152,14 @@ class Encoder:
 
 
 class _IdTable:
-    """Raw ids -> rows of one embedding table, by hash or by vocabulary."""
+    """Raw ids -> rows of one embedding table, by vocabulary, by hash, or by both; of a dynamic table, to hashes of 31
+    bits, which `tt_jax.models.dynamic` finds rows for. Raises `SchemaError` for a vocabulary that is to be learned."""
 
     def __init__(self, feature: Feature) -> None:
-        self.size, self.seed = np.uint64(feature.hash_size), table_seed(feature.name)  # 0 where a vocabulary is used
+        _ = feature.rows  # raises
+        self.known, self.seed = len(feature.vocabulary), table_seed(feature.name)
+        self.size = np.uint64(DYNAMIC_KEYS if feature.dynamic_rows else feature.hash_size)  # 0: nothing is hashed
+        self.only_hashed = not self.known
         if feature.dtype == "int":
             values = np.array(feature.vocabulary, np.int64)
             order = np.argsort(values)
@@ -165,18 +169,23 @@ class _IdTable:
 
     def rows(self, scalars: Scalars) -> np.ndarray:
         """int32 [n]; arbitrary where a value is not valid."""
-        if scalars.ints is not None:
-            return hashed_rows(_hash_keys(scalars), self.seed, self.size) if self.size else self._find(scalars.ints)
-        strings, codes = scalars.strings or [], scalars.codes
-        if not strings:
+        if scalars.ints is None and not scalars.strings:
             return np.zeros(len(scalars.valid), np.int32)
-        if self.size:
+        if self.only_hashed:
             return hashed_rows(_hash_keys(scalars), self.seed, self.size)
-        return np.array([self.index.get(v, UNKNOWN_ID) for v in strings], np.int32)[codes]
+        found = self._find(scalars)
+        if not self.size:
+            return found
+        # The hashed rows stand behind those of the vocabulary.
+        hashed = hashed_rows(_hash_keys(scalars), self.seed, self.size) + np.int32(self.known)
+        return np.where(found == UNKNOWN_ID, hashed, found)
 
-    def _find(self, values: np.ndarray) -> np.ndarray:
-        at = np.minimum(np.searchsorted(self.sorted_values, values), len(self.sorted_values) - 1)
-        return np.where(self.sorted_values[at] == values, self.sorted_rows[at], np.int32(UNKNOWN_ID))
+    def _find(self, scalars: Scalars) -> np.ndarray:
+        """Rows in the vocabulary."""
+        if scalars.ints is None:
+            return np.array([self.index.get(v, UNKNOWN_ID) for v in scalars.strings or ()], np.int32)[scalars.codes]
+        at = np.minimum(np.searchsorted(self.sorted_values, scalars.ints), self.known - 1)
+        return np.where(self.sorted_values[at] == scalars.ints, self.sorted_rows[at], np.int32(UNKNOWN_ID))
 
 
 @dataclass(frozen=True)

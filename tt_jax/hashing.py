@@ -13,6 +13,9 @@ import numpy as np
 _FIRST_HASHED = 2  # rows before it: MISSING_ID and UNKNOWN_ID
 
 
+DYNAMIC_KEYS = 2**31  # "rows" that the ids of a dynamic table are hashed to: what an int32 holds
+
+
 def hash_string(value: str) -> int:
     """Unsigned 64-bit BLAKE2b of the UTF-8 bytes."""
     return int.from_bytes(hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

@@ -26,6 +26,7 @@ from tt_jax.schema_parts import (
     PAD_ID,
     TOWERS,
     UNKNOWN_ID,
+    WAYS,
     DType,
     Feature,
     Kind,
@@ -39,8 +40,8 @@ from tt_jax.schema_parts import (
 from tt_jax.strict_json import dataclass_from_dict, nearest, parse_json
 
 __all__ = [
-    "ID_KINDS", "MAX_TABLE_ROWS", "MISSING_ID", "PAD_ID", "TOWERS", "UNKNOWN_ID", "DType", "Feature", "Kind", "Layout",
-    "Schema", "SchemaError", "Task", "Tower", "Transform", "array_specs",
+    "ID_KINDS", "MAX_TABLE_ROWS", "MISSING_ID", "PAD_ID", "TOWERS", "UNKNOWN_ID", "WAYS", "DType", "Feature", "Kind",
+    "Layout", "Schema", "SchemaError", "Task", "Tower", "Transform", "array_specs",
 ]  # fmt: skip
 
 
@@ -121,7 +122,12 @@ class Schema:
 
     def to_json(self) -> str:
         """Canonical JSON text: the same schema gives the same bytes."""
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
+        data = dataclasses.asdict(self)
+        for feature in data["features"]:
+            for name, default in _YOUNGER.items():
+                if feature[name] == default:
+                    del feature[name]
+        return json.dumps(data, indent=1, sort_keys=True) + "\n"
 
     @staticmethod
     def from_json(text: str) -> Schema:
@@ -162,6 +168,13 @@ class Layout:
                 floats.append((f.name, column, column + f.width))
                 column += f.width
         return Layout(slot, column, tuple(ids), tuple(floats))
+
+
+# Fields that came after schemas were stored: left out where they say nothing, so that those keep their fingerprints.
+_YOUNGER = {
+    name: getattr(Feature, name)
+    for name in ("min_count", "max_vocabulary", "dynamic_rows", "admit_after", "evict_after")
+}
 
 
 def _check_schema(s: Schema) -> None:

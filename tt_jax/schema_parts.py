@@ -19,7 +19,10 @@ TOWERS: tuple[Tower, ...] = ("query", "ad")
 ID_KINDS = ("categorical", "bag", "sequence")
 PAD_ID = -1  # an empty slot of a bag or a sequence: takes no part in pooling
 MISSING_ID = 0  # the table row of a missing value: trained, so that it means something
-UNKNOWN_ID = 1  # the table row of a value outside the vocabulary (hashed features have no such value)
+UNKNOWN_ID = (
+    1  # the table row of a value outside the vocabulary, or without a dynamic row (hashing knows no such value)
+)
+WAYS = 8  # rows that an id of a dynamic table may have: those of its bucket, see `tt_jax.models.dynamic`
 # Rows are numbered in int32, and `training.sparse` numbers the unused entries of a batch from the table's end on: this
 # leaves it 2**27 numbers, more than a batch has ids.
 MAX_TABLE_ROWS = 2**31 - 2**27
@@ -40,14 +43,22 @@ class Feature:
       tower: `query` (user and request context) or `ad`.
       dtype: type of the raw ids, `string` or `int`; unused for `numeric` and `dense`.
       dim: embedding width of an id feature, length of a `dense` vector; unused for `numeric`.
-      hash_size: rows of a hashed id table (rows 0 and 1 included, see `MISSING_ID`); 0 with a vocabulary.
-      vocabulary: the exact ids, instead of hashing.
+      hash_size: rows of a hashed id table (rows 0 and 1 included, see `MISSING_ID`). Beside a vocabulary, those that
+        the ids outside of it share by hash; 0 = all of these have the row of unknown values.
+      vocabulary: ids with a row of their own, in the order of their rows.
       max_length: slots of a bag (its first ids are kept) or of a sequence (its last ids are kept).
       shares: name of a feature whose table, vocabulary and hash this one uses, e.g. a history of ad ids the ad id.
       transform: applied to a number before normalisation, `(transform(x) - mean) / std`, then clipped to +-`clip`.
       mean, std, clip: see `transform`.
       default: raw value taken for a missing one; None means the missing row (ids) or 0 after normalisation (numbers).
       indicator: append 1.0 where a `numeric` value is present and 0.0 where it is missing.
+      min_count: has `tt-jax prepare` learn the vocabulary: the ids that occur at least so often in the training splits,
+        those of the features that share the table counted too; 0 = it is not learned, or not cut by count.
+      max_vocabulary: has it learned too, and is its largest size: the most frequent ids; 0 = not cut by size.
+      dynamic_rows: rows for ids that are admitted while training, instead of hashing, a multiple of 8; an id without
+        one has the row of unknown values.
+      admit_after: occurrences after which an id is admitted to a dynamic table.
+      evict_after: steps that a dynamic row must not have occurred for another id to take it; 0 = none is ever taken.
     """
 
     name: str
@@ -65,6 +76,11 @@ class Feature:
     clip: float = 10.0
     default: str | int | float | None = None
     indicator: bool = False
+    min_count: int = 0
+    max_vocabulary: int = 0
+    dynamic_rows: int = 0
+    admit_after: int = 2
+    evict_after: int = 0
 
     @property
     def is_ids(self) -> bool:
@@ -83,8 +99,15 @@ class Feature:
 
     @property
     def rows(self) -> int:
-        """Rows of the feature's embedding table."""
-        return len(self.vocabulary) + 2 if self.vocabulary else self.hash_size
+        """Rows of the feature's embedding table. Raises `SchemaError` while its vocabulary is to be learned."""
+        if self.learns:
+            raise SchemaError(f"feature {self.name!r}: its vocabulary is not learned yet; `tt-jax prepare` does that")
+        return self.dynamic_rows + 2 if self.dynamic_rows else len(self.vocabulary) + (self.hash_size or 2)
+
+    @property
+    def learns(self) -> bool:
+        """Whether its vocabulary is still to be learned from a log."""
+        return bool(self.min_count or self.max_vocabulary)
 
 
 @dataclass(frozen=True)
@@ -142,8 +165,8 @@ def check_feature(f: Feature, features: Iterable[Feature], fail: Fail) -> None:
             fail(f"feature {f.name!r}: {what} {value!r} is none of {', '.join(valid)}")
     if f.is_ids:
         _check_id_feature(f, features, fail)
-    elif f.hash_size or f.vocabulary or f.shares:
-        fail(f"feature {f.name!r}: hash_size, vocabulary and shares are for id features, not {f.kind!r}")
+    elif f.hash_size or f.vocabulary or f.shares or f.learns or f.dynamic_rows:
+        fail(f"feature {f.name!r}: hash_size, vocabulary, dynamic_rows and shares are for id features, not {f.kind!r}")
     if f.kind != "numeric" and f.indicator:
         fail(f"feature {f.name!r}: indicator is for numeric features, not {f.kind!r}")
     if f.kind != "numeric" and f.dim < 1:
@@ -167,11 +190,21 @@ def _check_id_feature(f: Feature, features: Iterable[Feature], fail: Fail) -> No
             fail(f"feature {f.name!r} shares {f.shares!r}, which is not an id feature with a table of its own")
         elif (owner.dim, owner.dtype) != (f.dim, f.dtype):
             fail(f"feature {f.name!r} shares the table of {f.shares!r}, so dim and dtype must be equal")
-        if f.hash_size or f.vocabulary:
-            fail(f"feature {f.name!r} shares a table, so it has no hash_size and no vocabulary of its own")
+        if f.hash_size or f.vocabulary or f.learns or f.dynamic_rows:
+            fail(f"feature {f.name!r} shares a table, so it has no hash_size, vocabulary or dynamic_rows of its own")
         return
-    if bool(f.hash_size) == bool(f.vocabulary):
-        fail(f"feature {f.name!r}: give either a hash_size or a vocabulary")
+    if bool(f.dynamic_rows) == bool(f.hash_size or f.vocabulary or f.learns):
+        fail(f"feature {f.name!r}: give a hash_size, a vocabulary or both, or else dynamic_rows")
+    if f.vocabulary and f.learns:
+        fail(f"feature {f.name!r}: give a vocabulary, or min_count or max_vocabulary to have it learned")
+    for name, value in (
+        ("min_count", f.min_count),
+        ("max_vocabulary", f.max_vocabulary),
+        ("evict_after", f.evict_after),
+    ):
+        if value < 0:
+            fail(f"feature {f.name!r}: {name} {value} is not >= 0")
+    _check_dynamic(f, fail)
     if f.hash_size and not 3 <= f.hash_size <= MAX_TABLE_ROWS:
         fail(f"feature {f.name!r}: hash_size {f.hash_size} is not within 3..{MAX_TABLE_ROWS}")
     for v in f.vocabulary:
@@ -179,6 +212,15 @@ def _check_id_feature(f: Feature, features: Iterable[Feature], fail: Fail) -> No
             fail(f"feature {f.name!r}: vocabulary value {v!r} is not of dtype {f.dtype!r}")
     if len(set(f.vocabulary)) != len(f.vocabulary):
         fail(f"feature {f.name!r}: the vocabulary has duplicates")
+
+
+def _check_dynamic(f: Feature, fail: Fail) -> None:
+    if f.dynamic_rows % WAYS or not 0 <= f.dynamic_rows <= MAX_TABLE_ROWS:
+        fail(f"feature {f.name!r}: dynamic_rows {f.dynamic_rows} is no multiple of {WAYS} within 0..{MAX_TABLE_ROWS}")
+    if f.admit_after < 1:
+        fail(f"feature {f.name!r}: admit_after {f.admit_after} is not >= 1")
+    if not f.dynamic_rows and (f.admit_after, f.evict_after) != (Feature.admit_after, Feature.evict_after):
+        fail(f"feature {f.name!r}: admit_after and evict_after are of dynamic_rows, which it does not have")
 
 
 def _is_id(value: Any, dtype: DType) -> bool:

@@ -109,7 +109,7 @@ def state_specs(state: Any, placements: Mapping[str, str]) -> Any:
     rules = [
         *((f"tables/{re.escape(name)}", PLACEMENTS[p]) for name, p in placements.items()),
         *((f"accumulators/{re.escape(name)}", PartitionSpec(*PLACEMENTS[p][:1])) for name, p in placements.items()),
-        (r"(step|params|optimizer|metrics)(/.*)?", PartitionSpec()),
+        (r"(step|params|optimizer|metrics|admissions|tables/keys)(/.*)?", PartitionSpec()),
     ]
 
     def spec(path: Any, _: Any) -> PartitionSpec:

@@ -145,10 +145,11 @@ def _quantiles(numbers: np.ndarray) -> dict[str, float]:
 
 
 def _tables(survey: Survey, whole: SplitStats) -> dict[str, Any]:
-    """Of each hashed table the ids of all features that look it up, and what share of them has a row with another."""
+    """Of each hashed table without a vocabulary the ids of all features that look it up, and what share of them has a
+    row with another."""
     schema, found = survey.roles.schema, {}
     for owner in schema.features if schema else ():
-        if not owner.hash_size:
+        if not owner.hash_size or owner.vocabulary or owner.learns:
             continue
         names = [f.name for f in schema.features if f.is_ids and schema.table_owner(f) == owner]  # pyright: ignore
         ids = Distinct(survey.bounds.distinct)

@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from input_pipeline.prepare import prepare
     from input_pipeline.quarantine import QUARANTINE, Quarantine
     from input_pipeline.readers import STRICT
+    from input_pipeline.vocabulary import IGNORED, learn_vocabularies, learns
     from tt_jax.publish import require_absent
 
     recipe = _load(args.recipe)
@@ -42,8 +43,13 @@ def run(args: argparse.Namespace) -> int:
     source = args.source
     documents = {recipe.WORLD: dataclasses.asdict(recipe.config_of(source))} if args.recipe == SIMULATED else None
     quarantine = Quarantine(args.max_errors) if args.on_error == "quarantine" else None
+    schema = recipe.schema(source)
+    if learns(schema):  # the log is read twice
+        schema = learn_vocabularies(
+            schema, recipe.read(source, errors=IGNORED if quarantine else STRICT), not quarantine
+        )
     chunks, ads = recipe.read(source, errors=quarantine or STRICT), recipe.ads(source)
-    manifest = prepare(recipe.schema(source), chunks, args.out, ads=ads, documents=documents, quarantine=quarantine)
+    manifest = prepare(schema, chunks, args.out, ads=ads, documents=documents, quarantine=quarantine)
     print_counts(manifest)
     if manifest.rejected:
         print(f"left out {manifest.rejected:,} bad rows: see {args.out / QUARANTINE}")

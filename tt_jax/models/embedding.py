@@ -10,6 +10,7 @@ Shapes: B rows of data, S id slots of a tower, F its float columns, L slots of o
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,7 +20,8 @@ import numpy as np
 from flax import nnx
 from jax import Array, lax
 
-from tt_jax.schema import MAX_TABLE_ROWS, TOWERS, Schema, SchemaError, Tower
+from tt_jax.models.dynamic import find_rows, keys_name, keys_shape
+from tt_jax.schema import MAX_TABLE_ROWS, TOWERS, Feature, Schema, SchemaError, Tower
 
 _DRAWN_ROWS = 1 << 19
 
@@ -32,7 +34,7 @@ class Group:
       table: name of the table.
       columns: columns of the tower's id matrix, ascending.
       offsets: int32, for each of these columns the first row of its feature in the table.
-      hashed: bool, whether the column holds hashed ids, which `id_dropout` hides.
+      hashed: bool, whether the column is of a hashed or dynamic table, whose ids `id_dropout` hides.
     """
 
     table: str
@@ -43,7 +45,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Tables:
-    """The fused tables of a schema."""
+    """The fused tables of a schema. Beside them, among what is called `tables` in a model's functions, lie the keys of
+    its dynamic features, see `tt_jax.models.dynamic`."""
 
     schema: Schema
 
@@ -68,6 +71,26 @@ class Tables:
         return self._placement[0]
 
     @cached_property
+    def dynamic(self) -> tuple[Feature, ...]:
+        """The features that own dynamic rows."""
+        return tuple(f for f in self.schema.features if f.dynamic_rows)
+
+    @property
+    def key_shapes(self) -> dict[str, tuple[int, int]]:
+        """Name of int32 keys -> their shape."""
+        return {keys_name(f.name): keys_shape(f) for f in self.dynamic}
+
+    def place(self, owner: Feature) -> tuple[str, int]:
+        """Table and first row of a feature with rows of its own."""
+        return self._placement[1][owner.name]
+
+    def columns(self, owner: Feature, tower: Tower) -> np.ndarray:
+        """Columns, int32, of the tower's ids that look up the rows of this feature."""
+        layout = self.schema.layout[tower].ids
+        found = [range(a, b) for name, a, b in layout if self.schema.table_owner(self.schema.feature(name)) == owner]
+        return np.array([column for columns in found for column in columns], np.int32)
+
+    @cached_property
     def groups(self) -> dict[Tower, tuple[Group, ...]]:
         """Per tower, which columns read which table."""
         return {tower: tuple(self._group(tower, table) for table in self.shapes) for tower in TOWERS}
@@ -80,20 +103,32 @@ class Tables:
             if at == table:
                 columns += range(first, last)
                 offsets += [offset] * (last - first)
-                hashed += [owner.hash_size > 0] * (last - first)
+                hashed += [owner.hash_size + owner.dynamic_rows > 0] * (last - first)
         return Group(table, tuple(columns), np.array(offsets, np.int32), np.array(hashed, bool))
 
     def init(self, key: Array, std: float) -> dict[str, Array]:
-        """Fresh tables, float32 `[rows, dim]` from N(0, std^2)."""
+        """Fresh tables, float32 `[rows, dim]` from N(0, std^2), and keys of no id."""
         keys = jax.random.split(key, max(1, len(self.shapes)))
-        return {name: _draw(k, shape, std) for (name, shape), k in zip(self.shapes.items(), keys, strict=False)}
+        tables = {name: _draw(k, shape, std) for (name, shape), k in zip(self.shapes.items(), keys, strict=False)}
+        return {**tables, **{name: jnp.zeros(shape, jnp.int32) for name, shape in self.key_shapes.items()}}
 
     def rows(
-        self, tower: Tower, ids_BS: Array, dropout: float = 0.0, dropout_key: Array | None = None
+        self,
+        tower: Tower,
+        tables: Mapping[str, Array],
+        ids_BS: Array,
+        dropout: float = 0.0,
+        dropout_key: Array | None = None,
     ) -> dict[str, Array]:
-        """Local ids of a tower -> rows of each table, int32 `[B, slots]`. An empty slot becomes the table's row count,
-        one past its end: it gathers zeros and is dropped by a scatter. So does a hashed id hidden by dropout."""
+        """Ids of a tower as they are encoded -> rows of each table, int32 `[B, slots]`. An empty slot becomes the
+        table's row count, one past its end: it gathers zeros and is dropped by a scatter. So does a hashed id hidden by
+        dropout. Of `tables` the keys are read."""
         found = {}
+        for owner in self.dynamic:
+            columns = self.columns(owner, tower)
+            if columns.size:
+                found_rows = find_rows(tables[keys_name(owner.name)], ids_BS[:, columns])
+                ids_BS = jnp.asarray(ids_BS).at[:, columns].set(found_rows)
         for i, group in enumerate(self.groups[tower]):
             ids = ids_BS[:, np.array(group.columns, np.int32)] if group.columns else ids_BS[:, :0]
             present = ids >= 0
@@ -116,7 +151,7 @@ def _draw(key: Array, shape: tuple[int, int], std: float) -> Array:
     return lax.fori_loop(0, -(-shape[0] // block), draw, jnp.zeros(shape, jnp.float32))
 
 
-def gather(tables: dict[str, Array], rows: dict[str, Array]) -> dict[str, Array]:
+def gather(tables: Mapping[str, Array], rows: dict[str, Array]) -> dict[str, Array]:
     """Rows of every table, `[B, slots, dim]`; zeros for an empty slot."""
     return {name: tables[name].at[r].get(mode="fill", fill_value=0.0) for name, r in rows.items()}
 

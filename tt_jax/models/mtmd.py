@@ -51,6 +51,7 @@ class DomainInput(TowerInput):
         self.table, self.column, self.first_row = place or ("", 0, 0)
         self.domains = schema.scenarios
         self.vocabulary = tuple(map(str, schema.feature(schema.scenario).vocabulary)) if place else ()
+        self.rows = schema.feature(schema.scenario).rows if place else 0
 
     def __call__(self, gathered: Mapping[str, Array], rows: Mapping[str, Array], floats_BF: Array) -> Array:
         x0_dB = super().__call__(dict(gathered), dict(rows), floats_BF)
@@ -63,7 +64,7 @@ class DomainInput(TowerInput):
     def _shares(self) -> np.ndarray:
         """Share of each domain by row of the scenario feature, `[rows, S]`."""
         count = len(self.domains)
-        shares = np.full((len(self.vocabulary) + UNKNOWN_ID + 1, count), 1 / count, np.float32)
+        shares = np.full((self.rows, count), 1 / count, np.float32)
         assert MISSING_ID < UNKNOWN_ID
         for i, name in enumerate(self.vocabulary):
             if name in self.domains:

@@ -102,7 +102,7 @@ class TwoTower:
         return graph, list(nnx.to_flat_state(state))
 
     def init(self, seed: int) -> tuple[Params, Params]:
-        """Fresh `(params, tables)`, float32; the same for the same seed.
+        """Fresh `(params, tables)`, float32 but for the int32 keys of dynamic tables; the same for the same seed.
 
         Parameters are drawn by NumPy, each by its name: compiling a draw per shape would take XLA seconds.
         """
@@ -117,7 +117,9 @@ class TwoTower:
     def shapes(self) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, jax.ShapeDtypeStruct]]:
         """Shapes and dtypes of `(params, tables)`."""
         params = {_name(path): jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for path, leaf in self._graph[1]}
-        return params, {n: jax.ShapeDtypeStruct(shape, jnp.float32) for n, shape in self.tables.shapes.items()}
+        tables = {n: jax.ShapeDtypeStruct(shape, jnp.float32) for n, shape in self.tables.shapes.items()}
+        keys = {n: jax.ShapeDtypeStruct(shape, jnp.int32) for n, shape in self.tables.key_shapes.items()}
+        return params, {**tables, **keys}
 
     def bind(self, params: Params) -> TwoTowerModule | HeavyRanker:
         """The NNX module with these parameters. For use inside a trace."""
@@ -126,10 +128,13 @@ class TwoTower:
             graph, nnx.from_flat_state([(path, leaf.replace(params[_name(path)])) for path, leaf in leaves])
         )
 
-    def rows(self, arrays: Mapping[str, Array], dropout_key: Array | None = None) -> dict[Tower, Gathered]:
+    def rows(
+        self, tables: Params, arrays: Mapping[str, Array], dropout_key: Array | None = None
+    ) -> dict[Tower, Gathered]:
         """Table rows of both towers' ids; with a key, hashed ids are hidden at the rate of `id_dropout`."""
         keys = {t: None if dropout_key is None else jax.random.fold_in(dropout_key, i) for i, t in enumerate(TOWERS)}
-        return {t: self.tables.rows(t, arrays[f"{t}_ids"], self.config.id_dropout, keys[t]) for t in TOWERS}
+        dropout = self.config.id_dropout
+        return {t: self.tables.rows(t, tables, arrays[f"{t}_ids"], dropout, keys[t]) for t in TOWERS}
 
     def inputs(
         self,
@@ -152,7 +157,7 @@ class TwoTower:
 
     def predict(self, params: Params, tables: Params, arrays: Mapping[str, Array]) -> Array:
         """Logits float32 `[B, T]`."""
-        rows = self.rows(arrays)
+        rows = self.rows(tables, arrays)
         return self.logits(params, self.inputs(params, {t: gather(tables, rows[t]) for t in TOWERS}, rows, arrays))
 
     def gates(self, params: Params, tables: Params, arrays: Mapping[str, Array]) -> dict[str, Array]:
@@ -162,7 +167,7 @@ class TwoTower:
         """
         module = self.bind(params)
         if isinstance(module, HeavyRanker):
-            rows = self.rows(arrays)
+            rows = self.rows(tables, arrays)
             inputs = self.inputs(params, {t: gather(tables, rows[t]) for t in TOWERS}, rows, arrays)
             return {"pair": module.body.gates(jnp.concatenate([inputs[t] for t in TOWERS]))}
         found = {t: self.tower_gates(params, tables, t, arrays[f"{t}_ids"], arrays[f"{t}_floats"]) for t in TOWERS}
@@ -195,7 +200,7 @@ class TwoTower:
         require_two_towers(self.config)
         module = self.bind(params)
         assert isinstance(module, TwoTowerModule)
-        side, rows = module.tower(tower), self.tables.rows(tower, ids)
+        side, rows = module.tower(tower), self.tables.rows(tower, tables, ids)
         return side, side.inputs(gather(tables, rows), rows, floats)
 
 

@@ -124,7 +124,10 @@ class Checkpoints:
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:
-    return {name: getattr(state, name) for name in TrainState.__dataclass_fields__}
+    found = {name: getattr(state, name) for name in TrainState.__dataclass_fields__}
+    if not state.admissions:  # checkpoints without dynamic rows are as before there were any
+        del found["admissions"]
+    return found
 
 
 def _from_dict(abstract: TrainState, found: dict[str, Any]) -> dict[str, Any]:

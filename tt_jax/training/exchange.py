@@ -22,7 +22,7 @@ from tt_jax.models.embedding import gather
 from tt_jax.models.two_tower import Gathered, Params, TwoTower
 from tt_jax.schema import TOWERS, Tower
 from tt_jax.sharding import DEVICE, HOST, PLACEMENTS, batch_sharding
-from tt_jax.training.sparse import Table, update_rows
+from tt_jax.training.sparse import Table, start_rows, update_rows
 
 Rows = Mapping[Tower, Gathered]
 
@@ -36,6 +36,14 @@ class Exchange(Protocol):
 
     def key(self, key: Array) -> Array:
         """A random key of the device's own."""
+        ...
+
+    def everyones(self, ids: Array) -> Array:
+        """The ids `[m]` of all devices, `[M]`, in any order."""
+        ...
+
+    def start(self, name: str, table: Table, rows_M: Array, like: int) -> Table:
+        """The device's part of a table, once these rows of it (or past its end) are as another one, without history."""
         ...
 
     def look_up(self, tables: Params, rows: Rows) -> tuple[dict[Tower, Gathered], Params]:
@@ -58,8 +66,14 @@ class OneDevice:
     def key(self, key: Array) -> Array:
         return key
 
+    def everyones(self, ids: Array) -> Array:
+        return ids
+
+    def start(self, name: str, table: Table, rows_M: Array, like: int) -> Table:
+        return start_rows(table, rows_M, table.values[like])
+
     def look_up(self, tables: Params, rows: Rows) -> tuple[dict[Tower, Gathered], Params]:
-        return {t: gather(tables, rows[t]) for t in TOWERS}, {name: _flat(rows, name) for name in tables}
+        return {t: gather(tables, rows[t]) for t in TOWERS}, {name: _flat(rows, name) for name in _tables(rows)}
 
     def update(
         self, name: str, table: Table, rows_M: Array, gradients_md: Array, learning_rate: Array, decay: float
@@ -83,11 +97,21 @@ class ManyDevices:
     def key(self, key: Array) -> Array:
         return jax.random.fold_in(key, lax.axis_index((HOST, DEVICE)))
 
+    def everyones(self, ids: Array) -> Array:
+        return self._gathered(ids, self._others(()))
+
+    def start(self, name: str, table: Table, rows_M: Array, like: int) -> Table:
+        by_rows, _ = self._split(name)
+        place = self._local(jnp.int32(like), table.values, by_rows)
+        value = table.values.at[place].get(mode="fill", fill_value=0.0)
+        value = lax.psum(value, by_rows) if by_rows else value  # one part has it
+        return start_rows(table, self._local(rows_M, table.values, by_rows), value)
+
     def look_up(self, tables: Params, rows: Rows) -> tuple[dict[Tower, Gathered], Params]:
         values: dict[Tower, Gathered] = {t: {} for t in TOWERS}
         everyones: Params = {}
-        for name, part in tables.items():
-            values_md, everyones[name] = self._look_up(name, part, _flat(rows, name))
+        for name in _tables(rows):
+            values_md, everyones[name] = self._look_up(name, tables[name], _flat(rows, name))
             first = 0
             for t in TOWERS:
                 shape = rows[t][name].shape
@@ -144,6 +168,10 @@ class ManyDevices:
         return jnp.where((local >= 0) & (local < count), local, count)
 
 
+def _tables(rows: Rows) -> list[str]:
+    return sorted(rows[TOWERS[0]])
+
+
 def _flat(rows: Rows, table: str) -> Array:
     return jnp.concatenate([rows[t][table].reshape(-1) for t in TOWERS])
 
@@ -160,10 +188,11 @@ def shard_predict(model: TwoTower, mesh: Mesh, placements: Mapping[str, str]) ->
     exchange, batch = ManyDevices(placements, mesh.shape), batch_sharding(mesh).spec
 
     def predict(params: Params, tables: Params, arrays: Mapping[str, Array]) -> Array:
-        rows = model.rows(arrays)
+        rows = model.rows(tables, arrays)
         return model.logits(params, model.inputs(params, exchange.look_up(tables, rows)[0], rows, arrays))
 
     tables = {name: PLACEMENTS[p] for name, p in placements.items()}
+    tables |= dict.fromkeys(model.tables.key_shapes, PartitionSpec())
     return jax.shard_map(
         predict, mesh=mesh, in_specs=(PartitionSpec(), tables, batch), out_specs=batch, check_vma=False
     )

@@ -22,6 +22,7 @@ from input_pipeline.pipeline import Batches, ResumeError
 from tt_jax.config import Config
 from tt_jax.distributed import failing_together, gather, place_arrays
 from tt_jax.metrics import streaming
+from tt_jax.training.admission import row_figures
 from tt_jax.training.checkpoint import Checkpoints
 from tt_jax.training.evaluate import evaluate
 from tt_jax.training.interrupt import Interrupted, StopSignal, call_interruptibly
@@ -223,9 +224,10 @@ class _Loop:
         bad = {name: v for name, v in figures.items() if v is not None and not math.isfinite(v)}
         if bad:
             raise DivergedError(f"step {step}: {', '.join(bad)} is not a number; a lower learning rate may help")
-        speed = self.clock.figures()
+        speed, rows = self.clock.figures(), row_figures(state.admissions)
+        figures |= {f"rows/{feature}/{k}": v for feature, found in rows.items() for k, v in found.items()}
         self.writer.write_scalars(step, {**figures, **{f"speed/{k}": v for k, v in speed.items()}})
-        self.progress.show(step, _summary(tasks, speed))
+        self.progress.show(step, _summary(tasks, speed) + _rows_summary(rows))
         zeros = place_arrays(streaming.zeros(len(tasks)), self.setup.shardings.metrics)
         return state.replace(metrics=zeros)
 
@@ -281,6 +283,11 @@ def _summary(tasks: Mapping[str, Mapping[str, float | None]], speed: Mapping[str
     losses = " ".join(f"{task} {found['loss']:.4f}" for task, found in tasks.items() if found["loss"] is not None)
     rate, wait = speed["examples_per_s"] or 0.0, speed["input_wait"] or 0.0
     return f"loss: {losses} | {rate:,.0f} examples/s, input wait {wait:.1%}"
+
+
+def _rows_summary(rows: Mapping[str, Mapping[str, int]]) -> str:
+    parts = [f"{name} {n['used']:,} (+{n['admitted']:,} -{n['evicted']:,})" for name, n in rows.items()]
+    return f" | rows: {' '.join(parts)}" if parts else ""
 
 
 def _eval_summary(overall: Mapping[str, Mapping[str, float | None]]) -> str:

@@ -90,3 +90,10 @@ def update_rows(
         table.values.at[rows].add(change, **hints),
         table.accumulator.at[rows].set(accumulator, **hints),
     )
+
+
+def start_rows(table: Table, rows_M: Array, value_d: Array) -> Table:
+    """The table with this value and no history in some rows; those past its end are left out."""
+    return Table(
+        table.values.at[rows_M].set(value_d, mode="drop"), table.accumulator.at[rows_M].set(jnp.float32(0), mode="drop")
+    )

@@ -24,6 +24,7 @@ from tt_jax.losses import cross_entropy, label_weight, masked_sum, training_loss
 from tt_jax.metrics import streaming
 from tt_jax.models.two_tower import Params, TwoTower
 from tt_jax.schema import TOWERS, Schema, Tower
+from tt_jax.training.admission import Admission, TrainedTables, admit_batch, fresh_admission
 from tt_jax.training.exchange import ONE_DEVICE, Exchange
 from tt_jax.training.optimizer import dense_optimizer, schedule, update_dense
 from tt_jax.training.sparse import Table
@@ -42,8 +43,10 @@ class TrainState:
     Attributes:
       step: int32 scalar, steps done.
       params, optimizer: dense parameters and the state of their optimizer.
-      tables, accumulators: embedding tables `[rows, dim]` and their Adagrad accumulators `[rows]`.
+      tables, accumulators: embedding tables `[rows, dim]` and their Adagrad accumulators `[rows]`. Keys of dynamic
+        tables lie among the tables.
       metrics: sums since the last log.
+      admissions: by feature, of those that own dynamic rows.
     """
 
     step: Array
@@ -52,6 +55,7 @@ class TrainState:
     tables: Params
     accumulators: Params
     metrics: streaming.TaskSums
+    admissions: Mapping[str, Admission] = dataclasses.field(default_factory=dict)
 
     def replace(self, **changes: Any) -> TrainState:
         """A copy with other fields."""
@@ -72,8 +76,9 @@ def init_state(model: TwoTower, config: Config, total_steps: int) -> TrainState:
         params=params,
         optimizer=dense_optimizer(config.optimizer, total_steps).init(params),
         tables=tables,
-        accumulators={name: jnp.zeros(table.shape[:1], jnp.float32) for name, table in tables.items()},
+        accumulators={name: jnp.zeros(shape[:1], jnp.float32) for name, shape in model.tables.shapes.items()},
         metrics=streaming.zeros(len(model.schema.tasks)),
+        admissions={f.name: fresh_admission(f) for f in model.tables.dynamic},
     )
 
 
@@ -120,8 +125,10 @@ def make_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step) if uses_dropout else None
         key = None if key is None else exchange.key(key)
-        rows = model.rows(batch, key)
-        gathered, touched = exchange.look_up(state.tables, rows)
+        before = TrainedTables(state.tables, state.accumulators, state.admissions)
+        current, accumulators, admissions = admit_batch(model.tables, before, batch, state.step, exchange)
+        rows = model.rows(dict(current), batch, key)
+        gathered, touched = exchange.look_up(dict(current), rows)
         inputs, pull_back = jax.vjp(
             lambda own, gathered: model.inputs(state.params | own, gathered, rows, batch),
             model.input_params(state.params),
@@ -139,22 +146,23 @@ def make_step(
         dense, sums = exchange.total((found.of_params | of_input_params, found.sums))
         params, optimizer_state = update_dense(optimizer, dense, state.optimizer, state.params)
         rate = config.optimizer.embedding_learning_rate * multiplier(state.step)
-        by_table = {name: [of_gathered[t][name] for t in TOWERS] for name in state.tables}
+        by_table = {name: [of_gathered[t][name] for t in TOWERS] for name in accumulators}
         update = functools.partial(
             exchange.update, learning_rate=jnp.float32(rate), decay=config.optimizer.embedding_decay
         )
         tables = {
-            name: update(name, Table(table, state.accumulators[name]), touched[name], _joined(by_table[name]))
-            for name, table in state.tables.items()
+            name: update(name, Table(current[name], accumulator), touched[name], _joined(by_table[name]))
+            for name, accumulator in accumulators.items()
         }
         done = state.step + 1
         new = TrainState(
             step=done,
             params=params,
             optimizer=optimizer_state,
-            tables={name: table.values for name, table in tables.items()},
+            tables={**current, **{name: table.values for name, table in tables.items()}},
             accumulators={name: table.accumulator for name, table in tables.items()},
             metrics=streaming.merge(state.metrics, sums),
+            admissions=admissions,
         )
         return new, done
 
