@@ -4,7 +4,7 @@
 
 A log of twelve columns (ids, texts, numbers some of which are missing, a list, a label), one file a format, read from
 the page cache, chunk by chunk where the library can. Each reading is a process of its own; `peak_mb` is what it takes
-beyond its imports. A figure is the median of the runs, taken in turn. pandas is that of another Python, if one is given.
+beyond its imports. A figure is the median of the runs, taken in turn. pandas is of another Python, if one is given.
 """
 
 from __future__ import annotations
