@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,14 @@ _DECORATION = r"[\[\]'\"\s]"
 # The split of each row: of (file, number of the first row, rows), the columns as the files have them, to text [n].
 Split = Callable[[str, int, pa.Table], np.ndarray]
 Joins = Mapping[str, str]  # file, or pattern, below the source -> the column by which its rows are looked up
+
+
+class _ToldElsewhere(Errors):
+    def reject(self, file: str, row: int, reason: str, values: Any) -> None:
+        pass
+
+
+_TOLD_ELSEWHERE = _ToldElsewhere()
 
 
 def by_name(*names: str) -> Split:
@@ -77,13 +86,14 @@ def read_logs(
 def ads_of_logs(source: str | Path, schema: Schema, joins: Joins | None = None) -> pa.Table | None:
     """The corpus of `tt-jax index`: every ad as its last row in the logs has it; None if the data has no ads.
 
-    All are `eligible`. The `bid` is that of a column of this name, or 1. All ads are in memory at once.
+    All are `eligible`. The `bid` is that of a column of this name, or 1. All ads are in memory at once. Rows that
+    cannot be read are left out without a word: `read_logs`, of the same files, tells of them.
     """
     if schema.ad_id == ROW_NUMBER:
         return None
     names = dict.fromkeys([schema.ad_id, *(f.name for f in schema.tower_features("ad"))])
     corpus: pa.Table | None = None
-    for file, _, raw, table in _tables(source, schema, joins or {}, STRICT):
+    for file, _, raw, table in _tables(source, schema, joins or {}, _TOLD_ELSEWHERE):
         bids = raw.column("bid") if "bid" in raw.column_names else pa.repeat(1.0, len(raw))
         rows = table.select(list(names)).append_column("bid", _cast(bids, pa.float32(), "bid", file))
         corpus = _last_of_each(rows if corpus is None else pa.concat_tables([corpus, rows]), schema.ad_id)
@@ -105,19 +115,25 @@ def _tables(
     sides = {key_of: side_table(source, key_of, key) for key_of, key in joins.items()}
     for file, first_row, table in read(source, errors=errors):
         if not any(Path(file).match(pattern) for pattern in joins):
+            of_column = dict.fromkeys(table.column_names, file)
             for pattern, key in joins.items():
                 table = join(table, sides[pattern], key, file)
-            yield file, first_row, table, _fit(table, schema, file, first_row)
+                of_column = dict.fromkeys(table.column_names, _below(source, pattern)) | of_column
+            yield file, first_row, table, _fit(table, schema, file, first_row, of_column)
 
 
 def side_table(source: str | Path, pattern: str, key: str) -> pa.Table:
     """A whole table to join, in memory. Raises `ReadError` if its key is not unique."""
-    path = f"{str(source).rstrip('/')}/{pattern}"
+    path = _below(source, pattern)
     table = pa.concat_tables([t for _, _, t in read(path)], promote_options="permissive").combine_chunks()
     keys = _column(table, key, path).drop_null()
     if len(keys.unique()) != len(keys):
         raise ReadError(f"{path}: column {key!r} has duplicates, so that rows cannot be joined by it")
     return table
+
+
+def _below(source: str | Path, pattern: str) -> str:
+    return f"{str(source).rstrip('/')}/{pattern}"
 
 
 def join(table: pa.Table, side: pa.Table, key: str, file: str) -> pa.Table:
@@ -134,10 +150,11 @@ def join(table: pa.Table, side: pa.Table, key: str, file: str) -> pa.Table:
 # ---- Columns as the schema has them ----------------------------------------------------------------------------------
 
 
-def _fit(table: pa.Table, schema: Schema, file: str, first_row: int) -> pa.Table:
+def _fit(table: pa.Table, schema: Schema, file: str, first_row: int, of_column: Mapping[str, str]) -> pa.Table:
+    """`of_column`: the file that each column comes from, for messages."""
     named = {f.name for f in schema.features}
-    columns = {f.name: _feature(f, _column(table, f.name, file), file) for f in schema.features
-               if f.name != schema.scenario}  # fmt: skip
+    columns = {f.name: _feature(f, _column(table, f.name, file), of_column[f.name])
+               for f in schema.features if f.name != schema.scenario}  # fmt: skip
     for task in schema.tasks:
         source = task.label.partition("=")[0]
         if task.label not in table.column_names and source in named:

@@ -64,9 +64,9 @@ def write_array_record(table: pa.Table, path: Path) -> None:
 WRITERS = {
     "log.parquet": write_parquet, "log.csv": write_delimited, "log.csv.gz": write_delimited,
     "log.tsv.zst": write_delimited, "log.jsonl": write_jsonl, "log.jsonl.gz": write_jsonl,
-    "log.ndjson.zst": write_jsonl, "file.arrow": write_arrow, "stream.arrow": write_arrow,
-    "log.feather": write_arrow, "log.tfrecord": write_tfrecord, "log.tfrecord-00000-of-00001.gz": write_tfrecord,
-    "log.array_record": write_array_record,
+    "log.ndjson.zst": write_jsonl, "file.arrow": write_arrow, "stream.arrow": write_arrow, "file.ipc": write_arrow,
+    "stream.arrows": write_arrow, "log.feather": write_arrow, "log.tfrecord": write_tfrecord,
+    "log.tfrecord-00000-of-00001.gz": write_tfrecord, "log.array_record": write_array_record,
 }  # fmt: skip
 
 

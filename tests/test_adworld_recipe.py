@@ -85,6 +85,10 @@ def test_a_directory_that_is_no_world_is_named(tmp_path: Path) -> None:
     (tmp_path / "world.json").write_text('{"userz": 3}')
     with pytest.raises(ReadError, match="unknown key 'userz'; did you mean 'users'"):
         recipe.schema(tmp_path)
+    with pytest.raises(
+        ReadError, match=r"^s3://world: a generated AdWorld is read from a local directory, not from a URL$"
+    ):
+        recipe.schema("s3://world")
 
 
 def test_a_prepared_set_keeps_its_world(tmp_path: Path) -> None:

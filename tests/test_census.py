@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -86,3 +87,15 @@ def test_a_small_source_of_one_split_is_read(tmp_path):
     assert chunks[1].row_number(2) == 29
     assert isinstance(chunks[0].table, pa.Table)
     assert census.ads(tmp_path) is None
+
+
+def test_a_url_is_read_as_a_directory(tmp_path):
+    pq.write_table(pq.read_table(DATA / "eval.parquet").slice(0, 30), tmp_path / "train.parquet")
+    fsspec.filesystem("memory").put_file(str(tmp_path / "train.parquet"), f"/{tmp_path.name}/train.parquet")
+    url = f"memory://{tmp_path.name}"
+    assert census.schema(url) == census.schema(tmp_path)
+    chunks = list(census.read(url))
+    assert [c.table for c in chunks] == [c.table for c in census.read(tmp_path)]
+    assert chunks[0].file.startswith("memory://")
+    with pytest.raises(ReadError, match=r"^memory://none: expected train\.parquet"):
+        census.schema("memory://none")

@@ -1,4 +1,4 @@
-"""`tt-jax inspect`: sketches against exact counts, figures against SciPy and simulation, bounds, the page."""
+"""`tt-jax inspect`: the report against plain counting, its bounds, drift, the page."""
 
 from __future__ import annotations
 
@@ -14,27 +14,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scipy.stats
-import sklearn.metrics
 
-from input_pipeline.inspect import figures
 from input_pipeline.inspect.column import Bounds
 from input_pipeline.inspect.report import report_of
-from input_pipeline.inspect.sketches import Distinct, Frequent, RowSample
-from input_pipeline.inspect.survey import Roles, Survey, days_of, survey
-from input_pipeline.inspect.values import row_keys, shown, values_of
+from input_pipeline.inspect.survey import Roles, Survey, survey
 from input_pipeline.readers import Chunk, ReadError
 from tests import tiny
 from tests.test_cli import Call
 from tests.test_cli import call as call
 from tests.test_report import Page
-from tt_jax.hashing import hashed_rows, table_seed
 
 RAW = Roles({"click": "click"}, {}, "surface", "time")
 DAY_MS = 86_400_000
-
-
-def ones(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return keys.astype(np.uint64), np.ones(keys.size, np.int64)
 
 
 def log(rng: np.random.Generator, rows: int, shift: float = 0.0) -> dict[str, Any]:
@@ -57,183 +48,6 @@ def log(rng: np.random.Generator, rows: int, shift: float = 0.0) -> dict[str, An
 
 def chunk(split: str, columns: dict[str, Any], first_row: int = 0) -> Chunk:
     return Chunk(split, f"{split}.parquet", first_row, pa.table(columns))
-
-
-# ---- sketches --------------------------------------------------------------------------------------------------------
-
-
-def test_distinct_is_exact_to_its_bound_and_near_beyond_it() -> None:
-    rng = np.random.default_rng(0)
-    small = Distinct(1000)
-    for _ in range(3):
-        small.add(*ones(rng.permutation(1000)))
-    small.add(np.array([7], np.uint64), np.array([5]))
-    assert (len(small), small.error, small.once) == (1000, 0.0, 0.0)
-    assert small.repeated == pytest.approx(1 - 1000 / 3005)
-    small.add(*ones(np.array([1000])))
-    assert small.error > 0
-    keys = rng.integers(0, 300_000, 500_000)
-    many = Distinct(4096)
-    for part in np.array_split(keys, 50):
-        many.add(*ones(part))
-    counts = np.array(list(Counter(keys.tolist()).values()))
-    assert len(many) == pytest.approx(counts.size, rel=4 * many.error)
-    assert many.once == pytest.approx((counts == 1).mean(), abs=4 * 0.5 / 64)
-    assert many.repeated == pytest.approx(1 - counts.size / counts.sum(), abs=0.03)
-
-
-def test_a_merged_sketch_is_the_sketch_of_all() -> None:
-    rng = np.random.default_rng(1)
-    keys = rng.integers(0, 20_000, 40_000)
-    for bound, parts in ((500, (100, 30_000)), (500, (39_990,)), (500, (20_000,)), (50_000, (9_000,)), (500, (0,))):
-        whole, merged = Distinct(bound), Distinct(bound)
-        whole.add(*ones(keys))
-        for part in np.split(keys, parts):
-            sketch = Distinct(bound)
-            sketch.add(*ones(part))
-            merged.merge(sketch)
-        figures_of = [(len(d), d.error, d.once, d.repeated) for d in (whole, merged)]
-        assert figures_of[0] == figures_of[1]
-    one, two = Distinct(100), Distinct(100)  # no new value: the bound is reached by one that is beyond it
-    one.add(*ones(np.arange(1000)))
-    two.add(*ones(np.arange(50)))
-    two.merge(one)
-    assert len(two) == len(one)
-
-
-def test_frequent_keeps_its_error_bound_alone_and_merged() -> None:
-    rng = np.random.default_rng(2)
-    keys = rng.zipf(1.3, 60_000).clip(max=10**6)
-    exact = Counter(keys.tolist())
-    parts = [Frequent(100) for _ in range(3)]
-    for part, of_part in zip(parts, np.array_split(keys, 3), strict=True):
-        for some in np.array_split(of_part, 10):
-            part.add(*ones(some))
-    parts[0].merge(parts[1])
-    parts[0].merge(parts[2])
-    assert 0 < parts[0].error <= keys.size / 101
-    found = dict(parts[0].top(100))
-    for key, count in exact.items():
-        assert 0 <= count - found.get(key, 0) <= parts[0].error
-    assert [key for key, _ in parts[0].top(5)] == [key for key, _ in exact.most_common(5)]
-    few = Frequent(10)
-    few.add(*ones(np.repeat(np.arange(10), np.arange(1, 11))))
-    assert (few.error, few.top(2)) == (0, [(9, 10), (8, 9)])
-
-
-def test_a_row_sample_is_uniform_whole_rows_and_merges() -> None:
-    seen = np.zeros(200)
-    for seed in range(300):
-        parts = [RowSample(20, 2 * seed), RowSample(20, 2 * seed + 1)]
-        for i, part in enumerate(parts):
-            for first in range(100 * i, 100 * i + 100, 25):
-                keys = np.arange(first, first + 25, dtype=np.uint64)
-                columns = {"a": (keys, np.ones(25, bool)), "b": (keys + np.uint64(7), np.ones(25, bool))}
-                part.add(25, columns if first else {"a": columns["a"]})
-        parts[0].merge(parts[1])
-        (a, valid), (b, known) = parts[0].columns["a"], parts[0].columns["b"]
-        assert len(parts[0]) == len(set(a.tolist())) == 20
-        assert valid.all()
-        np.testing.assert_array_equal(known, a >= 25)
-        np.testing.assert_array_equal(b[known], a[known] + 7)
-        seen[a.astype(int)] += 1
-    assert scipy.stats.chisquare(seen).pvalue > 1e-3
-
-
-# ---- values ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("column", "kind", "texts"),
-    [
-        (pa.array([3, None, -4]), "int", ["3", "-4"]),
-        (pa.array([2**64 - 1, None], pa.uint64()), "text", ["18446744073709551615"]),
-        (pa.array([0.5, float("nan"), -0.0, None]), "float", ["0.5", "0"]),
-        (pa.array([True, None, False]), "bool", ["true", "false"]),
-        (pa.array(["a", None, "b"]).dictionary_encode(), "text", ["a", "b"]),
-        (pa.array([b"\xff", None]), "text", ["ff"]),
-        (pa.array([3, None], pa.int32()).dictionary_encode(), "int", ["3"]),
-        (pa.array([20, None], pa.date32()), "time", ["1970-01-21T00:00:00.000000"]),
-        (pa.array([1500, None], pa.timestamp("ms", "UTC")), "time", ["1970-01-01T00:00:01.500000"]),
-        (pa.array([["a", None, "b"], [], None]), "text", ["a", "b"]),
-        (pa.array([[1.5], None], pa.list_(pa.float32(), 1)), "float", ["1.5"]),
-        (pa.nulls(2), "none", []),
-        (pa.array([1, None], pa.duration("s")), "other", None),
-    ],
-)
-def test_values_keep_what_they_are(column: Any, kind: str, texts: list[str] | None) -> None:
-    values = values_of(pa.chunked_array([column.slice(0, 1), column.slice(1)]))
-    assert values.kind == kind
-    if texts is not None:
-        assert [shown(values.kind, key, values.texts) for key in values.elements.tolist()] == texts
-    nan = [i for i, v in enumerate(column.to_pylist()) if v is None or v != v]
-    assert np.flatnonzero(~values.valid).tolist() == nan
-
-
-def test_rows_have_one_hash_if_they_are_equal_and_other_ones_if_not() -> None:
-    rows = [(1, "x", [1, 2]), (1, "x", [2, 1]), (2, "x", [1, 2]), (1, None, [1, 2]), (1, "x", []), (1, "x", None),
-            (1, "x", [1, 2])]  # fmt: skip
-    columns = {name: pa.chunked_array([[row[i] for row in rows]]) for i, name in enumerate("abc")}
-    hashes = row_keys([(name, values_of(column)) for name, column in columns.items()], len(rows))
-    backwards = row_keys([(name, values_of(columns[name])) for name in "cba"], len(rows))
-    np.testing.assert_array_equal(hashes, backwards)
-    assert hashes[0] == hashes[-1]
-    assert len(set(hashes.tolist())) == len(rows) - 1
-    swapped = row_keys([(name, values_of(pa.chunked_array([[v]]))) for name, v in (("a", 2), ("b", 1))], 1)
-    plain = row_keys([(name, values_of(pa.chunked_array([[v]]))) for name, v in (("a", 1), ("b", 2))], 1)
-    assert swapped[0] != plain[0]
-
-
-def test_a_time_of_any_unit_is_its_day() -> None:
-    day = np.datetime64("2024-02-29", "D")
-    us = int((day + np.timedelta64(1, "D")).astype("M8[us]").astype(np.int64)) - 1_000_000
-    for value in (us, us // 10**3, us // 10**6, us * 10**3, us / 1e6, 20_240_229, day.item()):
-        days, valid = days_of(values_of(pa.chunked_array([pa.array([value, None])])))
-        assert (days[0], valid.tolist()) == (day.astype(np.int64), [True, False]), value
-
-
-# ---- figures ---------------------------------------------------------------------------------------------------------
-
-
-def test_ks_and_psi_are_those_of_scipy_and_numpy() -> None:
-    rng = np.random.default_rng(3)
-    a, b = rng.normal(size=900).round(1), rng.normal(0.4, 1.3, 700).round(1)
-    assert figures.ks(a, b) == pytest.approx(scipy.stats.ks_2samp(a, b).statistic, abs=1e-12)
-    edges = figures.number_bins(a)
-    counts = [np.histogram(x, [-np.inf, *np.nextafter(edges, np.inf), np.inf])[0] for x in (a, b)]
-    ours = [figures.number_histogram(edges, x, missing) for x, missing in ((a, 9.0), (b, 40.0))]
-    np.testing.assert_array_equal(ours, [[*counts[0], 9], [*counts[1], 40]])
-    p, q = ((c + 0.5) / (c + 0.5).sum() for c in ours)
-    assert figures.psi(*ours) == pytest.approx(scipy.stats.entropy(p, q) + scipy.stats.entropy(q, p))
-    assert figures.psi(ours[0], ours[0] * 1000) == pytest.approx(0, abs=1e-3)
-
-
-def test_collisions_are_those_of_the_hash() -> None:
-    rng = np.random.default_rng(4)
-    for ids, rows in ((2_000, 4_096), (20_000, 4_096), (300, 100_000)):
-        shares = []
-        for name in range(10):
-            keys = rng.integers(0, 2**62, ids).astype(np.uint64)
-            taken = np.bincount(hashed_rows(keys, table_seed(str(name)), np.uint64(rows)))
-            shares.append(1 - (taken == 1).sum() / ids)
-        assert figures.collisions(ids, rows - 2) == pytest.approx(np.mean(shares), abs=0.01)
-    assert figures.collisions(1, 50) == figures.collisions(0, 50) == 0
-    needed = figures.rows_for(5_000, 0.05)
-    assert figures.collisions(5_000, needed) <= 0.05 < figures.collisions(5_000, needed - 2)
-
-
-def test_a_column_alone_is_scored_on_rows_that_it_has_not_seen() -> None:
-    rng = np.random.default_rng(5)
-    labels = rng.random(8_000) < 0.3
-    unique = np.arange(8_000)
-    assert figures.single_auc(unique, labels) == 0.5
-    assert figures.single_auc(labels.astype(int), labels) == 1.0
-    noise = figures.single_auc(rng.integers(-1, 50, 8_000), labels)
-    assert noise == pytest.approx(0.5, abs=0.03)
-    number = rng.normal(labels * 1.0, 1.0)
-    codes = figures.leak_codes(number.view(np.uint64), np.ones(8_000, bool), number)
-    assert figures.single_auc(codes, labels) == pytest.approx(sklearn.metrics.roc_auc_score(labels, number), abs=0.02)
-    assert figures.single_auc(unique, np.zeros(8_000, bool)) is None
 
 
 # ---- the survey ------------------------------------------------------------------------------------------------------
@@ -298,6 +112,37 @@ def test_the_report_is_that_of_plain_counting() -> None:
     ):
         assert line in said
     assert len(report["findings"]) == 6
+
+
+def test_the_last_days_are_compared_with_the_first_ones_where_there_is_one_split() -> None:
+    rng = np.random.default_rng(10)
+    days = np.repeat(np.arange(6), (100, 300, 500, 500, 300, 100))[rng.permutation(1_800)]
+    early, late = days <= 2, days >= 3  # a third of the rows is reached in the days 2 and 3, of the end counted back
+    columns = {
+        "time": 1_700_006_400_000 + days * DAY_MS + rng.integers(0, DAY_MS, 1_800),
+        "number": pa.array(rng.normal(np.where(late, 0.8, 0.0), 1.0), mask=rng.random(1_800) < 0.1),
+        "text": np.where(rng.random(1_800) < 0.3 + 0.4 * late, "a", "b"),
+        "flag": rng.integers(0, 2, 1_800),
+        "words": [["x"]] * 1_800,
+    }
+    one = Roles({}, {}, time="time")
+    report = report_of(survey([chunk("all", columns)], one), {})
+    drift = report["drift"]
+    assert drift["reference"] == "the time to 2023-11-17"
+    found = {name: splits.pop("the time from 2023-11-18 on") for name, splits in drift["columns"].items()}
+    assert set(found) == {"number", "text", "flag"}
+    number = columns["number"]
+    sides = [number.filter(pa.array(rows)).drop_null().to_numpy() for rows in (early, late)]
+    assert found["number"]["ks"] == pytest.approx(scipy.stats.ks_2samp(*sides).statistic, abs=1e-12)
+    rates = [(columns["text"][rows] == "a").mean() for rows in (early, late)]
+    exact = sum((q - p) * np.log(q / p) for p, q in (rates, [1 - r for r in rates]))
+    assert found["text"] == {"psi": pytest.approx(exact, abs=0.01), "ks": None}
+    assert found["flag"]["psi"] < 0.05
+    said = "number: the time from 2023-11-18 on differs from the time to 2023-11-17: PSI"
+    assert [line.startswith(said) for line in report["findings"] if line.startswith("number")] == [True]
+    day_one = {name: values for name, values in columns.items() if name != "time"} | {"time": [1_700_006_400] * 1_800}
+    for part, roles in ((columns, Roles({}, {})), (day_one, one)):
+        assert report_of(survey([chunk("all", part)], roles), {})["drift"] == {}
 
 
 def test_memory_does_not_grow_with_the_rows() -> None:

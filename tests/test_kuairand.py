@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -209,6 +210,19 @@ def test_the_owners_csv_files_give_the_same_rows(tmp_path: Path) -> None:
     assert from_csv.missing == from_parquet.missing
     assert all(from_csv.missing[n] == 300 for n in ("watch_seq", "history_len", "user_like_log_odds", "video_watches"))
     assert from_csv.missing["user_active_degree"] == 0
+
+
+def test_a_url_is_read_as_a_directory(tmp_path: Path) -> None:
+    source = _source(tmp_path / "s", pq.read_table(DATA / "train.parquet").slice(0, 50))
+    for path in source.iterdir():
+        fsspec.filesystem("memory").put_file(str(path), f"/{tmp_path.name}/{path.name}")
+    url = f"memory://{tmp_path.name}"
+    assert kuairand.ads(url) == kuairand.ads(source)
+    (chunk,) = kuairand.read(url)
+    assert chunk.table == _table(source)
+    assert chunk.file == f"memory:///{tmp_path.name}/train.parquet"
+    with pytest.raises(ReadError, match=r"^memory://none: expected user_features"):
+        kuairand.ads("memory://none")
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ class Schema:
       tasks: in the order of the label matrix. Those with a head of their own are, in this order, the model's outputs.
       scenario: column that says which scenario a row belongs to.
       scenarios: its values, in the order of the scenario index.
-      request_id, user_id, ad_id, time: columns; "" = the logs have none. `ad_id` is required.
+      ad_id: column of the ad's id.
+      request_id, user_id, time: columns, for evaluation; "" = the logs have none.
       ad_id_dtype: type of the ad's id, which the service answers with.
       slices: further columns to evaluate by.
     """

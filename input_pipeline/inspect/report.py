@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.inspect import figures
-from input_pipeline.inspect.column import ColumnStats
+from input_pipeline.inspect.drift import drift, finite_sample, missing_share
 from input_pipeline.inspect.findings import findings
 from input_pipeline.inspect.sketches import Distinct
 from input_pipeline.inspect.survey import SplitStats, Survey
@@ -37,7 +37,7 @@ def report_of(survey: Survey, about: Mapping[str, Any]) -> dict[str, Any]:
         "days": _days(survey),
         "columns": {name: _column(survey, whole, name) for name in whole.columns},
         "tables": _tables(survey, whole),
-        "drift": _drift(survey),
+        "drift": drift(survey, whole),
         "leaks": _leaks(survey, whole),
         "duplicates": {
             "share": whole.distinct_rows.repeated,
@@ -89,8 +89,8 @@ def _column(survey: Survey, whole: SplitStats, name: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "role": _role(survey, name),
         "kind": f"lists of {stats.kind}" if stats.lists else stats.kind,
-        "missing": _missing(stats),
-        "missing_by_split": {n: _missing(counted[n]) if n in counted else 1.0 for n in survey.splits},
+        "missing": missing_share(stats),
+        "missing_by_split": {n: missing_share(counted[n]) if n in counted else 1.0 for n in survey.splits},
     }
     if stats.lists:
         present = stats.rows - stats.missing
@@ -108,13 +108,9 @@ def _column(survey: Survey, whole: SplitStats, name: str) -> dict[str, Any]:
     if stats.kind in NUMBERS and stats.mean is not None and not survey.roles.is_ids(name):
         found["numbers"] = {
             "min": stats.low, "max": stats.high, "mean": stats.mean, "infinite": stats.infinite,
-            "quantiles": {} if stats.lists else _quantiles(_sampled(whole, name)),
+            "quantiles": {} if stats.lists else _quantiles(finite_sample(whole, name)),
         }  # fmt: skip
     return found
-
-
-def _missing(stats: ColumnStats) -> float:
-    return stats.missing / stats.rows if stats.rows else 0.0
 
 
 def _role(survey: Survey, name: str) -> str:
@@ -127,15 +123,6 @@ def _role(survey: Survey, name: str) -> str:
         return f"{feature.tower}, {feature.kind}"
     named = {roles.scenario: "scenario", roles.time: "time", **dict.fromkeys(roles.masks.values(), "label mask")}
     return named.get(name, "")
-
-
-def _sampled(split: SplitStats, name: str) -> np.ndarray:
-    """The finite numbers of a column in the sample, float64."""
-    if name not in split.sample.columns:
-        return np.empty(0)
-    keys, valid = split.sample.columns[name]
-    numbers = numbers_of(split.columns[name].kind, keys[valid])
-    return numbers[np.isfinite(numbers)]
 
 
 def _quantiles(numbers: np.ndarray) -> dict[str, float]:
@@ -165,59 +152,7 @@ def _tables(survey: Survey, whole: SplitStats) -> dict[str, Any]:
     return found
 
 
-# ---- drift and leaks -------------------------------------------------------------------------------------------------
-
-
-def _drift(survey: Survey) -> dict[str, Any]:
-    """Column -> split -> psi and ks, against the split `train`, or the first where there is none."""
-    if len(survey.splits) < 2:
-        return {}
-    first = "train" if "train" in survey.splits else next(iter(survey.splits))
-    reference, found = survey.splits[first], {}
-    others = [(name, split) for name, split in survey.splits.items() if name != first]
-    for name, stats in reference.columns.items():
-        if not _compared(survey, name) or stats.kind in ("none", "other"):
-            continue
-        found[name] = {
-            other: _distance(survey, reference, split, name)
-            for other, split in others
-            if name in split.columns and split.rows and reference.rows
-        }
-    return {"reference": first, "columns": found}
-
-
-def _compared(survey: Survey, name: str) -> bool:
-    """All columns but the time, which differs of course; of a recipe its features and labels."""
-    roles = survey.roles
-    features = {f.name for f in roles.schema.features} if roles.schema else {name}
-    return name != roles.time and name in features | set(roles.labels.values())
-
-
-def _distance(survey: Survey, reference: SplitStats, split: SplitStats, name: str) -> dict[str, Any]:
-    before, after = reference.columns[name], split.columns[name]
-    if before.kind in NUMBERS and not before.lists and not survey.roles.is_ids(name):
-        a, b = _sampled(reference, name), _sampled(split, name)
-        if a.size and b.size:
-            distance = figures.ks(a, b)
-            if len(before.distinct) > figures.BINS:
-                edges = figures.number_bins(a)
-                missing = [_missing(s) * n.size / max(1e-9, 1 - _missing(s)) for s, n in ((before, a), (after, b))]
-                counts = [figures.number_histogram(edges, n, m) for n, m in zip((a, b), missing, strict=True)]
-                return {"psi": figures.psi(*counts), "ks": distance}
-            return {"psi": figures.psi(*_value_histograms(before, after)), "ks": distance}
-    return {"psi": figures.psi(*_value_histograms(before, after)), "ks": None}
-
-
-def _value_histograms(before: ColumnStats, after: ColumnStats) -> tuple[np.ndarray, np.ndarray]:
-    """Counts of the reference's most frequent values, of all others, and of missing rows."""
-    top = np.array([key for key, _ in before.frequent.top(figures.TOP_VALUES)], np.uint64)
-
-    def counts(stats: ColumnStats) -> np.ndarray:
-        of = dict(zip(stats.frequent.keys.tolist(), stats.frequent.counts.tolist(), strict=True))
-        values = [of.get(int(key), 0) for key in top]
-        return np.array([*values, stats.elements - sum(values), stats.missing], np.float64)
-
-    return counts(before), counts(after)
+# ---- leaks -----------------------------------------------------------------------------------------------------------
 
 
 def _leaks(survey: Survey, whole: SplitStats) -> dict[str, list[dict[str, Any]]]:

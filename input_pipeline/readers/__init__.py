@@ -11,10 +11,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from input_pipeline.readers import array_record, arrow_ipc, delimited, jsonl, parquet, tfds, tfrecord
-from input_pipeline.readers.files import ReadError, Source, list_sources, partitions
+from input_pipeline.readers.files import ReadError, Source, first_below, list_sources, partitions
 from input_pipeline.readers.rows import STRICT, Chunk, Errors, Types, arrow_types
 
-__all__ = ["STRICT", "Chunk", "Errors", "ReadError", "Types", "arrow_types", "list_files", "read"]
+__all__ = ["STRICT", "Chunk", "Errors", "ReadError", "Types", "arrow_types", "first_below", "list_files", "read"]
 
 _Tables = Iterator[tuple[int, pa.Table]]
 _READERS: dict[str, Callable[[Source, Types, Errors], _Tables]] = {
@@ -26,6 +26,8 @@ _READERS: dict[str, Callable[[Source, Types, Errors], _Tables]] = {
     "tfrecord": tfrecord.tables,
     "array_record": array_record.tables,
     "arrow": arrow_ipc.tables,
+    "arrows": arrow_ipc.tables,
+    "ipc": arrow_ipc.tables,
     "feather": arrow_ipc.tables,
 }
 _NO_TYPES: Types = {}

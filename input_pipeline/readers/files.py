@@ -95,6 +95,18 @@ def list_sources(text: str, formats: Sequence[str]) -> list[Source]:
     return [source for _, source in found if source is not None]
 
 
+def first_below(source: str | Path, *names: str) -> str | None:
+    """The first of these files that is in a directory, or below a URL; None without any. Raises `ReadError`."""
+    paths = [f"{str(source).rstrip('/')}/{name}" for name in names]
+    if "://" not in str(source):
+        return next((path for path in paths if Path(path).is_file()), None)
+    try:
+        system, _ = fsspec.core.url_to_fs(str(source))
+        return next((path for path in paths if system.isfile(path)), None)
+    except (OSError, ImportError, ValueError) as e:
+        raise ReadError(f"{source}: cannot be listed: {e}") from e
+
+
 def _source(name: str, formats: Sequence[str], remote: Any) -> Source | None:
     match = _NAME.search(name)
     if match is None or match[1] not in formats or (match[2] and match[1] not in _COMPRESSED):

@@ -72,6 +72,8 @@ def config_of(source: Source) -> AdWorldConfig:
         return AdWorldConfig()
     if isinstance(source, AdWorldConfig):
         return source
+    if "://" in str(source):
+        raise ReadError(f"{source}: a generated AdWorld is read from a local directory, not from a URL")
     path = Path(source)
     path = path if path.is_file() else path / WORLD
     try:

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from input_pipeline.readers import STRICT, Chunk, Errors, ReadError
+from input_pipeline.readers import STRICT, Chunk, Errors, ReadError, first_below
 from input_pipeline.readers import read as read_tables
 from tt_jax.schema import Feature, Schema, Task, Tower, Transform
 from tt_jax.strict_json import nearest
@@ -63,7 +63,7 @@ _NUMBERS = {**_COUNTS, **_AMOUNTS}
 
 def schema(source: str | Path) -> Schema:
     """The vocabularies are the values of the training file. Raises `ReadError` if there is none."""
-    train = _whole_table(Path(source))
+    train = _whole_table(source)
 
     def category(column: str, name: str, tower: Tower) -> Feature:
         values = tuple(sorted(pc.unique(train.column(column)).drop_null().to_pylist()))
@@ -89,8 +89,8 @@ def read(source: str | Path, errors: Errors = STRICT) -> Iterator[Chunk]:
     """
     found = False
     for split in ("train", "eval", "test"):
-        path = Path(source) / f"{split}.parquet"
-        if not path.exists():
+        path = first_below(source, f"{split}.parquet")
+        if path is None:
             continue
         found = True
         for file, first_row, table in read_tables(path, errors=errors):
@@ -126,12 +126,12 @@ def _columns(table: pa.Table, row: np.ndarray) -> dict[str, pa.Array | pa.Chunke
     return columns
 
 
-def _whole_table(source: Path) -> pa.Table:
-    path = source / "train.parquet"
-    if not path.exists():
+def _whole_table(source: str | Path) -> pa.Table:
+    path = first_below(source, "train.parquet")
+    if path is None:
         raise ReadError(f"{source}: expected train.parquet, whose values are the vocabularies")
     table = pa.concat_tables([table for _, _, table in read_tables(path)])
-    _require(str(path), table)
+    _require(path, table)
     return table
 
 

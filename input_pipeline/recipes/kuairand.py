@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from input_pipeline.readers import STRICT, Chunk, Errors, ReadError
+from input_pipeline.readers import STRICT, Chunk, Errors, ReadError, first_below
 from input_pipeline.readers import read as read_tables
 from tt_jax.schema import Feature, Schema, Task, Tower, Transform
 from tt_jax.strict_json import nearest
@@ -144,8 +144,8 @@ def read(source: str | Path, errors: Errors = STRICT) -> Iterator[Chunk]:
 
     Raises `ReadError` if the directory does not hold it, or a table lacks a column.
     """
-    users, videos = _side_tables(Path(source))
-    for chunk in _log(Path(source), errors):
+    users, videos = _side_tables(source)
+    for chunk in _log(source, errors):
         _require(chunk.file, chunk.table, ("user_id", "video_id", "time_ms", "tab", *LABELS.values()))
         log = chunk.table.select(["user_id", "video_id", "time_ms", "tab", *LABELS.values()])
         columns = {name: log.column(name) for name in log.column_names}
@@ -158,17 +158,17 @@ def read(source: str | Path, errors: Errors = STRICT) -> Iterator[Chunk]:
 
 def ads(source: str | Path) -> pa.Table:
     """The corpus: every video with its ad features, `bid` (1: there are none in this log) and `eligible`."""
-    _, videos = _side_tables(Path(source))
+    _, videos = _side_tables(source)
     corpus = videos.select([f.name for f in schema().tower_features("ad")])
     corpus = corpus.append_column("bid", pa.array(np.ones(len(corpus), np.float32)))
     return corpus.append_column("eligible", pa.array(np.ones(len(corpus), bool)))
 
 
-def _log(source: Path, errors: Errors) -> Iterator[Chunk]:
+def _log(source: str | Path, errors: Errors) -> Iterator[Chunk]:
     """The log as it is stored, by split."""
-    paths = [source / f"{period}{suffix}" for period in _PERIODS for suffix in _SUFFIXES]
-    found = [path for path in paths if path.exists()]
-    found = found or [source / name for name in _OWNERS_LOGS if (source / name).exists()]
+    names = [f"{period}{suffix}" for period in _PERIODS for suffix in _SUFFIXES]
+    found = [path for path in (first_below(source, name) for name in names) if path]
+    found = found or [path for path in (first_below(source, name) for name in _OWNERS_LOGS) if path]
     if not found:
         names = ", ".join(f"{period}.parquet" for period in _PERIODS)
         raise ReadError(f"{source}: no log: expected {names} or {_OWNERS_LOGS[1]}")
@@ -196,7 +196,7 @@ def _context(log: pa.Table) -> dict[str, pa.Array]:
     }
 
 
-def _side_tables(source: Path) -> tuple[pa.Table, pa.Table]:
+def _side_tables(source: str | Path) -> tuple[pa.Table, pa.Table]:
     """What is known of each user and of each video before the log begins, the columns named as the features."""
     users, videos = _whole_table(source, *_USERS), _whole_table(source, *_VIDEOS)
     ints, counts = ("user_id", *_USER_INTS, *_USER_HASHED), [c for c in _USER_COUNTS if c != "history_len"]
@@ -207,7 +207,7 @@ def _side_tables(source: Path) -> tuple[pa.Table, pa.Table]:
         **{name: users.column(name).cast(pa.string()) for name in _USER_TEXTS},
     })  # fmt: skip
     videos = pa.table(_video_columns(videos))
-    history = _whole_table(source, _HISTORY) if (source / f"{_HISTORY}.parquet").exists() else _NO_HISTORY
+    history = _whole_table(source, _HISTORY) if first_below(source, f"{_HISTORY}.parquet") else _NO_HISTORY
     _require(_HISTORY, history, _NO_HISTORY.column_names)
     user, video = _flat(history, "watch_seq")
     video_ids = videos.column("video_id").combine_chunks()
@@ -289,10 +289,10 @@ def _ints(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     return column.cast(pa.int64())
 
 
-def _whole_table(source: Path, *names: str) -> pa.Table:
-    for path in (source / f"{name}{suffix}" for name in names for suffix in _SUFFIXES):
-        if path.exists():
-            return pa.concat_tables([table for _, _, table in read_tables(path)]).combine_chunks()
+def _whole_table(source: str | Path, *names: str) -> pa.Table:
+    path = first_below(source, *(f"{name}{suffix}" for name in names for suffix in _SUFFIXES))
+    if path is not None:
+        return pa.concat_tables([table for _, _, table in read_tables(path)]).combine_chunks()
     raise ReadError(f"{source}: expected {' or '.join(names)} as {' or '.join(_SUFFIXES)}")
 
 

@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="directory for inspect.json and inspect.html")
     parser.add_argument("--labels", default="", help="label columns of a raw log, as `a,b`; each is a task")
     parser.add_argument("--scenario", default="", help="scenario column of a raw log")
-    parser.add_argument("--time", default="", help="time column of a raw log: timestamp, date, 20240131 or Unix time")
+    parser.add_argument(
+        "--time",
+        default="",
+        help="time column of a raw log: timestamp, date, 20240131 or Unix time; drift is then told of one split too",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

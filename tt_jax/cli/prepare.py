@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "recipe", help="adworld, census, kuairand, or a Python file of your own, as `tt-jax init` writes one"
     )
-    parser.add_argument("--source", help="the raw logs: a path, or a URL for a file of your own; adworld needs none")
+    parser.add_argument("--source", help="the raw logs: a path or a URL; adworld needs none, or a path")
     parser.add_argument(
         "--on-error", choices=("stop", "quarantine"), default="stop",
         help="what a bad row does: end the run, or go to quarantine.jsonl in the set",

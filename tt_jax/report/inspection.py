@@ -164,7 +164,7 @@ def _drift(report: Mapping[str, Any]) -> str:
     )
     shown = rows[:_DRAWN], rows[_DRAWN:]
     more = _folded(f"{len(shown[1])} more", _table(head, shown[1])) if shown[1] else ""
-    return _section("Drift between splits", about, _table(head, shown[0]), more)
+    return _section("Drift", about, _table(head, shown[0]), more)
 
 
 def _tables(report: Mapping[str, Any]) -> str:

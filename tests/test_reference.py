@@ -1,0 +1,56 @@
+"""docs/schema.md and docs/config.md are what the dataclasses say today, of every field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import pytest
+
+from tt_jax.config import Config
+from tt_jax.report.reference import COMMAND, DOCS, described, pages
+from tt_jax.schema import Feature
+
+
+@pytest.mark.parametrize("name", ["schema.md", "config.md"])
+def test_the_page_is_of_today(name: str) -> None:
+    assert (DOCS / name).read_text() == pages()[name], f"docs/{name} is stale: {COMMAND}"
+
+
+def test_every_field_is_told_with_type_default_and_meaning() -> None:
+    schema, config = pages()["schema.md"], pages()["config.md"]
+    for f in fields(Feature):
+        assert f"| `{f.name}` |" in schema
+    assert (
+        "| `transform` | `none` or `log1p` | `'none'` | applied to a number before normalisation, "
+        "`(transform(x) - mean) / std`, then clipped to +-`clip`. |"
+    ) in schema
+    assert "| `features` | tuple of [Feature](#feature) | required | in the order of the encoded matrices" in schema
+    assert "| `default` | str, int, float or None | `None` | raw value taken for a missing one;" in schema
+    for part in fields(Config):
+        for f in fields(part.default_factory) if callable(part.default_factory) else ():  # type: ignore[arg-type]
+            assert f"| `config.{part.name}.{f.name}` |" in config
+    assert "| `config.train.task_weights` | tuple of str | `()` | `TASK=WEIGHT`, in place of the weights" in config
+    assert "| `config.model` | ModelConfig | below | The model. Both towers have the same shape. |" in config
+
+
+def test_a_field_without_a_line_and_a_line_without_a_field_are_errors() -> None:
+    @dataclass
+    class Mute:
+        """Says little.
+
+        Attributes:
+          said, also: two fields,
+            in two lines.
+        """
+
+        said: int
+        also: int
+        mute: int
+
+    with pytest.raises(ValueError, match=r"^Mute\.mute: no line in the docstring's Attributes says what it is$"):
+        described(Mute)
+    Mute.__doc__ = (Mute.__doc__ or "").replace("said, also", "said, also, mute, gone")
+    with pytest.raises(ValueError, match=r"^Mute: the docstring describes 'gone', which is no field$"):
+        described(Mute)
+    Mute.__doc__ = (Mute.__doc__ or "").replace(", gone", "")
+    assert described(Mute) == ("Says little.", dict.fromkeys(("said", "also", "mute"), "two fields, in two lines."))
