@@ -32,11 +32,12 @@ from tt_jax.training.checkpoint import Checkpoints
 from tt_jax.training.continuous import go_on
 from tt_jax.training.loop import train
 from tt_jax.training.optimizer import schedule
+from tt_jax.training.setup import Setup
 from tt_jax.training.trained import load_trained
 from tt_jax.training.workdir import read_record
 
 DAY_ROWS = 1000
-OPTIONS = StageConfig(replay=0.25, schedule="rewarm", rate=0.5, accumulators=0.5)
+OPTIONS = StageConfig(replay=0.25, rate=0.5, accumulators=0.5)
 STEPS = DAY_ROWS // 75  # of batches of 100 rows, a quarter of them replayed
 
 
@@ -64,6 +65,7 @@ def config(prepared_path: Path) -> Config:
         tiny.CONFIG,
         model=dataclasses.replace(tiny.CONFIG.model, experts=1, low_rank_layers=0, mlp=()),  # compiles quickly
         data=dataclasses.replace(tiny.CONFIG.data, path=str(prepared_path), batch_size=100),
+        optimizer=dataclasses.replace(tiny.CONFIG.optimizer, warmup=0.3),
         train=TrainConfig(epochs=0.5, log_every=5, save_every=4),
     )
 
@@ -124,8 +126,8 @@ def test_a_run_killed_at_any_point_goes_on_to_the_same_bits(
     shutil.copytree(begun, copy)
     start, middle = 15, 15 + STEPS
     for where, at in (
-        ("validated", start), ("written", start), ("step", start), ("step", start + 7), ("step", middle),
-        ("validated", middle), ("step", middle + 6),
+        ("validated", start), ("written", start), ("step", start + 7), ("step", middle),
+        ("step", middle + 6),
     ):  # fmt: skip
         kill_at(where, at)
         with pytest.raises(Killed):
@@ -266,13 +268,26 @@ def test_options_out_of_range_are_named(wrong: dict) -> None:
         StageConfig(**wrong)
 
 
-def test_the_command_line(call: Call, begun: Path, days: list[str], tmp_path: Path) -> None:  # noqa: F811
+def test_the_command_line(
+    call: Call,  # noqa: F811
+    config: Config,
+    begun: Path,
+    days: list[str],
+    tmp_path: Path,
+) -> None:
     copy = tmp_path / "w"
     shutil.copytree(begun, copy)
-    code, _, err = call("train", f"--workdir={copy}", f"--data={days[0]}", "--rate=0.2")
+    code, _, err = call(
+        "train", f"--workdir={copy}", f"--data={days[0]}", "--schedule=rewarm", "--config.train.keep_last=9"
+    )
     assert (code, "25 of 25 steps done" in err) == (0, True)
     stage = read_record(copy).stages[0]
-    assert (stage.start, stage.steps, stage.options) == (15, 10, StageConfig(rate=0.2))
+    assert (stage.start, stage.steps, stage.options) == (15, 10, StageConfig(schedule="rewarm"))
+    with closing(Checkpoints(copy)) as checkpoints:
+        abstract = Setup(config, PreparedSet.open(config.data.path)).abstract_state
+        before, first, later = (checkpoints.restore(abstract, step).state for step in (15, 16, 20))
+    assert_same_bits((before.params, before.tables), (first.params, first.tables))  # the warm-up begins at 0, again
+    assert not np.array_equal(first.params["bias"], later.params["bias"])
     assert "<svg" in (copy / "progressive.html").read_text()
     assert "is set 1 of this run already" in call("train", f"--workdir={copy}", f"--data={days[0]}")[2]
     assert call.refused("train", f"--workdir={copy}") == (
