@@ -234,14 +234,18 @@ def _log_tables(
     return pa.table(columns), pa.table(oracle)
 
 
-def corpus(config: AdWorldConfig) -> pa.Table:
-    """All ads as of the last day: the ad features, scenario, bid (currency per click), eligible (still alive)."""
-    world, last = build_world(config), config.days - 1
-    ads = ads_on(world, observe(world), last)
+def corpus(config: AdWorldConfig, day: int | None = None) -> pa.Table:
+    """All ads as of a day, by default the last: the ad features, scenario, bid (currency per click), eligible (alive).
+
+    Ads of later days are there too, and not eligible. Raises ValueError for a day outside the world.
+    """
+    split_of_day(config, day or 0)
+    world, day = build_world(config), config.days - 1 if day is None else day
+    ads = ads_on(world, observe(world), day)
     columns = {
         "scenario": strings(world.ads.scenario, SCENARIOS),
         "bid": pa.array(world.ads.bid),
-        "eligible": pa.array(world.ads.end > last),
+        "eligible": pa.array((world.ads.birth <= day) & (world.ads.end > day)),
     }
     return pa.table({**dict(zip(ads.schema.names, ads.columns, strict=True)), **columns})
 

@@ -6,6 +6,7 @@ One Parquet file per split, scenario and part; one row group per block; one fixe
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,6 +93,14 @@ class Blocks:
 
     def __len__(self) -> int:
         return len(self._index)
+
+    def joined(self, others: Sequence[Blocks]) -> Blocks:
+        """These and then the others, of sets with the same schema, read by the same arrays."""
+        found = copy.copy(self)
+        found._index = [at for blocks in (self, *others) for at in blocks._index]
+        found._local = threading.local()
+        found.rows = sum(blocks.rows for blocks in (self, *others))
+        return found
 
     def __getitem__(self, index: int) -> Block:
         path, group = self._index[index]
@@ -188,6 +197,18 @@ class PreparedSet:
     def samples(self, scenarios: Sequence[str] = ()) -> list[dict[str, Any]]:
         """A few raw rows; see `input_pipeline.samples.read_samples`."""
         return read_samples(self.root, scenarios)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some splits of a prepared set, pooled."""
+
+    prepared: PreparedSet
+    splits: tuple[str, ...]
+
+    def rows(self, scenarios: Sequence[str] = ()) -> int:
+        """Rows of some scenarios. Raises `PreparedError` as `PreparedSet.files` does."""
+        return sum(self.prepared.rows(split, scenarios) for split in self.splits)
 
 
 def _parse(path: Path, parse: Callable[[str], T]) -> T:

@@ -3,7 +3,8 @@
     blocks -> shuffle (global, of blocks) -> windows of `window` blocks -> shuffle (of the rows of a window)
            -> repeat (epochs, each in another order) -> batches of `batch_size` rows -> device
 
-A batch may span two windows, and two epochs: only the rows left over at the end of the last epoch are dropped.
+A batch may span two windows, and two epochs: only the rows left over at the end of the last epoch are dropped. Batches
+with a replay share are two such chains, side by side.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from input_pipeline.blocks import Block, Blocks, PreparedSet
+from input_pipeline.blocks import Block, Blocks, Part, PreparedSet
 from tt_jax.schema import MISSING_ID
 
 WINDOW = 8
@@ -151,13 +152,59 @@ def train_batches(
         "prepared": prepared.fingerprint, "splits": list(splits), "scenarios": read, "batch_size": batch_size,
         "seed": seed, "window": window, "process": list(process),
     }  # fmt: skip
+    return Batches(_shuffled(blocks, batch_size, seed, window, epochs, process, threads), signature)
+
+
+def mixed_batches(
+    new: Part,
+    past: Sequence[Part],
+    replay_rows: int,
+    scenarios: Sequence[str],
+    batch_size: int,
+    seed: int,
+    window: int = WINDOW,
+    process: tuple[int, int] = (0, 1),
+    arrays: Sequence[str] = (),
+) -> Batches:
+    """As `train_batches` of `new` without end, but that the last `replay_rows` of every batch are drawn from the past.
+
+    Each part of a batch is shuffled by itself; the past is all parts of `past`, pooled, each of its rows as likely as
+    any other, and none again before all have been drawn. Raises as `train_batches` does.
+    """
+    batches = train_batches(
+        new.prepared, new.splits, scenarios, batch_size - replay_rows, seed, window, process=process, arrays=arrays
+    )
+    if not replay_rows:
+        return batches
+    first, *others = (part.prepared.blocks(part.splits, scenarios, arrays) for part in past)
+    blocks = first.joined(others)
+    if process[1] > len(blocks):
+        raise ValueError(
+            f"{process[1]} processes and {len(blocks)} blocks to replay: expected a block for each process"
+        )
+    replayed = _shuffled(blocks, replay_rows, seed, window, None, process, threads=1)
+    both = grain.experimental.ZipIterDataset([batches.dataset, replayed]).map(_below_one_another)
+    read = [[part.prepared.fingerprint, list(part.splits)] for part in past]
+    mixed = Batches(both, {**batches.signature, "replay": {"rows": replay_rows, "of": read}})
+    batches.close()
+    return mixed
+
+
+def _shuffled(
+    blocks: Blocks, batch_size: int, seed: int, window: int, epochs: int | None, process: tuple[int, int], threads: int
+) -> grain.IterDataset:
+    """The chain of this file, up to the batches. Arguments are those of `train_batches`."""
+    index, count = process
     dataset = grain.MapDataset.source(blocks).seed(seed).shuffle().slice(slice(index, None, count))
     windows = math.ceil(len(dataset) / window)
     even = math.ceil(len(dataset) / windows)  # of 9 blocks and windows of 4: 3, 3, 3 and not 4, 4, 1
     dataset = dataset.batch(even, batch_fn=list).random_map(_Shuffle()).repeat(epochs)
     ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-    batches = grain.experimental.RebatchIterDataset(dataset.to_iter_dataset(ahead), batch_size, drop_remainder=True)
-    return Batches(batches, signature)
+    return grain.experimental.RebatchIterDataset(dataset.to_iter_dataset(ahead), batch_size, drop_remainder=True)
+
+
+def _below_one_another(parts: tuple[Block, Block]) -> Block:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 class _Shuffle:

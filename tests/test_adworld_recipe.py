@@ -50,6 +50,42 @@ def test_one_log_alone_has_the_same_rows(tmp_path: Path) -> None:
     assert set(one.splits) == {"train", "eval", "test"}
 
 
+def test_chosen_days_are_sets_of_their_own(tmp_path: Path) -> None:
+    recipe = load("adworld")
+    generate(CONFIG, tmp_path / "world")
+    world, schema = tmp_path / "world" / "world.json", recipe.schema(CONFIG)
+    whole = prepare(schema, recipe.read(CONFIG), tmp_path / "whole", 128)
+    days = [
+        prepare(schema, recipe.read(source, days=[2]), tmp_path / name, 128)
+        for name, source in (("simulated", world), ("generated", tmp_path / "world"))
+    ]
+    assert days[0] == days[1]
+    assert set(days[0].splits) == {"train", "train_candidates"}
+    ours = [f.sha256 for f in days[0].files]
+    assert ours == [f.sha256 for f in whole.files if f.split in ("eval", "eval_candidates")]  # day 2 of 4
+    alive = [recipe.ads(CONFIG, days)["eligible"].to_numpy().sum() for days in ([0], None)]
+    assert alive[0] == CONFIG.ads
+    assert recipe.ads(CONFIG, [3]).equals(recipe.ads(CONFIG))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("adworld", "--days=3-1"), "--days=3-1: expected a day, or FIRST-LAST"),
+        (("adworld", "--days=7"), "AdWorld day: expected 0..4, got 7"),
+        (("census", "--source=x", "--days=1"), "--days=1: only adworld has days; give the logs of a day as --source"),
+    ],
+)
+def test_wrong_days_are_named(
+    arguments: tuple[str, ...], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["prepare", *arguments, f"--out={tmp_path / 'out'}"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"tt-jax: error: {expected}\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_labels_are_a_matter_of_configuration() -> None:
     tasks = recipe_schema().task_names
     for argument, scenarios, splits, learned in (

@@ -126,7 +126,7 @@ def test_the_help_lists_the_verbs(call: Call) -> None:
     ("arguments", "message"),
     [
         (("trian",), "unknown verb 'trian'; did you mean 'train'?"),
-        (("train",), "the following arguments are required: --workdir, --config; see `tt-jax train --help`"),
+        (("train",), "the following arguments are required: --workdir; see `tt-jax train --help`"),
         (("serve", "--bundle=b", "--index=i", "--port=http"), "argument --port: invalid int value: 'http'; see"),
         (("index", "--bundle=b", "--ads=a", "--out=o", "--bogus"), "unknown argument '--bogus'; see"),
         (("prepare", "kuirand", "--out=o"), "unknown recipe 'kuirand'; did you mean 'kuairand'?"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from input_pipeline.blocks import PreparedSet
+from input_pipeline.blocks import Part, PreparedSet
 from tests import tiny
 from tt_jax.cli.evaluate import SHOWN, evaluate_trained, predictions
 from tt_jax.cli.main import main
@@ -62,7 +62,8 @@ def close(found, wanted):
 
 def test_it_begins_as_the_report_of_the_loop(trained, told_path: Path, report) -> None:
     prepared = PreparedSet.open(told_path)
-    short = evaluate(make_predict(trained.model), trained.params, trained.tables, prepared, "eval", (), 64)
+    part = Part(prepared, ("eval",))
+    short = evaluate(make_predict(trained.model), trained.params, trained.tables, part, (), 64)
     assert {name: report[name] for name in short} == short
     assert list(report) == ["overall", "scenarios", "slices", "rows", "funnel", "gates", "fingerprint"]
     assert json.loads(json.dumps(report, allow_nan=False)) == report

@@ -4,6 +4,7 @@
     schema.json config.json           `Schema`, `Config`
     metrics.json                      the evaluation report of the weights
     calibration.json                  `Calibration`, where the model has one
+    learned.json                      the prepared sets that were learned, in order; not read
     golden.json                       raw rows and their float32 probabilities, replayed wherever the bundle is loaded
     weights.npz                       arrays `params/NAME` and `tables/NAME`, as they are: neither pickled nor packed
     orbax/                            the same as an Orbax checkpoint, for who goes on training; services do not read it
@@ -38,6 +39,7 @@ from tt_jax.schema import TOWERS, Schema
 FORMAT = "tt-jax bundle"
 FORMAT_VERSION = 2
 CALIBRATION = "calibration.json"
+LEARNED = "learned.json"
 WEIGHTS = "weights.npz"
 # Largest difference of a probability: float32 sums in another order; bfloat16 inputs (8 bits) through a dozen layers.
 GOLDEN_TOLERANCE: dict[MatmulPrecision, float] = {"f32": 1e-4, "bf16": 5e-2}

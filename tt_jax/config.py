@@ -17,6 +17,7 @@ from typing import Any, Literal
 from tt_jax.strict_json import dataclass_from_dict, parse_json
 
 Precision = Literal["auto", "f32", "bf16"]
+Schedule = Literal["constant", "rewarm"]
 ModelKind = Literal["mmoe_dcn", "mmoe_mlp", "dcn", "mlp", "mtmd", "heavy"]
 
 
@@ -128,6 +129,44 @@ class TrainConfig:
     patience: int = 0
     keep_last: int = 2
     task_weights: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """How a run learns a set that it goes on with. No part of `Config`: every set may have its own.
+
+    Attributes:
+      replay: share of the rows of a batch that are drawn from the sets learned before.
+      schedule: of both learning rates over the steps of the set. `constant`; or `rewarm`: as in the run itself, the
+        warm-up and then the cosine to `optimizer.final_fraction`.
+      rate: the constant rate, or the peak, as a share of the run's peak learning rates.
+      accumulators: what the Adagrad accumulators of the embedding rows are multiplied by when the set begins; 1 = kept.
+        Below, rows forget how much they have learned, and take larger steps again.
+    """
+
+    replay: float = 0.0
+    schedule: Schedule = "constant"
+    rate: float = 0.1
+    accumulators: float = 1.0
+
+    def __post_init__(self) -> None:
+        for key, ok, expected in (
+            ("replay", 0 <= self.replay < 1, "within 0..1, and below 1"),
+            ("rate", self.rate > 0 and math.isfinite(self.rate), "> 0"),
+            ("accumulators", 0 <= self.accumulators <= 1, "within 0..1"),
+        ):
+            if not ok:
+                raise ConfigError(f"{key}: expected a number {expected}, got {getattr(self, key)}")
+
+    def optimizer(self, of_run: OptimizerConfig) -> OptimizerConfig:
+        """The run's optimizer, by this schedule."""
+        constant = {"warmup": 0.0, "final_fraction": 1.0} if self.schedule == "constant" else {}
+        return dataclasses.replace(
+            of_run,
+            learning_rate=self.rate * of_run.learning_rate,
+            embedding_learning_rate=self.rate * of_run.embedding_learning_rate,
+            **constant,
+        )
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from tt_jax.bundle import (
     CALIBRATION,
     FORMAT,
     FORMAT_VERSION,
+    LEARNED,
     WEIGHTS,
     Manifest,
     check_arrays,
@@ -51,6 +52,7 @@ def write_bundle(
     metrics: Mapping[str, Any],
     golden_rows: Sequence[Mapping[str, Any]],
     calibration: Calibration | None = None,
+    learned: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Writes a bundle and returns its fingerprint.
 
@@ -60,6 +62,7 @@ def write_bundle(
       metrics: the evaluation report.
       golden_rows: at least one raw `{"query": {feature: value}, "ad": {feature: value}}`, JSON values.
       calibration: of these weights; None = the probabilities are the model's own.
+      learned: the prepared sets that they have learned, ready for JSON; empty = not known.
 
     Raises ValueError if `out` exists, an array is not as the model wants it, a golden row does not fit the schema, or
     the model is a heavy ranker.
@@ -78,6 +81,8 @@ def write_bundle(
         _write_json(directory / "metrics.json", dict(metrics))
         if calibration is not None:
             (directory / CALIBRATION).write_text(calibration.to_json(), encoding="utf-8")
+        if learned:
+            _write_json(directory / LEARNED, list(learned))
         _write_json(directory / "golden.json", golden)
         groups = {"params": params, "tables": tables}
         arrays: dict[str, Any] = {f"{group}/{n}": a for group, named in groups.items() for n, a in named.items()}

@@ -1,13 +1,14 @@
 """AdWorld, the synthetic ads world, as a recipe: simulated on the way, or read from what `adworld.generate` wrote.
 
 The splits are days. `train`, `eval` and `test` are of the impression log, the auctions' winners; with `_candidates` to
-their names, of the candidate log.
+their names, of the candidate log. Of chosen days, all rows are in `train` and `train_candidates`: a set that a run goes
+on with.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from input_pipeline.readers import read as read_tables
 from tt_jax.schema import Schema
 from tt_jax.strict_json import dataclass_from_dict, nearest, parse_json
 
-# A world to simulate (None: the default one), or the directory that `generate` or the quickstart wrote.
+# A world to simulate (None: the default one; a file: its configuration), or the directory that `generate` wrote.
 Source = AdWorldConfig | str | Path | None
 SPLITS = ("train", "eval", "test", "train_candidates", "eval_candidates", "test_candidates")
 WORLD = "world.json"  # a world's configuration, in what `generate`, `tt-jax prepare` and the quickstart wrote
@@ -30,32 +31,41 @@ def schema(source: Source) -> Schema:
     return adworld.schema(config_of(source))
 
 
-def read(source: Source, logs: tuple[Log, ...] = LOGS, errors: Errors = STRICT) -> Iterator[Chunk]:
+def read(
+    source: Source,
+    logs: tuple[Log, ...] = LOGS,
+    errors: Errors = STRICT,
+    days: Collection[int] | None = None,
+) -> Iterator[Chunk]:
     """Logs of the world, by day, then scenario, then time (a generated one: by scenario, then day, then time).
 
-    `errors` gets the bad rows of a generated one.
+    `errors` gets the bad rows of a generated one. `days`: only these, all in the split `train`; None = all, in splits.
+    Raises ValueError for a day outside the world.
     """
     config = config_of(source)
-    if source is None or isinstance(source, AdWorldConfig):
+    for day in days or ():
+        adworld.split_of_day(config, day)
+    if source is None or isinstance(source, AdWorldConfig) or Path(source).is_file():
         rows: Counter[str] = Counter()
-        for batch in adworld.simulate(config, logs):
+        for batch in adworld.simulate(config, logs, days):
             file = f"AdWorld seed {config.seed}, {batch.log} of day {batch.day}, {batch.scenario}"
-            yield Chunk(_split(config, batch.log, batch.day), file, rows[file], batch.table)
+            yield Chunk(_split(config, batch.log, batch.day, days), file, rows[file], batch.table)
             rows[file] += batch.table.num_rows
         return
     for log in logs:
         for file, first_row, table in read_tables(Path(source) / log, errors=errors):
             day = table.column("day")[0].as_py() if table.num_rows else 0
-            yield Chunk(_split(config, log, day), file, first_row, table)
+            if days is None or day in days:
+                yield Chunk(_split(config, log, day, days), file, first_row, table)
 
 
-def ads(source: Source) -> pa.Table:
-    """All ads as of the last day: ad features, `bid`, `eligible`."""
-    return adworld.corpus(config_of(source))
+def ads(source: Source, days: Collection[int] | None = None) -> pa.Table:
+    """All ads as of the last of the days: ad features, `bid`, `eligible`."""
+    return adworld.corpus(config_of(source), None if days is None else max(days))
 
 
-def _split(config: AdWorldConfig, log: Log, day: int) -> str:
-    split = adworld.split_of_day(config, day)
+def _split(config: AdWorldConfig, log: Log, day: int, days: Collection[int] | None) -> str:
+    split = "train" if days is not None else adworld.split_of_day(config, day)
     return split if log == "impressions" else f"{split}_candidates"
 
 

@@ -21,7 +21,12 @@ def load_config(file: str, overrides: Sequence[str]) -> Config:
     The file is executed, and its `get_config(ARG)` called. A tuple is written `64,32` or `(64, 32)`. Raises
     `ConfigError` naming the file, key or value that is wrong.
     """
-    config = _execute(file).to_dict()
+    return with_overrides(_execute(file), overrides)
+
+
+def with_overrides(given: Config, overrides: Sequence[str]) -> Config:
+    """A configuration with fields set by `--config.a.b=value` arguments; raises as `load_config` does."""
+    config = given.to_dict()
     hints = dict(_fields(Config))
     for override in overrides:
         name, equals, text = override.partition("=")

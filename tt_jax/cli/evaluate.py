@@ -83,15 +83,16 @@ def _arguments(trained: Any, prepared: Any, split: str | None) -> tuple[Any, ...
     return trained.params, trained.tables, prepared, split or data.eval_split, data.scenarios, data.eval_batch_size
 
 
-def _trained_on(trained: Any, prepared: Any) -> tuple[Any, Any] | None:
-    """Prepared set and splits that the run was trained on; None, and a line that says so, where they are gone."""
-    from input_pipeline.blocks import PreparedError, PreparedSet
+def _trained_on(trained: Any, prepared: Any) -> list[Any] | None:
+    """What the run was trained on, as `Part`s; None, and a line that says so, where some of it is gone."""
+    from input_pipeline.blocks import Part, PreparedError, PreparedSet
 
-    data = trained.record.config.data
-    if prepared.fingerprint == trained.record.data:
-        return prepared, data.train_splits
+    parts = []
     try:
-        return PreparedSet.open(data.path), data.train_splits
+        for of in trained.record.learned(trained.step):
+            same = prepared.fingerprint == of["fingerprint"]
+            parts.append(Part(prepared if same else PreparedSet.open(of["path"]), tuple(of["splits"])))
     except PreparedError as e:
         print(f"new and known ids are not told apart: {e}", file=sys.stderr)
         return None
+    return parts

@@ -38,5 +38,6 @@ def export_trained(trained, out: Path, data: str | None = None) -> str:  # type:
         tables=trained.tables,
         calibration=trained.calibration,
         metrics=trained.report or {},
+        learned=trained.record.learned(trained.step),
         golden_rows=prepared.samples(trained.record.config.data.scenarios),
     )

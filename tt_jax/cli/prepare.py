@@ -11,6 +11,7 @@ from typing import Any
 EXAMPLE = """  tt-jax prepare kuairand --source=data/kuairand_pure --out=prepared/kuairand
   tt-jax prepare census --source=data/census_income --out=prepared/census
   tt-jax prepare adworld --out=prepared/adworld
+  tt-jax prepare adworld --source=world.json --days=9 --out=prepared/day9
   tt-jax prepare mylogs.py --source=data/mylogs --out=prepared/mylogs"""
 SIMULATED = "adworld"  # the recipe that makes its logs, of a world that is kept beside them
 
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what a bad row does: end the run, or go to quarantine.jsonl in the set",
     )  # fmt: skip
     parser.add_argument("--max-errors", type=int, default=1000, help="of quarantined rows; one more ends the run")
+    parser.add_argument("--days", help="adworld: only these, as 9 or 0-6, all in the split `train`")
     parser.add_argument("--out", type=Path, required=True, help="directory to create")
 
 
@@ -40,20 +42,30 @@ def run(args: argparse.Namespace) -> int:
     if args.source is None and args.recipe != SIMULATED:
         raise ValueError(f"prepare {args.recipe}: expected --source, the raw logs")
     require_absent(args.out)  # before the work, not after it
-    source = args.source
+    source, chosen = args.source, {} if args.days is None else {"days": _days(args)}
     documents = {recipe.WORLD: dataclasses.asdict(recipe.config_of(source))} if args.recipe == SIMULATED else None
     quarantine = Quarantine(args.max_errors) if args.on_error == "quarantine" else None
     schema = recipe.schema(source)
     if learns(schema):  # the log is read twice
         schema = learn_vocabularies(
-            schema, recipe.read(source, errors=IGNORED if quarantine else STRICT), not quarantine
+            schema, recipe.read(source, errors=IGNORED if quarantine else STRICT, **chosen), not quarantine
         )
-    chunks, ads = recipe.read(source, errors=quarantine or STRICT), recipe.ads(source)
+    chunks, ads = recipe.read(source, errors=quarantine or STRICT, **chosen), recipe.ads(source, **chosen)
     manifest = prepare(schema, chunks, args.out, ads=ads, documents=documents, quarantine=quarantine)
     print_counts(manifest)
     if manifest.rejected:
         print(f"left out {manifest.rejected:,} bad rows: see {args.out / QUARANTINE}")
     return 0
+
+
+def _days(args: argparse.Namespace) -> range:
+    """The days of `--days`."""
+    if args.recipe != SIMULATED:
+        raise ValueError(f"--days={args.days}: only adworld has days; give the logs of a day as --source")
+    first, dash, last = args.days.partition("-")
+    if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) < int(first):
+        raise ValueError(f"--days={args.days}: expected a day, or FIRST-LAST")
+    return range(int(first), int(last or first) + 1)
 
 
 def _load(name: str) -> Any:

@@ -135,6 +135,12 @@ def row_figures(admissions: Mapping[str, Admission]) -> dict[str, dict[str, int]
     return found
 
 
+def rows_line(figures: Mapping[str, Mapping[str, int]]) -> str:
+    """`row_figures` as the end of a line of progress; "" without dynamic tables."""
+    parts = [f"{name} {n['used']:,} (+{n['admitted']:,} -{n['evicted']:,})" for name, n in figures.items()]
+    return f" | rows: {' '.join(parts)}" if parts else ""
+
+
 def _distinct(ids_M: Array) -> tuple[Array, Array]:
     """Each id once, and how often it occurs; what is left of `[M]` is filled up with empty slots."""
     ascending = jnp.sort(ids_M)

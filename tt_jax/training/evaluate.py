@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from input_pipeline.blocks import PreparedSet
+from input_pipeline.blocks import Part, PreparedSet
 from input_pipeline.pipeline import eval_batches
 from tt_jax.calibration import query_scenarios
 from tt_jax.metrics import EvalState, sigmoid
+from tt_jax.metrics.hours import Hours
 from tt_jax.models.two_tower import Params, TwoTower
 from tt_jax.schema import Schema
 from tt_jax.training.interrupt import Interrupted
@@ -81,37 +82,44 @@ def evaluate(
     predict: Predict,
     params: Params,
     tables: Params,
-    prepared: PreparedSet,
-    split: str,
+    part: Part,
     scenarios: Sequence[str],
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,
+    hours: Hours | None = None,
 ) -> dict[str, Any]:
-    """The report of `tt_jax.metrics.EvalState.report` on a split of a prepared set; each task by its head.
+    """The report of `tt_jax.metrics.EvalState.report` on some splits of a prepared set; each task by its head.
 
     Args:
       predict: of `make_predict`.
       scenarios: those to read; empty = all.
       batch_size: rows per call; the last batch is padded to it.
       should_stop: asked before every batch.
+      hours: gets the rows too, by the times of the log, which the schema must have.
 
     Raises:
       Interrupted: `should_stop` answered True.
       PreparedError: there is nothing to read.
     """
-    schema = prepared.schema
+    schema = part.prepared.schema
     state = EvalState({t.name: t.kind for t in schema.tasks}, scenarios or schema.scenarios)
     place = np.array([list(state.scenarios).index(s) if s in state.scenarios else -1 for s in schema.scenarios])
     user_column = schema.key_columns.index(schema.user_id) if schema.user_id else None
-    batches = _batches(predict, params, tables, prepared, split, scenarios, batch_size, should_stop)
+    batches = (
+        found
+        for split in part.splits
+        for found in _batches(predict, params, tables, part.prepared, split, scenarios, batch_size, should_stop)
+    )
     for logits_BH, batch, rows in batches:
-        state.append(
+        of_rows = (
             sigmoid(logits_BH)[:, schema.head_of_task],
             batch["labels"][:rows],
             batch["weights"][:rows],
             place[batch["scenario"][:rows, 0]],
-            None if user_column is None else batch["keys"][:rows, user_column],
         )
+        state.append(*of_rows, None if user_column is None else batch["keys"][:rows, user_column])
+        if hours is not None:
+            hours.append(*of_rows, batch["keys"][:rows, schema.key_columns.index(schema.time)])
     return state.report()
 
 

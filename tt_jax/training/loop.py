@@ -1,7 +1,8 @@
 """The training loop. There is one.
 
 It reads top to bottom: open, resume, compile, then evaluate / save / step / log until done, stopped early or told to
-stop. A run killed at any moment goes on from its last complete checkpoint and ends with the same bits.
+stop. A run killed at any moment goes on from its last complete checkpoint and ends with the same bits. A set that it
+goes on with later (`tt_jax.training.continuous`) takes the same way, and is validated before its first step.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,20 +17,21 @@ from typing import Any
 
 import jax
 
-from input_pipeline.blocks import PreparedSet
+from input_pipeline.blocks import Part, PreparedSet
 from input_pipeline.pipeline import Batches, ResumeError
 from tt_jax.config import Config
-from tt_jax.distributed import failing_together, gather, place_arrays
+from tt_jax.distributed import failing_together, gather
 from tt_jax.metrics import streaming
-from tt_jax.training.admission import row_figures
-from tt_jax.training.checkpoint import Checkpoints
+from tt_jax.training import progressive
+from tt_jax.training.admission import row_figures, rows_line
+from tt_jax.training.checkpoint import CheckpointError, Checkpoints
 from tt_jax.training.evaluate import evaluate
 from tt_jax.training.interrupt import Interrupted, StopSignal, call_interruptibly
 from tt_jax.training.profiling import StepProfile
 from tt_jax.training.setup import LOWER_IS_BETTER, Setup
 from tt_jax.training.step import TrainState
 from tt_jax.training.workdir import describe, open_workdir
-from tt_jax.training.writers import TRAIN_SECONDS, MetricWriter, Progress
+from tt_jax.training.writers import TRAIN_SECONDS, MetricWriter, Progress, losses_line, metrics_line
 
 STEPS_IN_FLIGHT = 2  # dispatched and not finished: hides the dispatch, bounds the batches held on the device
 
@@ -48,7 +49,8 @@ class RunFacts:
       bad_evaluations: evaluations since the best one.
       last_evaluation: step of the last one.
       train_seconds: spent in the training steps so far, of all calls; without compiling, evaluations and saves.
-      report: of the best step, or of the last evaluation where there is no `early_stop` metric.
+      report: of the best step, or of the last evaluation where there is no `early_stop` metric; of a run that went on
+        with more sets, of the last one, by the weights before it was learned.
     """
 
     best_step: int | None = None
@@ -94,6 +96,12 @@ def train(config: Config, workdir: Path, name: str = "train") -> Result:
     prepared = PreparedSet.open(config.data.path)
     setup = Setup(config, prepared)
     open_workdir(workdir, describe(config, prepared.schema, prepared.fingerprint))
+    return run(setup, workdir, name)
+
+
+def run(setup: Setup, workdir: Path, name: str) -> Result:
+    """Trains on the set of a setup, from the last checkpoint on; see `train`."""
+    config = setup.config
     with (
         StopSignal() as stop,
         closing(setup.batches()) as batches,
@@ -103,9 +111,12 @@ def train(config: Config, workdir: Path, name: str = "train") -> Result:
         facts = RunFacts()
         if restored:
             facts = RunFacts(**{key: restored.run[key] for key in RunFacts.__dataclass_fields__})
-            batches.set_state(_position(restored.run["input"]))
         state = restored.state if restored else setup.fresh_state()
         step = int(state.step)
+        if step < setup.start:
+            raise CheckpointError(f"{workdir}: step {step} is left, of {setup.start}; the same command goes on from it")
+        if restored and (step > setup.start or setup.stage is None):
+            batches.set_state(_position(restored.run["input"]))
         with (
             closing(MetricWriter(workdir, step)) as writer,
             closing(Progress(setup.total_steps, step, name)) as progress,
@@ -114,8 +125,10 @@ def train(config: Config, workdir: Path, name: str = "train") -> Result:
         ):
             if restored:
                 progress.say(f"resumed at step {step}")
-            loop = _Loop(setup, batches, checkpoints, writer, progress, profile, stop, facts)
+            loop = _Loop(setup, workdir, batches, checkpoints, writer, progress, profile, stop, facts)
             try:
+                if setup.stage is not None and step == setup.start:
+                    state = loop.begin(state)
                 # One of many processes must not stop alone: they agree before the first step.
                 stops = stop if jax.process_count() == 1 else lambda: False
                 step_function = call_interruptibly(setup.compile_step, stops)
@@ -162,6 +175,7 @@ class _Loop:
     """The moving parts of `train`, and the state that an interruption has to save."""
 
     setup: Setup
+    workdir: Path
     batches: Batches
     checkpoints: Checkpoints
     writer: MetricWriter
@@ -176,17 +190,25 @@ class _Loop:
         self.clock = _Clock(self.config.data.batch_size)
         self.state: TrainState | None = None
 
+    def begin(self, state: TrainState) -> TrainState:
+        """Validates the set of a stage; the state before its first step."""
+        found = progressive.validate(self.setup, self.predict, state, self.stop.agreed)
+        progressive.write(self.workdir, self.writer, found)
+        self.facts.report = {key: found[key] for key in ("overall", "scenarios", "rows")}
+        self.progress.say(f"step {found['step']} progressive validation " + metrics_line(found["overall"]))
+        return self.setup.first_state(state)
+
     def run(self, step_function: Any, state: TrainState) -> TrainState:
         c, total = self.config.train, self.setup.total_steps
         step = int(state.step)
         in_flight: deque[jax.Array] = deque()
         self.state = state
         while True:
-            # ---- evaluate, save: at their steps and at the end ------------------------------------------------------
-            evaluates = step == total or _due(step, c.eval_every)
+            # ---- evaluate (a stage has been validated instead), save: at their steps and at the end -----------------
+            evaluates = self.setup.stage is None and (step == total or _due(step, c.eval_every))
             if evaluates and self.facts.last_evaluation != step:
                 self.evaluate(state, step)
-            if evaluates or _due(step, c.save_every):
+            if evaluates or step == total or _due(step, c.save_every):
                 self.save(state)
             if step == total or (c.patience and self.facts.bad_evaluations >= c.patience):
                 return state
@@ -227,15 +249,14 @@ class _Loop:
         speed, rows = self.clock.figures(), row_figures(state.admissions)
         figures |= {f"rows/{feature}/{k}": v for feature, found in rows.items() for k, v in found.items()}
         self.writer.write_scalars(step, {**figures, **{f"speed/{k}": v for k, v in speed.items()}})
-        self.progress.show(step, _summary(tasks, speed) + _rows_summary(rows))
-        zeros = place_arrays(streaming.zeros(len(tasks)), self.setup.shardings.metrics)
-        return state.replace(metrics=zeros)
+        self.progress.show(step, losses_line(tasks, speed) + rows_line(rows))
+        return state.replace(metrics=self.setup.no_sums())
 
     def evaluate(self, state: TrainState, step: int) -> None:
         """Evaluates and takes down whether this step is the best so far."""
         data = self.config.data
         report = evaluate(
-            self.predict, state.params, state.tables, self.setup.prepared, data.eval_split, data.scenarios,
+            self.predict, state.params, state.tables, Part(self.setup.prepared, (data.eval_split,)), data.scenarios,
             data.eval_batch_size, self.stop.agreed,
         )  # fmt: skip
         facts, name = self.facts, self.config.train.early_stop
@@ -245,7 +266,7 @@ class _Loop:
         for scenario, tasks in report["scenarios"].items():
             figures |= {f"eval/{scenario}/{task}/logloss": found["logloss"] for task, found in tasks.items()}
         self.writer.write_scalars(step, {**figures, TRAIN_SECONDS: facts.train_seconds})
-        self.progress.say(f"step {step} eval " + _eval_summary(overall))
+        self.progress.say(f"step {step} eval " + metrics_line(overall))
         if not name:
             facts.report = report
             return
@@ -277,22 +298,3 @@ def _position(positions: list[Any]) -> Any:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step > 0 and step % every == 0
-
-
-def _summary(tasks: Mapping[str, Mapping[str, float | None]], speed: Mapping[str, float | None]) -> str:
-    losses = " ".join(f"{task} {found['loss']:.4f}" for task, found in tasks.items() if found["loss"] is not None)
-    rate, wait = speed["examples_per_s"] or 0.0, speed["input_wait"] or 0.0
-    return f"loss: {losses} | {rate:,.0f} examples/s, input wait {wait:.1%}"
-
-
-def _rows_summary(rows: Mapping[str, Mapping[str, int]]) -> str:
-    parts = [f"{name} {n['used']:,} (+{n['admitted']:,} -{n['evicted']:,})" for name, n in rows.items()]
-    return f" | rows: {' '.join(parts)}" if parts else ""
-
-
-def _eval_summary(overall: Mapping[str, Mapping[str, float | None]]) -> str:
-    parts = []
-    for task, found in overall.items():
-        shown = [f"{m} {found[m]:.4f}" for m in ("logloss", "auc") if found[m] is not None]
-        parts.append(f"{task}: {' '.join(shown) or 'no labels'}")
-    return "; ".join(parts)

@@ -12,8 +12,13 @@ from tt_jax.config import OptimizerConfig
 from tt_jax.models.two_tower import Params
 
 
-def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
-    """Multiplier of both peak learning rates at a step: linear to 1 over the warm-up, a cosine to `final_fraction`."""
+def schedule(config: OptimizerConfig, total_steps: int, start: int = 0) -> optax.Schedule:
+    """Multiplier of both peak learning rates at a step: linear to 1 over the warm-up, a cosine to `final_fraction`.
+
+    `start`: steps done before the `total_steps` of the schedule.
+    """
+    if not config.warmup and config.final_fraction == 1:
+        return lambda step: jnp.ones((), jnp.float32)  # the same program for every set that a run goes on with
     steps = max(1, total_steps)
     found = optax.warmup_cosine_decay_schedule(
         init_value=0.0 if config.warmup else 1.0,
@@ -22,12 +27,12 @@ def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
         decay_steps=steps,
         end_value=config.final_fraction,
     )
-    return lambda step: found(jnp.asarray(step, jnp.float32))  # optax mixes an int32 step with floats
+    return lambda step: found(jnp.asarray(step - start, jnp.float32))  # optax mixes an int32 step with floats
 
 
-def dense_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
+def dense_optimizer(config: OptimizerConfig, total_steps: int, start: int = 0) -> optax.GradientTransformation:
     """Clipping, then AdamW; weight decay on matrices only."""
-    multiplier = schedule(config, total_steps)
+    multiplier = schedule(config, total_steps, start)
     adamw = optax.adamw(
         lambda step: config.learning_rate * multiplier(step),
         weight_decay=config.weight_decay,

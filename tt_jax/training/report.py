@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.blocks import PreparedSet
+from input_pipeline.blocks import Part, PreparedSet
 from tt_jax.calibration import Calibration
 from tt_jax.hashing import hash_string
 from tt_jax.metrics import sigmoid
@@ -29,7 +29,7 @@ def full_report(
     prepared: PreparedSet,
     scenarios: Sequence[str],
     utility: str,
-    trained_on: tuple[PreparedSet, Sequence[str]] | None,
+    trained_on: Sequence[Part] | None,
     replicates: int = 0,
     calibration: Calibration | None = None,
 ) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def full_report(
       prepared: the set that it is of.
       scenarios: of the run; empty = all.
       utility: of the run; "" = the first head.
-      trained_on: prepared set and splits that the model was trained on, to tell new ids; None = not at hand.
+      trained_on: what the model was trained on, to tell new ids; None = not at hand.
       replicates: of the bootstrap; 0 = no intervals.
       calibration: of the model; None = it has none.
 
@@ -63,7 +63,7 @@ def full_report(
     if trained_on:
         for column in filter(None, (schema.user_id, schema.ad_id)):
             ids = _key(found, schema, column)
-            known = np.where(ids == NO_VALUE, NO_VALUE, _known(ids, column, *trained_on, names))
+            known = np.where(ids == NO_VALUE, NO_VALUE, _known(ids, column, trained_on, names))
             report["slices"][column] = rows.by_value(known, ("new", "known").__getitem__, replicates)
     if replicates:
         report["bootstrap"] = {"replicates": replicates, "level": LEVEL, "clusters": _cluster_column(schema)}
@@ -121,14 +121,13 @@ def _names(schema: Schema, column: str) -> Callable[[int], str]:
     return lambda key: by_hash.get(key, OTHER)
 
 
-def _known(
-    ids: np.ndarray, column: str, prepared: PreparedSet, splits: Sequence[str], scenarios: Sequence[str]
-) -> np.ndarray:
-    """`KNOWN` or `NEW` `[N]`: whether the splits have a row of that id. Memory grows with `ids`, not with them."""
+def _known(ids: np.ndarray, column: str, parts: Sequence[Part], scenarios: Sequence[str]) -> np.ndarray:
+    """`KNOWN` or `NEW` `[N]`: whether the parts have a row of that id. Memory grows with `ids`, not with them."""
     distinct, code = np.unique(ids, return_inverse=True)
     seen = np.zeros(distinct.size, bool)
-    place = prepared.schema.key_columns.index(column)
-    blocks = prepared.blocks(splits, scenarios, ("keys",))
+    place = parts[0].prepared.schema.key_columns.index(column)
+    first, *others = (part.prepared.blocks(part.splits, scenarios, ("keys",)) for part in parts)
+    blocks = first.joined(others)
     for i in range(len(blocks)):
         keys = blocks[i]["keys"][:, place]
         at = np.minimum(np.searchsorted(distinct, keys), distinct.size - 1)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
-from input_pipeline.blocks import PreparedSet
-from input_pipeline.pipeline import Batches, to_device, train_batches
+from input_pipeline.blocks import Part, PreparedSet
+from input_pipeline.pipeline import Batches, mixed_batches, to_device, train_batches
 from tt_jax.config import Config, ConfigError, parse_weights
 from tt_jax.distributed import place_arrays
-from tt_jax.metrics import METRICS
+from tt_jax.metrics import METRICS, streaming
 from tt_jax.models.dense import resolve_precision
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.schema import Schema, array_specs
@@ -23,6 +25,7 @@ from tt_jax.strict_json import nearest
 from tt_jax.training.evaluate import Predict, make_predict
 from tt_jax.training.exchange import ONE_DEVICE, ManyDevices, shard_predict, shard_step
 from tt_jax.training.step import TrainState, init_state, make_step, resolve_chunk_rows, step_arrays
+from tt_jax.training.workdir import Stage
 from tt_jax.utility import Utility
 
 LOWER_IS_BETTER = ("logloss", "ne", "ece", "kl", "logmae")
@@ -36,15 +39,20 @@ def make_model(config: Config, schema: Schema, training: bool = False) -> TwoTow
 
 @dataclass(frozen=True)
 class Setup:
-    """A run, ready to start. Raises `ConfigError` where the configuration does not fit the data or the devices."""
+    """A run, ready to start. Raises `ConfigError` where the configuration does not fit the data or the devices.
+
+    `stage`: that of the set, where the run goes on with it; `past`: what it has learned before, to be replayed.
+    """
 
     config: Config
     prepared: PreparedSet
+    stage: Stage | None = None
+    past: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         data = self.config.data
         check_config(self.config, self.prepared.schema)
-        for split in (*data.train_splits, data.eval_split):
+        for split in (*data.train_splits, data.eval_split) if self.stage is None else self.stage.splits:
             self.prepared.files(split, data.scenarios)  # raises if there is nothing to read
         for key, rows in (("batch_size", data.batch_size), ("eval_batch_size", data.eval_batch_size)):
             if rows % self.mesh.size:
@@ -71,21 +79,43 @@ class Setup:
 
     @cached_property
     def total_steps(self) -> int:
-        """Steps of the whole run, at least one."""
+        """Steps of the whole run, to the end of the stage if there is one; at least one."""
+        if self.stage is not None:
+            return self.stage.end
         data = self.config.data
         rows = sum(self.prepared.rows(split, data.scenarios) for split in data.train_splits)
         return max(1, int(rows * self.config.train.epochs / data.batch_size))
+
+    @property
+    def start(self) -> int:
+        """Steps done before this set."""
+        return 0 if self.stage is None else self.stage.start
+
+    @cached_property
+    def scheduled(self) -> Config:
+        """The configuration, with the learning rates of the stage."""
+        if self.stage is None:
+            return self.config
+        return dataclasses.replace(self.config, optimizer=self.stage.options.optimizer(self.config.optimizer))
 
     def batches(self) -> Batches:
         """Training batches on the devices, from the first one on; epochs follow one another without end.
 
         Each process reads its share of the blocks and gives its share of the rows of every batch.
         """
-        data = self.config.data
-        batches = train_batches(
-            self.prepared, data.train_splits, data.scenarios, data.batch_size // jax.process_count(), self.config.seed,
-            data.window, process=(jax.process_index(), jax.process_count()), arrays=step_arrays(self.config),
-        )  # fmt: skip
+        data, rows = self.config.data, self.config.data.batch_size // jax.process_count()
+        process, arrays = (jax.process_index(), jax.process_count()), step_arrays(self.config)
+        if self.stage is None:
+            batches = train_batches(
+                self.prepared, data.train_splits, data.scenarios, rows, self.config.seed, data.window, process=process,
+                arrays=arrays,
+            )  # fmt: skip
+        else:
+            seed = np.random.SeedSequence([self.config.seed, self.start]).generate_state(1)  # another one for each set
+            batches = mixed_batches(
+                Part(self.prepared, self.stage.splits), self.past, replay_rows(rows, self.stage.options.replay),
+                data.scenarios, rows, int(seed[0]), data.window, process, arrays,
+            )  # fmt: skip
         return to_device(batches, batch_sharding(self.mesh))
 
     def _make_state(self) -> TrainState:
@@ -110,6 +140,19 @@ class Setup:
         """The state before the first step."""
         return place_arrays(self._make_state(), self.shardings)
 
+    def first_state(self, state: TrainState) -> TrainState:
+        """The state before the first step of the stage, of that which the sets before it left."""
+        assert self.stage is not None
+        keep = np.float32(self.stage.options.accumulators)
+        return state.replace(
+            accumulators={name: a * keep for name, a in state.accumulators.items()},
+            metrics=self.no_sums(),
+        )
+
+    def no_sums(self) -> streaming.TaskSums:
+        """The metrics of a state that has just been logged."""
+        return place_arrays(streaming.zeros(len(self.prepared.schema.tasks)), self.shardings.metrics)
+
     def compile_step(self) -> Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, jax.Array]]:
         """The step, compiled for this state and batch: it cannot retrace. It donates the state."""
         data, specs = batch_sharding(self.mesh), array_specs(self.prepared.schema)
@@ -120,7 +163,9 @@ class Setup:
         chunk_rows = resolve_chunk_rows(self.config, jax.default_backend(), self.mesh.size)
         one = self.mesh.size == 1
         exchange = ONE_DEVICE if one else ManyDevices(self.placements, self.mesh.shape)
-        step = make_step(self.model, self.config, self.total_steps, chunk_rows, exchange)
+        step = make_step(
+            self.model, self.scheduled, self.total_steps - self.start, chunk_rows, exchange, start=self.start
+        )
         jitted = jax.jit(
             step if one else shard_step(step, self.mesh, self._specs),
             out_shardings=(self.shardings, replicated(self.mesh)),
@@ -141,6 +186,14 @@ class Setup:
             in_shardings=(replicated(self.mesh), self.shardings.tables, rows),
             out_shardings=replicated(self.mesh) if many else None,
         )
+
+
+def replay_rows(rows: int, share: float) -> int:
+    """Rows to replay of the rows of a batch. Raises `ConfigError` where that is none, or nearly all."""
+    found = round(rows * share)
+    if bool(share) != bool(found) or found == rows:
+        raise ConfigError(f"replay: {share} of a batch of {rows} rows is {found} of them, which leaves one part empty")
+    return found
 
 
 def check_config(config: Config, schema: Schema) -> None:

@@ -96,15 +96,21 @@ def step_arrays(config: Config) -> tuple[str, ...]:
 
 
 def make_step(
-    model: TwoTower, config: Config, total_steps: int, chunk_rows: int = 0, exchange: Exchange = ONE_DEVICE
+    model: TwoTower,
+    config: Config,
+    total_steps: int,
+    chunk_rows: int = 0,
+    exchange: Exchange = ONE_DEVICE,
+    start: int = 0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Array]]:
     """The step `(state, batch) -> (state, steps done)`, to be jitted with the state donated.
 
     `batch` holds `step_arrays`. A step with `ManyDevices` for its exchange is for `shard_step`; `chunk_rows` are then
-    of a device's share. The second output is a copy outside of the state, to wait for when that is donated.
+    of a device's share. The second output is a copy outside of the state, to wait for when that is donated. The
+    learning rates are scheduled over `total_steps` steps after the step `start`.
     """
-    optimizer = dense_optimizer(config.optimizer, total_steps)
-    multiplier = schedule(config.optimizer, total_steps)
+    optimizer = dense_optimizer(config.optimizer, total_steps, start)
+    multiplier = schedule(config.optimizer, total_steps, start)
     task_weights = _task_weights(model.schema, config)
     uses_dropout = config.model.dropout > 0 or config.model.id_dropout > 0
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from tt_jax.config import Config, ConfigError
+from tt_jax.config import Config, ConfigError, StageConfig
 from tt_jax.distributed import gather, is_first
 from tt_jax.publish import write_json
 from tt_jax.schema import Schema
@@ -26,6 +26,31 @@ MAY_CHANGE = (  # without changing what is computed
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A set that a run went on with, once its own was learned.
+
+    Attributes:
+      path: of the prepared set.
+      splits: of it, pooled.
+      data: its fingerprint.
+      start, steps: steps done before it, and those that it takes.
+      options: how it is learned.
+    """
+
+    path: str
+    splits: tuple[str, ...]
+    data: str
+    start: int
+    steps: int
+    options: StageConfig
+
+    @property
+    def end(self) -> int:
+        """The step after which it is learned."""
+        return self.start + self.steps
+
+
+@dataclass(frozen=True)
 class Record:
     """What a run used.
 
@@ -34,12 +59,23 @@ class Record:
       schema: of its data.
       data: fingerprint of its prepared set.
       environment: versions and devices, for the reader; not compared.
+      stages: the sets that it went on with, in order; the last one may not be learned yet.
     """
 
     config: Config
     schema: Schema
     data: str
     environment: dict[str, Any]
+    stages: tuple[Stage, ...] = ()
+
+    def learned(self, step: int) -> list[dict[str, Any]]:
+        """The sets that a checkpoint has learned, or begun to learn, in order: path, splits and fingerprint of each."""
+        data = self.config.data
+        first = {"path": data.path, "splits": list(data.train_splits), "fingerprint": self.data}
+        return [
+            first,
+            *({"path": s.path, "splits": list(s.splits), "fingerprint": s.data} for s in self.stages if s.start < step),
+        ]
 
 
 def describe(config: Config, schema: Schema, data: str) -> Record:
@@ -59,22 +95,31 @@ def open_workdir(workdir: Path, record: Record) -> None:
     what differs.
     """
     _check_all_processes(record)
-    path = workdir / RECORD
-    if not path.exists():
+    if not (workdir / RECORD).exists():
         if is_first():
-            write_json(path, dataclasses.asdict(record))
+            write_record(workdir, record)
         return
     old = read_record(workdir)
-    before, now = _flat(old.config), _flat(record.config)
-    differs = [
-        f"config.{k} was {before[k]!r} and is {now[k]!r}" for k in now if k not in MAY_CHANGE and before[k] != now[k]
-    ]
+    differs = differences(old.config, record.config)
     if old.data != record.data:
         differs.append("the prepared data are others")
     if old.schema != record.schema:
         differs.append("the schema is another")
     if differs:
         raise ConfigError(f"{workdir} holds another run: {'; '.join(differs)}. Use a new --workdir")
+    if old.stages:
+        raise ConfigError(f"{workdir}: the run went on with {len(old.stages)} sets; give the last one again, as --data")
+
+
+def differences(before: Config, now: Config) -> list[str]:
+    """What differs between two configurations, and may not within a run, by name."""
+    old, new = _flat(before), _flat(now)
+    return [f"config.{k} was {old[k]!r} and is {new[k]!r}" for k in new if k not in MAY_CHANGE and old[k] != new[k]]
+
+
+def write_record(workdir: Path, record: Record) -> None:
+    """Writes the record, whole or not at all."""
+    write_json(workdir / RECORD, dataclasses.asdict(record))
 
 
 def _check_all_processes(record: Record) -> None:
@@ -94,6 +139,8 @@ def read_record(workdir: Path) -> Record:
         raise ConfigError(f"{workdir}: no {RECORD}; expected a directory that `tt-jax train` wrote")
     try:
         data = parse_json(path.read_text(), "run", ConfigError)
+        if isinstance(data, dict):
+            data.setdefault("stages", [])  # a run of the time before there were any
         return dataclass_from_dict(Record, data, "run", ConfigError, complete=True)
     except ValueError as e:  # what Config and Schema say of their values too
         raise ConfigError(f"{path}: not the record of a run: {e}") from None

@@ -34,12 +34,17 @@ class MetricWriter:
         self._file: IO[str] = path.open("a")
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
 
+    def write_line(self, step: int, values: Mapping[str, float | str | None]) -> None:
+        """One line, and no events."""
+        if self._writes:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+
     def write_scalars(self, step: int, scalars: Mapping[str, float | None]) -> None:
         """One line, and one event for each number."""
+        self.write_line(step, scalars)
         if not self._writes:
             return
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
-        self._file.flush()
         for name, value in scalars.items():
             if value is not None:
                 self._events.add_scalar(name, value, step)
@@ -103,3 +108,19 @@ class Progress:
     def close(self) -> None:
         """Leaves the bar as it stands."""
         self._bar.close()
+
+
+def losses_line(tasks: Mapping[str, Mapping[str, float | None]], speed: Mapping[str, float | None]) -> str:
+    """Training losses and speed."""
+    losses = " ".join(f"{task} {found['loss']:.4f}" for task, found in tasks.items() if found["loss"] is not None)
+    rate, wait = speed["examples_per_s"] or 0.0, speed["input_wait"] or 0.0
+    return f"loss: {losses} | {rate:,.0f} examples/s, input wait {wait:.1%}"
+
+
+def metrics_line(overall: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Metrics of an evaluation, by task."""
+    parts = []
+    for task, found in overall.items():
+        shown = [f"{m} {found[m]:.4f}" for m in ("logloss", "auc") if found[m] is not None]
+        parts.append(f"{task}: {' '.join(shown) or 'no labels'}")
+    return "; ".join(parts)

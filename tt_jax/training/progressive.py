@@ -1,0 +1,71 @@
+"""Progressive validation: every row of a set that a run goes on with is predicted before it is learned.
+
+`WORKDIR/progressive.json` has, for every set, what `evaluate` finds of it with the weights as they were before, and the
+same by hour of the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from input_pipeline.blocks import Part
+from tt_jax.distributed import is_first
+from tt_jax.metrics.hours import Hours
+from tt_jax.publish import write_json
+from tt_jax.strict_json import parse_json
+from tt_jax.training.evaluate import Predict, evaluate
+from tt_jax.training.setup import Setup
+from tt_jax.training.step import TrainState
+from tt_jax.training.writers import MetricWriter
+
+PROGRESSIVE = "progressive.json"
+
+
+def validate(setup: Setup, predict: Predict, state: TrainState, should_stop: Callable[[], bool]) -> dict[str, Any]:
+    """The figures of the set of a stage, ready for JSON.
+
+    `path`, `splits`, `fingerprint` of the set; `step` of the weights; `overall`, `scenarios` and `rows` as of
+    `evaluate`; `hours` as of `Hours.report`, empty where the logs have no time. Raises `Interrupted`.
+    """
+    stage, data, schema = setup.stage, setup.config.data, setup.prepared.schema
+    assert stage is not None
+    hours = Hours(schema.task_names, data.scenarios or schema.scenarios) if schema.time else None
+    report = evaluate(
+        predict, state.params, state.tables, Part(setup.prepared, stage.splits), data.scenarios, data.eval_batch_size,
+        should_stop, hours,
+    )  # fmt: skip
+    of_set = {"path": stage.path, "splits": list(stage.splits), "fingerprint": stage.data, "step": stage.start}
+    return {**of_set, **report, "hours": hours.report() if hours else []}
+
+
+def write(workdir: Path, writer: MetricWriter, found: dict[str, Any]) -> None:
+    """Adds the figures to the file, and to the log.
+
+    They stand in the log at the first step that follows, so that a run that is resumed before it writes them once.
+    """
+    if is_first():
+        before = [kept for kept in read(workdir) if kept["step"] < found["step"]]
+        write_json(workdir / PROGRESSIVE, [*before, found])
+    step = found["step"] + 1
+    figures = {f"progressive/{task}/{name}": v for task, of in found["overall"].items() for name, v in of.items()}
+    writer.write_scalars(step, {**figures, **_losses(found)})
+    for hour in found["hours"]:
+        losses = {f"progressive/{task}/logloss": of["logloss"] for task, of in hour["overall"].items()}
+        writer.write_line(step, {"hour": hour["hour"], **losses, **_losses(hour)})
+
+
+def read(workdir: Path) -> list[dict[str, Any]]:
+    """What `write` has written so far, a set after another. Raises `ValueError` if that is not valid JSON."""
+    path = workdir / PROGRESSIVE
+    return parse_json(path.read_text(), str(path), ValueError) if path.exists() else []
+
+
+def _losses(found: dict[str, Any]) -> dict[str, float | None]:
+    """By scenario."""
+    return {
+        f"progressive/{scenario}/{task}/logloss": of["logloss"]
+        for scenario, tasks in found["scenarios"].items()
+        for task, of in tasks.items()
+    }
