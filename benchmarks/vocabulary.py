@@ -22,7 +22,7 @@ import numpy as np
 
 from configs.adworld import config as adworld_config
 from input_pipeline.adworld import AdWorldConfig
-from input_pipeline.blocks import PreparedSet
+from input_pipeline.blocks import Part, PreparedSet
 from input_pipeline.prepare import prepare
 from input_pipeline.readers import Chunk
 from input_pipeline.recipes import adworld as recipe
@@ -75,7 +75,7 @@ def _run(world: AdWorldConfig, chunks: Sequence[Chunk], way: Way, folder: Path, 
     found = predict_rows(
         make_predict(trained.model), trained.params, trained.tables, prepared, "eval", (), data.eval_batch_size
     )
-    report = full_report(found, prepared, (), config.utility, (prepared, data.train_splits))
+    report = full_report(found, prepared, (), config.utility, [Part(prepared, data.train_splits)])
     slices = report["slices"]["ad_id"]
     state = jax.eval_shape(Setup(config, prepared).fresh_state)
     held = (state.tables, state.accumulators, state.admissions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,6 +36,11 @@ class Tokens:
     def allow(self, header: bytes) -> bool:
         """Whether it is the header of one of them. The time that takes does not tell how much of it was right."""
         return sum(hmac.compare_digest(header, expected) for expected in self._headers) > 0  # `any` would stop early
+
+    def let_in(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Whether a request with these headers, names in lower case, has one token, and a right one."""
+        given = [value for name, value in headers if name == b"authorization"]
+        return len(given) == 1 and self.allow(given[0])
 
     def read_again(self) -> None:
         """Takes what is in the file by now, if there is one. Changes nothing if it raises what `read_tokens` does."""
@@ -82,12 +88,10 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lets a request through, or refuses it."""
-        if scope["type"] == "http" and scope["path"] not in OPEN:
-            given = [value for name, value in scope["headers"] if name == b"authorization"]
-            if len(given) != 1 or not self._tokens.allow(given[0]):
-                self._refused.inc()
-                await _refuse(send)
-                return
+        if scope["type"] == "http" and scope["path"] not in OPEN and not self._tokens.let_in(scope["headers"]):
+            self._refused.inc()
+            await _refuse(send)
+            return
         await self._app(scope, receive, send)
 
 

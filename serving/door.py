@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from serving.access import Tokens
 from serving.batcher import Batcher, OverloadError
 from serving.messages import ErrorAnswer, read_deadline
 from serving.scorer import RequestError
@@ -26,9 +27,11 @@ Headers = Sequence[tuple[bytes, bytes]]
 class Door:
     """Refuses a `POST` to `path` with 503 while the batcher takes no more. Knows a request by its head only."""
 
-    def __init__(self, path: str, batcher: Batcher, telemetry: Telemetry, headers: Headers = ()) -> None:
-        """`headers`: of every refusal."""
-        self._path, self._batcher, self._headers = path.encode(), batcher, headers
+    def __init__(
+        self, path: str, batcher: Batcher, telemetry: Telemetry, headers: Headers = (), tokens: Tokens | None = None
+    ) -> None:
+        """`headers`: of every refusal. `tokens`: without one, a request is for the application to refuse."""
+        self._path, self._batcher, self._headers, self._tokens = path.encode(), batcher, headers, tokens
         self._coming = 0  # let through in this turn of the event loop: they enter the queue in the next one
         self._refused = telemetry.requests.labels(path, "503")
 
@@ -39,6 +42,8 @@ class Door:
         """
         if target != self._path or method != b"POST" or not _is_short(headers):
             return None
+        if self._tokens is not None and not self._tokens.let_in(headers):
+            return None  # neither told how busy the service is, nor counted among those who come
         try:
             lag = time.perf_counter() - arrived
             self._batcher.admit(1 + self._coming, read_deadline(headers, arrived), lag)

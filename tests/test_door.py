@@ -13,6 +13,7 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
+from serving.access import Tokens
 from serving.batcher import Batcher
 from serving.door import Door
 from serving.load import Load
@@ -63,6 +64,24 @@ def test_only_what_the_batcher_would_refuse_is_refused(warm_scorer: Scorer) -> N
     text = telemetry.text().decode()
     assert 'tt_jax_requests_total{route="/v1/rank",status="503"} 1.0' in text
     assert 'tt_jax_shed_total{reason="full"} 1.0' in text
+
+
+def test_who_has_no_token_is_not_told_of_the_queue(warm_scorer: Scorer) -> None:
+    batcher, tokens = Batcher(warm_scorer, load=Load(max_queue=2)), Tokens.of("a-token-of-the-tests")
+    door = Door("/v1/rank", batcher, Telemetry(warm_scorer, {}), tokens=tokens)
+    right = {**SMALL, "authorization": "Bearer a-token-of-the-tests"}
+
+    async def test() -> None:
+        await batcher.submit(Work([{}], 1, None))
+        async with held(batcher):
+            waiting = batcher.submit(Work([{}], 1, None))
+            assert refusal(door, **SMALL, authorization="Bearer another-token-of-the-tests") is None
+            assert refusal(door, **right) is None  # the one before has taken no place
+            assert b" 503 " in (refusal(door, **right) or b"")
+            assert refusal(door, **SMALL) is None  # the application says 401
+        await waiting
+
+    run(batcher, test())
 
 
 def test_those_let_through_count_before_they_are_in_the_queue(warm_scorer: Scorer) -> None:
