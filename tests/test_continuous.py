@@ -97,6 +97,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
     """A function that has the run die: before a step, or before or after it writes the validation before a step."""
 
     def kill_at(where: str, at: int) -> None:
+        monkeypatch.undo()
         write, stops = progressive.write, loop._Loop.stops
 
         def dying_write(workdir, writer, found) -> None:
@@ -110,7 +111,6 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
                 raise Killed
             return stops(self, step)
 
-        monkeypatch.undo()
         if where == "step":
             monkeypatch.setattr(loop._Loop, "stops", dying_stops)
         elif where:

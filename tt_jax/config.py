@@ -146,7 +146,7 @@ class StageConfig:
 
     replay: float = 0.0
     schedule: Schedule = "constant"
-    rate: float = 0.1
+    rate: float = 0.3
     accumulators: float = 1.0
 
     def __post_init__(self) -> None:
