@@ -1,6 +1,6 @@
 """Going on day by day against training from scratch, on an AdWorld with drift: how well is the next day known?
 
-    python -m benchmarks.continuous --workdir=runs/continuous --seeds=2
+    python -m benchmarks.continuous --workdir=runs/continuous --seeds 0 1 2
 
 The logs of ten days. The first three are there at the beginning; then every midnight a method learns what the day has
 brought, and predicts the clicks of the next. It prints a JSON line for each seed and method, then a Markdown table, for
@@ -46,10 +46,10 @@ WARM = {
     "constant, 1": StageConfig(rate=1.0),
     "re-warmed to .3": StageConfig(schedule="rewarm", rate=0.3),
     "re-warmed to 1": StageConfig(schedule="rewarm", rate=1.0),
-    "re-warmed to 1, replay .25": StageConfig(schedule="rewarm", rate=1.0, replay=0.25),
-    "re-warmed to 1, replay .5": StageConfig(schedule="rewarm", rate=1.0, replay=0.5),
-    "re-warmed to 1, accumulators x .5": StageConfig(schedule="rewarm", rate=1.0, accumulators=0.5),
-    "re-warmed to 1, accumulators x 0": StageConfig(schedule="rewarm", rate=1.0, accumulators=0.0),
+    "constant, .3, replay .25": StageConfig(rate=0.3, replay=0.25),
+    "constant, .3, replay .5": StageConfig(rate=0.3, replay=0.5),
+    "constant, .3, accumulators x .5": StageConfig(rate=0.3, accumulators=0.5),
+    "constant, .3, accumulators x 0": StageConfig(rate=0.3, accumulators=0.0),
 }
 METHODS = (OPTIMUM, "never again", *SCRATCH, *WARM)
 
@@ -195,14 +195,14 @@ def _table(found: list[dict[str, Any]]) -> Iterator[str]:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--workdir", type=Path, required=True, help="directory of the worlds and runs")
-    p.add_argument("--seeds", type=int, default=2)
+    p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the worlds and the runs")
     p.add_argument("--requests_per_day", type=int, default=10_000, help="of each scenario")
     p.add_argument("--drift", type=float, default=0.3, help="of `AdWorldConfig`")
     p.add_argument("--only", nargs="+", choices=METHODS)
     a = p.parse_args()
     jax.config.update("jax_compilation_cache_dir", str(a.workdir.absolute() / "compiled"))
     found = []
-    for seed in range(a.seeds):
+    for seed in a.seeds:
         world = World(
             AdWorldConfig(
                 seed=seed, users=5000, ads=1500, advertisers=150, days=DAYS, drift=a.drift, new_ads_per_day=60,
