@@ -5,20 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import re
-import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import jax
 import numpy as np
 import pytest
@@ -29,7 +22,7 @@ from serving.access import Tokens
 from serving.admin import create_admin
 from serving.changing import load
 from serving.delta import Base, make_delta
-from serving.index import AdIndex, IndexManifest, build_index
+from serving.index import AdIndex
 from serving.live import Live, Sources
 from serving.programs import Programs
 from serving.scorer import Scorer
@@ -37,7 +30,6 @@ from serving.service import create_app
 from tests import tiny
 from tests.service_calls import error_of, post, some_queries
 from tt_jax.bundle import Bundle
-from tt_jax.publish import read_published, write_manifest
 
 MAX_K = 20
 TOKEN = "a-token-of-the-tests"
@@ -290,73 +282,3 @@ def test_more_ads_than_places(fresh: Both, monkeypatch: pytest.MonkeyPatch) -> N
     assert {ad["id"] for ad in answer["ads"]} <= set(range(10**6, 10**6 + places + 1 - ads))
     scorer = fresh.service.app.state.service.batcher.scorer
     assert not scorer.programs.nearly_full(scorer.index_size)
-
-
-def endless(index: Path, out: Path) -> Path:
-    """An index that takes a minute to be read, since its vectors are 64 GB of nothing, and is wrong in the end."""
-    shutil.copytree(index, out)
-    os.truncate(out / "vectors.npy", 2**36)
-    manifest = read_published(index, IndexManifest, ValueError)
-    files = tuple(dataclasses.replace(f, size=2**36) if f.path == "vectors.npy" else f for f in manifest.files)
-    write_manifest(out, dataclasses.replace(manifest, files=files))
-    return out
-
-
-def test_the_process_reloads_what_a_link_points_to(tiny_bundle: Path, tiny_index: Path, tmp_path: Path) -> None:
-    """Symbolic links are replaced, SIGHUP comes, the new index serves; SIGTERM ends both listeners, in the
-    middle of a load too."""
-    bundle, rng = Bundle.load(tiny_bundle), np.random.default_rng(6)
-    (tmp_path / "token").write_text(TOKEN)
-    (tmp_path / "index").symlink_to(tiny_index)
-    (tmp_path / "deltas").mkdir()
-    build_index(bundle, tiny.ads_table(rng, 200)).save(tmp_path / "next")
-    arguments = [f"--bundle={tiny_bundle}", f"--index={tmp_path / 'index'}", f"--deltas={tmp_path / 'deltas'}"]
-    arguments += ["--port=0", "--max-k=20", "--admin-port=0", f"--admin-token-file={tmp_path / 'token'}"]
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "tt_jax", "serve", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-    )
-    try:
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(2)]
-        urls = [found[0] for line in lines if (found := re.findall(r"http://127\.0\.0\.1:\d+", line))]
-        assert len(urls) == 2, process.communicate()[1]
-        with (
-            httpx.Client(base_url=urls[0], timeout=60, headers=AUTHORIZED) as admin,
-            httpx.Client(base_url=urls[1], timeout=60) as client,
-        ):
-            first = AdIndex.load(tiny_index).index_id
-            assert post(client, {"query": QUERY})["index"] == first
-            disabled = admin.post(
-                "/admin/ads", content=json.dumps({"disable": [post(client, {"query": QUERY})["ads"][0]["id"]]})
-            )
-            assert disabled.json()["sequence"] == 1, disabled.text
-            assert post(client, {"query": QUERY})["index"] == disabled.json()["version"]
-            (tmp_path / "new link").symlink_to(tmp_path / "next")
-            os.replace(tmp_path / "new link", tmp_path / "index")
-            delta = make_delta(bundle, Base.read(tmp_path / "next"), tiny.ads_table(rng, 3))
-            delta.save(tmp_path / "deltas" / "1")
-            process.send_signal(signal.SIGHUP)
-            second, end = AdIndex.load(tmp_path / "next").index_id, time.monotonic() + 60
-            while not post(client, {"query": QUERY})["index"].startswith(f"{second}+1."):
-                assert time.monotonic() < end, admin.get("/admin/status").text
-                time.sleep(0.05)
-            status = admin.get("/admin/status").json()
-            assert (status["loads"], status["deltas"]) == ({"done": 1, "failed": 0}, str(tmp_path / "deltas"))
-            with ThreadPoolExecutor(1) as pool:
-                other = {"bundle": str(tiny_bundle), "index": str(endless(tiny_index, tmp_path / "endless"))}
-                load = pool.submit(admin.post, "/admin/load", content=json.dumps(other))
-                time.sleep(0.5)
-                assert not load.done(), load.result().text
-                process.send_signal(signal.SIGTERM)
-                told = error_of(load.result(), 409)
-        out, err = process.communicate(timeout=10)  # the grace time
-        reason = f"not loaded, {status['index_id'][:12]} goes on: the service is ending"
-        assert (process.returncode, out, told) == (0, "", reason)
-        assert err == "WARNING serving.live: load failed, nothing has changed: the service is ending\n"
-    finally:
-        process.kill()
-        process.communicate()
