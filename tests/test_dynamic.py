@@ -21,7 +21,7 @@ from input_pipeline.readers import Chunk
 from tests import tiny
 from tests.test_step import batches
 from tests.test_training import assert_same_bits, last_state
-from tt_jax.config import Config, TrainConfig
+from tt_jax.config import Config, StageConfig, TrainConfig
 from tt_jax.features import Encoder
 from tt_jax.models.dynamic import find_rows
 from tt_jax.models.two_tower import TwoTower
@@ -164,6 +164,41 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_with_the_same_bits(run, tmp_p
     assert_same_bits(a, b)
     assert int(a.admissions["user"].evicted) > 0
     assert int(a.admissions["ad_id"].admitted) == np.count_nonzero(a.tables["keys/ad_id"]) > 50
+
+
+def test_a_day_of_new_ids_is_learned_exactly_however_the_run_is_killed(run, tmp_path, monkeypatch):
+    from tt_jax.training import loop
+    from tt_jax.training.continuous import go_on
+
+    config, workdir = run
+    rng = np.random.default_rng(6)
+    columns = tiny.columns(rng, 640)
+    columns["user"] = [f"new {v}" for v in rng.integers(0, 30, 640)]
+    chunk = Chunk("train", "day", 0, pa.table(columns))
+    prepare(tiny.DYNAMIC, [chunk], tmp_path / "day", block_rows=64)
+    before, day = last_state(config, workdir).state, [str(tmp_path / "day")]
+    stops = loop._Loop.stops
+
+    def dying(self, step: int) -> bool:
+        if step == 41:
+            raise KeyboardInterrupt
+        return stops(self, step)
+
+    for name in ("whole", "killed"):
+        shutil.copytree(workdir, tmp_path / name)
+    monkeypatch.setattr(loop._Loop, "stops", dying)
+    with pytest.raises(KeyboardInterrupt):
+        go_on(config, tmp_path / "killed", day, StageConfig(rate=0.3))
+    monkeypatch.undo()
+    for name in ("whole", "killed"):
+        (result,) = go_on(config, tmp_path / name, day, StageConfig(rate=0.3))
+        assert result.step == 50
+    ends = [last_state(config, tmp_path / name).state for name in ("whole", "killed")]
+    assert_same_bits(*ends)
+    slot = next(slot for name, slot, _ in tiny.DYNAMIC.layout["query"].ids if name == "user")
+    new = PreparedSet.open(tmp_path / "day").blocks(("train",), (), ("query_ids",))[0]["query_ids"][:, slot]
+    assert np.isin(np.asarray(ends[0].tables["keys/user"]), new).sum() > 10
+    assert not np.isin(np.asarray(before.tables["keys/user"]), new).any()
 
 
 def test_what_is_exported_scores_as_training_evaluates_and_strangers_as_the_unknown(run, tmp_path):
