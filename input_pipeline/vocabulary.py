@@ -69,6 +69,24 @@ def learn_vocabularies(schema: Schema, chunks: Iterable[Chunk], strict: bool = T
     )
 
 
+def take_vocabularies(schema: Schema, known: Schema) -> Schema:
+    """The schema with the vocabularies that another one has learned: of tomorrow's log, for a run that goes on with it.
+
+    Raises `SchemaError` naming the feature that learns here and has no vocabulary there.
+    """
+    of_name = {f.name: f.vocabulary for f in known.features}
+    for feature in schema.features:
+        if feature.learns and not of_name.get(feature.name):
+            raise SchemaError(f"feature {feature.name!r}: is to learn a vocabulary, and has none in {known.name!r}")
+    return dataclasses.replace(
+        schema,
+        features=tuple(
+            dataclasses.replace(f, vocabulary=of_name[f.name], min_count=0, max_vocabulary=0) if f.learns else f
+            for f in schema.features
+        ),
+    )
+
+
 def _count(feature: Feature, chunk: Chunk, counts: Counter[str | int]) -> None:
     if feature.name not in chunk.table.column_names:
         raise EncodeError(feature.name, None, "the column is missing")

@@ -15,7 +15,7 @@ import pytest
 from input_pipeline import vocabulary
 from input_pipeline.blocks import PreparedSet
 from input_pipeline.readers import Chunk
-from input_pipeline.vocabulary import learn_vocabularies, learns
+from input_pipeline.vocabulary import learn_vocabularies, learns, take_vocabularies
 from tests import tiny
 from tt_jax.calibration import query_scenarios
 from tt_jax.features import Encoder
@@ -120,31 +120,43 @@ def test_a_scenario_that_only_shares_a_row_is_none_of_the_vocabulary():
 
 
 FILE = """
-from pathlib import Path
-import dataclasses, pyarrow.parquet as pq
-from input_pipeline.readers import Chunk
 from tests.test_vocabulary import chunks, learning
 
 def schema(source):
     return learning()
 
 def read(source, errors):
-    return chunks()
+    return chunks(reverse=source == "tomorrow", rows=300 if source == "tomorrow" else 600)
 
 def ads(source):
     return None
 """
 
 
-def test_prepare_stores_the_vocabulary_that_it_learned(tmp_path: Path):
+def prepared_by(folder: Path, *arguments: str) -> int:
     from tt_jax.cli.main import main
 
-    (tmp_path / "logs.py").write_text(FILE)
-    out = tmp_path / "set"
+    (folder / "logs.py").write_text(FILE)
     with pytest.raises(SystemExit) as exit_:
-        main(["prepare", str(tmp_path / "logs.py"), "--source=here", f"--out={out}"])
-    assert exit_.value.code == 0
+        main(["prepare", str(folder / "logs.py"), *arguments])
+    return int(exit_.value.code or 0)
+
+
+def test_prepare_stores_the_vocabulary_that_it_learned(tmp_path: Path):
+    out = tmp_path / "set"
+    assert prepared_by(tmp_path, "--source=here", f"--out={out}") == 0
     prepared = PreparedSet.open(out)
     assert prepared.schema == learn_vocabularies(learning(), chunks())
     ids = prepared.blocks(("train",), (), ("ad_ids",))[0]["ad_ids"][:, 0]
     assert 0 < (ids > 1).mean() < 1
+
+
+def test_tomorrows_set_takes_the_vocabulary_of_todays(tmp_path: Path):
+    today, tomorrow = tmp_path / "today", tmp_path / "tomorrow"
+    assert prepared_by(tmp_path, "--source=here", f"--out={today}") == 0
+    given = ("--source=tomorrow", f"--out={tomorrow}", f"--vocabularies-of={today}")
+    assert prepared_by(tmp_path, *given) == 0
+    assert PreparedSet.open(tomorrow).schema == PreparedSet.open(today).schema
+    assert learn_vocabularies(learning(), chunks(300, reverse=True)) != PreparedSet.open(today).schema
+    with pytest.raises(SchemaError, match=r"feature 'user': is to learn a vocabulary, and has none in 'tiny'"):
+        take_vocabularies(learning(), learning({"ad_id": {}}))

@@ -12,7 +12,8 @@ EXAMPLE = """  tt-jax prepare kuairand --source=data/kuairand_pure --out=prepare
   tt-jax prepare census --source=data/census_income --out=prepared/census
   tt-jax prepare adworld --out=prepared/adworld
   tt-jax prepare adworld --source=world.json --days=9 --out=prepared/day9
-  tt-jax prepare mylogs.py --source=data/mylogs --out=prepared/mylogs"""
+  tt-jax prepare mylogs.py --source=data/mylogs --out=prepared/mylogs
+  tt-jax prepare mylogs.py --source=data/tuesday --vocabularies-of=prepared/mylogs --out=prepared/tuesday"""
 SIMULATED = "adworld"  # the recipe that makes its logs, of a world that is kept beside them
 
 
@@ -26,16 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what a bad row does: end the run, or go to quarantine.jsonl in the set",
     )  # fmt: skip
     parser.add_argument("--max-errors", type=int, default=1000, help="of quarantined rows; one more ends the run")
+    parser.add_argument(
+        "--vocabularies-of", type=Path, metavar="PREPARED",
+        help="take the vocabularies that this set has learned: a run that trained on it can go on with the new one",
+    )  # fmt: skip
     parser.add_argument("--days", help="adworld: only these, as 9 or 0-6, all in the split `train`")
     parser.add_argument("--out", type=Path, required=True, help="directory to create")
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the prepared set; prints rows and label rates."""
+    from input_pipeline.blocks import PreparedSet
     from input_pipeline.prepare import prepare
     from input_pipeline.quarantine import QUARANTINE, Quarantine
     from input_pipeline.readers import STRICT
-    from input_pipeline.vocabulary import IGNORED, learn_vocabularies, learns
+    from input_pipeline.vocabulary import IGNORED, learn_vocabularies, learns, take_vocabularies
     from tt_jax.publish import require_absent
 
     recipe = _load(args.recipe)
@@ -46,6 +52,10 @@ def run(args: argparse.Namespace) -> int:
     documents = {recipe.WORLD: dataclasses.asdict(recipe.config_of(source))} if args.recipe == SIMULATED else None
     quarantine = Quarantine(args.max_errors) if args.on_error == "quarantine" else None
     schema = recipe.schema(source)
+    if args.vocabularies_of is not None:
+        if not learns(schema):
+            raise ValueError(f"--vocabularies-of={args.vocabularies_of}: the schema {schema.name!r} is to learn none")
+        schema = take_vocabularies(schema, PreparedSet.open(args.vocabularies_of).schema)
     if learns(schema):  # the log is read twice
         schema = learn_vocabularies(
             schema, recipe.read(source, errors=IGNORED if quarantine else STRICT, **chosen), not quarantine
