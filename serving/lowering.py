@@ -98,6 +98,8 @@ CHANGES = (Shape("embed", EMBEDDED[0], 0), update_shape(0, 1), update_shape(1, 1
 
 def pad(ids: np.ndarray, floats: np.ndarray, queries: int) -> tuple[np.ndarray, np.ndarray]:
     """`ids` int32 `[n, S]` and `floats` float32 `[n, F]` with empty rows up to that many queries."""
+    if len(ids) == queries:
+        return ids, floats
     spare = ((0, queries - len(ids)), (0, 0))
     return np.pad(ids, spare, constant_values=PAD_ID), np.pad(floats, spare)
 

@@ -47,7 +47,10 @@ class Running:
 
     def result(self) -> TopK:
         """NumPy arrays, without the padding. Waits."""
-        found, n = jax.device_get(self._found), self._queries
+        # NumPy sees what a CPU has where it is; from elsewhere it copies, one array after the other. `jax.device_get`
+        # copies all at once, but takes .14 ms more on a CPU. These are results: no later call is given their memory.
+        found: Any = jax.tree.map(np.asarray, self._found)
+        n = self._queries
         return TopK(found.positions_Bk[:n], found.utility_Bk[:n], found.probabilities_TBk[:, :n])
 
 

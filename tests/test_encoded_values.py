@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests import reference_encoder, tiny
 from tt_jax.features import Encoder
 from tt_jax.schema import Feature
 
@@ -95,6 +95,30 @@ def test_log1p_is_odd():
 def test_a_vector_keeps_its_numbers_and_zeroes_its_nans():
     assert query(query_embedding=[1.5, float("nan"), -1e300])[1][2:].tolist() == [1.5, 0.0, -10.0]
     assert query(query_embedding=(1, 2, 3))[1][2:].tolist() == [1.0, 2.0, 3.0]
+
+
+def test_requests_of_several_integer_ids_and_numbers_are_what_the_reference_says():
+    """Which are read together."""
+    sizes = {"i": 50, "j": 7, "k": 1000}
+    ids = [Feature(n, "categorical", "query", dtype="int", dim=4, hash_size=size) for n, size in sizes.items()]
+    defaults = {"a": None, "b": 2.5}
+    numbers = [Feature(n, "numeric", "query", default=d, indicator=n == "b") for n, d in defaults.items()]
+    schema = dataclasses.replace(tiny.SCHEMA, features=(*ids, *numbers, *tiny.SCHEMA.features))
+    encoder, rng = Encoder(schema), np.random.default_rng(0)
+    rows = tiny.queries(rng, 40)
+    for row in rows:
+        row |= {n: int(v) for n, v in zip(sizes, rng.integers(-(2**63), 2**63 - 1, 3), strict=True) if v % 3}
+        row |= {n: float(v) for n, v in zip(defaults, rng.normal(size=2), strict=True) if v > -0.5}
+    ads = tiny.ad_columns(rng, 40)
+    whole = [
+        {f.name: row.get(f.name) for f in schema.features} | {name: column[i] for name, column in ads.items()}
+        for i, row in enumerate(rows)
+    ]
+    expected = reference_encoder.encode(schema, whole)
+    for some in (slice(0, 1), slice(1, 9), slice(9, 40)):
+        found = encoder.encode_queries(rows[some]).arrays
+        for name, array in found.items():
+            np.testing.assert_array_equal(array, expected[name][some])
 
 
 def test_a_lone_surrogate_in_a_request_is_a_value_like_any_other():

@@ -268,6 +268,21 @@ def test_a_call_that_fails_does_not_break_the_next(case: Case) -> None:
     assert case.scorer.rank(encoded, 5) == expected
 
 
+@pytest.mark.parametrize("ads", [ADS, 64])  # of 64 ads, results have the shape of the buffer that a run gives back
+def test_results_stay_what_they_were_while_the_next_calls_run(case: Case, tiny_bundle: Path, ads: int) -> None:
+    bundle, scorer = Bundle.load(tiny_bundle), case.scorer
+    if ads < ADS:
+        scorer = Scorer(bundle, build_index(bundle, case.ads.slice(0, ads)), max_k=ads, warm=False)
+    queries = [scorer.encode([query]) for query in _queries(20)]
+    held = [scorer.start(query, [64], None).best()[0] for query in queries]
+    copies = [[array.copy() for array in best] for best in held]
+    for query in reversed(queries):
+        scorer.start(query, [64], None).wait()
+    for best, copy in zip(held, copies, strict=True):
+        for array, before in zip(best, copy, strict=True):
+            np.testing.assert_array_equal(array, before)
+
+
 def test_utilities_that_are_no_number_are_not_ranked(tiny_bundle: Path) -> None:
     bundle = Bundle.load(tiny_bundle)
     bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, utility="log(bid - 1)"))

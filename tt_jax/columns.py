@@ -6,7 +6,10 @@ the difference. pyarrow is imported only where an Arrow column is met, so that a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -152,6 +155,40 @@ def _arrow_numbers(name: str, array: Any) -> np.ndarray:
         array = array.cast(pa.int8())
     numbers = pc.fill_null(array.cast(pa.float64(), safe=False), float("nan"))
     return numbers.to_numpy(zero_copy_only=False)
+
+
+def read_columns_of_ints(names: Sequence[str], columns: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """`valid` bool and `ints` int64 `[F, n]` of F columns of integer ids, as `read_ids` reads each; of Python values
+    together, since for the one row of a request the calls cost most. Raises `EncodeError`."""
+    values = _python_values(columns, {int, NoneType})
+    if values is not None:
+        valid_Fn = np.array([v is not None for v in values], bool).reshape(len(columns), -1)
+        try:
+            ints = np.array([0 if v is None else v for v in values], np.int64)
+            return valid_Fn, ints.reshape(valid_Fn.shape)
+        except OverflowError:
+            pass  # read one by one, it is named
+    scalars = [read_ids(name, column, "int") for name, column in zip(names, columns, strict=True)]
+    return np.stack([s.valid for s in scalars]), np.stack([s.ints for s in scalars if s.ints is not None])
+
+
+def read_columns_of_numbers(names: Sequence[str], columns: Sequence[Any]) -> np.ndarray:
+    """float64 `[F, n]` of F columns, as `read_numbers` reads each; see `read_columns_of_ints`."""
+    values = _python_values(columns, {int, float, bool, NoneType})
+    if values is not None:
+        try:
+            return np.array(values, np.float64).reshape(len(columns), -1)  # None becomes NaN
+        except OverflowError:
+            pass  # read one by one, it is named
+    return np.stack([read_numbers(name, column) for name, column in zip(names, columns, strict=True)])
+
+
+def _python_values(columns: Sequence[Any], types: set[type]) -> list[Any] | None:
+    """All values of columns that are lists, if each is of one of these types."""
+    if not all(type(column) is list for column in columns):
+        return None
+    values = list(chain.from_iterable(columns))
+    return values if types.issuperset(map(type, values)) else None
 
 
 def read_lists(name: str, column: Any) -> Lists:

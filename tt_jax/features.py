@@ -19,6 +19,8 @@ import numpy as np
 from tt_jax.columns import (
     EncodeError,
     Scalars,
+    read_columns_of_ints,
+    read_columns_of_numbers,
     read_ids,
     read_lists,
     read_numbers,
@@ -202,11 +204,18 @@ class _HashedIds:
     def fill(self, columns: Mapping[str, Any], out: np.ndarray, some: slice) -> dict[str, int]:
         """Writes some of the features' slots; returns the rows in which each is missing."""
         names = self.names[some]
-        scalars = [read_ids(n, column_of(columns, n), d) for n, d in zip(names, self.dtypes[some], strict=True)]
-        valid_Fn = np.stack([s.valid for s in scalars])
-        rows_Fn = hashed_rows(np.stack([_hash_keys(s) for s in scalars]), self.seeds_F1[some], self.sizes_F1[some])
+        valid_Fn, keys_Fn = self._read([column_of(columns, name) for name in names], some)
+        rows_Fn = hashed_rows(keys_Fn, self.seeds_F1[some], self.sizes_F1[some])
         out[:, self.slots_F[some]] = np.where(valid_Fn, rows_Fn, self.defaults_F1[some]).T
         return dict(zip(names, (valid_Fn.shape[1] - valid_Fn.sum(1)).tolist(), strict=True))
+
+    def _read(self, columns: list[Any], some: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Where there are values, and what is hashed of each, uint64 `[F, n]`."""
+        if "string" not in self.dtypes[some]:
+            valid_Fn, ints_Fn = read_columns_of_ints(self.names[some], columns)
+            return valid_Fn, ints_Fn.view(np.uint64)
+        scalars = [read_ids(*column) for column in zip(self.names[some], columns, self.dtypes[some], strict=True)]
+        return np.stack([s.valid for s in scalars]), np.stack([_hash_keys(s) for s in scalars])
 
 
 @dataclass(frozen=True)
@@ -235,7 +244,8 @@ class _Numbers:
     def fill(self, columns: Mapping[str, Any], out: np.ndarray, some: slice) -> dict[str, int]:
         """Writes some of the features' columns; returns the rows in which each is missing."""
         features, at = self.features[some], self.columns_F[some]
-        values_Fn = np.stack([read_numbers(f.name, column_of(columns, f.name)) for f in features])
+        names = [f.name for f in features]
+        values_Fn = read_columns_of_numbers(names, [column_of(columns, name) for name in names])
         missing_Fn = np.isnan(values_Fn)
         values_Fn = np.where(missing_Fn, self.defaults_F1[some], values_Fn)
         scale = self.means_F1[some], self.stds_F1[some], self.clips_F1[some]
@@ -243,7 +253,7 @@ class _Numbers:
         for f, column, missing in zip(features, at, missing_Fn, strict=True):
             if f.indicator:
                 out[:, column + 1] = ~missing
-        return dict(zip((f.name for f in features), missing_Fn.sum(1).tolist(), strict=True))
+        return dict(zip(names, missing_Fn.sum(1).tolist(), strict=True))
 
 
 def _slices(n: int, size: int) -> Iterator[slice]:
