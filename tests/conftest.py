@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 if TYPE_CHECKING:
+    from input_pipeline.runner import OnRay
     from serving.scorer import Scorer
 
 # Set before jax is imported, and inherited by the processes that tests start. The cache lives as long as the tests:
@@ -140,3 +141,12 @@ def warm_scorer(tiny_bundle: Path, tiny_index: Path) -> Scorer:
     from serving.changing import load
 
     return load(tiny_bundle, tiny_index, max_k=20, live=True)
+
+
+@pytest.fixture(scope="session")
+def on_ray() -> Iterator[OnRay]:
+    """A real Ray cluster on this machine, of two worker processes. It takes seconds to start: share it."""
+    from input_pipeline.runner import OnRay
+
+    with OnRay(workers=2) as found:
+        yield found

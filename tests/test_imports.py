@@ -48,6 +48,7 @@ ROOMS_OF = {
     "prometheus_client": ("serving/",),
     "tensorboardX": ("tt_jax/training/writers.py",),
     "tqdm": ("tt_jax/training/writers.py", "input_pipeline/prepare.py"),
+    "ray": ("input_pipeline/runner.py",),
     "matplotlib": ("tt_jax/report/",),
     "jinja2": ("tt_jax/report/",),
     "sklearn": (),
