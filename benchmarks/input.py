@@ -20,7 +20,8 @@ import numpy as np
 
 from input_pipeline.blocks import PreparedSet
 from input_pipeline.pipeline import THREADS, WINDOW, train_batches
-from input_pipeline.prepare import BLOCK_ROWS, PreparedWriter
+from input_pipeline.prepare import BLOCK_ROWS
+from input_pipeline.writer import PreparedWriter
 from tt_jax.schema import Feature, Schema, Task, array_specs
 
 _VALUES = 1_000_000  # of each id feature: nothing for LZ4 to find

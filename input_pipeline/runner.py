@@ -98,6 +98,7 @@ class OnRay:
     def map(self, work: Callable[[I], R], items: Iterable[I]) -> Iterator[R]:
         """See `Runner`."""
         import ray
+        import ray.exceptions
 
         done = ray.remote(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")(_answer)
         rest, folder = iter(items), os.getcwd()

@@ -13,7 +13,7 @@ import pytest
 
 from input_pipeline.blocks import PreparedError, PreparedSet
 from input_pipeline.pipeline import Batches, ResumeError, eval_batches, to_device, train_batches
-from input_pipeline.prepare import PreparedWriter
+from input_pipeline.writer import PreparedWriter
 from tests import tiny
 from tt_jax.schema import array_specs
 

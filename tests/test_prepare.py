@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline import prepare as prepare_module
+from input_pipeline import writer as writer_module
 from input_pipeline.blocks import BlockWriter, PreparedError, PreparedSet
 from input_pipeline.manifest import Manifest
 from input_pipeline.prepare import prepare
@@ -48,7 +48,7 @@ def _stored(prepared: PreparedSet, split: str, scenario: str) -> dict[str, np.nd
 
 @pytest.mark.parametrize("block_rows", [50, 4096])
 def test_stored_rows_equal_the_encoder(tmp_path: Path, block_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare_module, "_PART_BLOCKS", 3)
+    monkeypatch.setattr(writer_module, "_PART_BLOCKS", 3)
     logs = _logs()
     prepare(tiny.SCHEMA, _chunks(logs), tmp_path / "set", block_rows)
     prepared = PreparedSet.open(tmp_path / "set", verify=True)

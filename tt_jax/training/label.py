@@ -13,8 +13,8 @@ import numpy as np
 from input_pipeline.blocks import Block, PreparedSet
 from input_pipeline.manifest import ADS, Counts, Manifest
 from input_pipeline.pipeline import eval_batches
-from input_pipeline.prepare import PreparedWriter
 from input_pipeline.samples import SAMPLES
+from input_pipeline.writer import PreparedWriter
 from tt_jax.config import ConfigError
 from tt_jax.metrics import sigmoid
 from tt_jax.publish import published_directory, write_json

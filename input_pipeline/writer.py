@@ -1,0 +1,199 @@
+"""What is written of a prepared set: encoded rows collected into blocks, counted as the blocks are finished."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from input_pipeline.blocks import BlockWriter, stored_specs
+from input_pipeline.manifest import (
+    ADS,
+    MANIFEST,
+    SCHEMA,
+    VERSION,
+    Counts,
+    DataFile,
+    Manifest,
+    sha256_of,
+    total_fingerprint,
+)
+from tt_jax.schema import Schema
+
+_PART_BLOCKS = 256  # blocks of a file: a footer stays small, a file below a few GB
+Key = tuple[str, str]  # split, scenario
+
+
+def folder_of(split: str, scenario: str) -> str:
+    """Where the files of a split and scenario are, below the set's directory."""
+    return f"split={quote(split, safe='')}/scenario={quote(scenario, safe='')}"
+
+
+@dataclass(frozen=True)
+class Written:
+    """The rows of one split and scenario: their files, and what has been counted.
+
+    Attributes:
+      labelled, label_sum: per task, `[T]`; summed block by block, so that it does not matter how the rows came.
+      missing: rows in which a feature is missing, by feature.
+    """
+
+    files: tuple[DataFile, ...]
+    rows: int
+    labelled: np.ndarray
+    label_sum: np.ndarray
+    missing: Mapping[str, int]
+
+
+class PreparedWriter:
+    """Collects encoded rows into blocks and writes a prepared set: `add` as often as needed, `close`, then `finish`."""
+
+    def __init__(self, folder: Path, schema: Schema, block_rows: int) -> None:
+        if block_rows < 1:
+            raise ValueError(f"block_rows {block_rows} is not >= 1")
+        self._folder, self._schema, self._block_rows = folder, schema, block_rows
+        self._parts: dict[Key, _Part] = {}
+        self.splits: list[str] = []
+
+    def declare(self, split: str) -> None:
+        """Makes the split one of the set, though it may get no rows."""
+        if split not in self.splits:
+            self.splits.append(split)
+
+    def add(self, split: str, scenario: str, arrays: Mapping[str, np.ndarray], missing: Mapping[str, int]) -> None:
+        """Adds rows: the matrices of `array_specs`, and the number of rows in which each feature is missing."""
+        self.declare(split)
+        key = (split, scenario)
+        if key not in self._parts:
+            self._parts[key] = _Part(self._folder / folder_of(*key), self._schema, self._block_rows)
+        self._parts[key].add(arrays, missing)
+
+    def close(self) -> None:
+        """Writes the unfinished blocks and the footers."""
+        for part in self._parts.values():
+            part.close()
+
+    def abandon(self) -> None:
+        """Closes the files after an error, which another one is not to hide."""
+        for part in self._parts.values():
+            part.abandon()
+
+    def written(self) -> dict[Key, Written]:
+        """What has been written, once closed. It hashes the files."""
+        return {key: part.written_of(self._folder, *key) for key, part in self._parts.items()}
+
+    def finish(self, rejected: int = 0) -> Manifest:
+        """Writes schema and manifest; `rejected` counts the rows that were left out."""
+        return write_manifest(self._folder, self._schema, self._block_rows, self.splits, self.written(), rejected)
+
+
+def write_manifest(
+    folder: Path,
+    schema: Schema,
+    block_rows: int,
+    splits: Iterable[str],
+    written: Mapping[Key, Written],
+    rejected: int,
+) -> Manifest:
+    """Writes schema and manifest of a set whose other files are there."""
+    (folder / SCHEMA).write_text(schema.to_json())
+    files = tuple(file for _, part in sorted(written.items(), key=lambda item: item[0]) for file in part.files)
+    counts = {
+        split: {name: _counts(schema, written.get((split, name))) for name in schema.scenarios} for split in splits
+    }
+    ads = folder / ADS
+    ads_sha256 = sha256_of(ads) if ads.exists() else ""
+    fingerprint = total_fingerprint(schema.fingerprint, files, ads_sha256)
+    manifest = Manifest(VERSION, schema.fingerprint, block_rows, counts, files, ads_sha256, fingerprint, rejected)
+    (folder / MANIFEST).write_text(manifest.to_json())
+    return manifest
+
+
+class _Part:
+    """The rows of one split and scenario: an unfinished block, the open file, and what has been counted."""
+
+    def __init__(self, folder: Path, schema: Schema, block_rows: int) -> None:
+        self._rows = 0
+        self._labelled = np.zeros(len(schema.tasks), np.int64)
+        self._label_sum = np.zeros(len(schema.tasks), np.float64)
+        self._missing = dict.fromkeys((f.name for f in schema.features), 0)
+        self._written: list[tuple[Path, int, int]] = []  # path, rows, blocks
+        self._folder, self._schema = folder, schema
+        self._block = {n: np.empty((block_rows, w), d) for n, (d, w) in stored_specs(schema).items()}
+        self._capacity, self._filled = block_rows, 0
+        self._writer: BlockWriter | None = None
+        folder.mkdir(parents=True)
+
+    def add(self, arrays: Mapping[str, np.ndarray], missing: Mapping[str, int]) -> None:
+        labels = arrays["labels"]
+        for name, count in missing.items():
+            self._missing[name] += count
+        first = 0
+        while first < len(labels):
+            last = min(len(labels), first + self._capacity - self._filled)
+            for name, matrix in self._block.items():
+                matrix[self._filled : self._filled + last - first] = arrays[name][first:last]
+            self._filled += last - first
+            first = last
+            if self._filled == self._capacity:
+                self._write()
+
+    def _write(self) -> None:
+        if self._writer is None:
+            path = self._folder / f"part-{len(self._written):05d}.parquet"
+            self._writer = BlockWriter(path, self._schema)
+            self._written.append((path, 0, 0))
+        try:
+            self._writer.write({name: matrix[: self._filled] for name, matrix in self._block.items()})
+        except OSError as e:  # pyarrow does not name the file
+            raise OSError(f"{self._written[-1][0]}: cannot be written: {e}") from e
+        labels = self._block["labels"][: self._filled]
+        self._rows += len(labels)
+        self._labelled += (~np.isnan(labels)).sum(0)
+        self._label_sum += np.nansum(labels, 0, dtype=np.float64)
+        self._filled = 0
+        self._written[-1] = (self._written[-1][0], self._writer.rows, self._writer.blocks)
+        if self._writer.blocks == _PART_BLOCKS:
+            self._end_file()
+
+    def _end_file(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def close(self) -> None:
+        if self._filled:
+            self._write()
+        self._end_file()
+
+    def abandon(self) -> None:
+        with suppress(OSError, ValueError):
+            self._end_file()
+
+    def written_of(self, root: Path, split: str, scenario: str) -> Written:
+        """The files, their paths below `root`, and the counts."""
+        files = tuple(
+            DataFile(
+                path.relative_to(root).as_posix(), split, scenario, rows, blocks, path.stat().st_size, sha256_of(path)
+            )
+            for path, rows, blocks in self._written
+        )
+        return Written(files, self._rows, self._labelled, self._label_sum, self._missing)
+
+
+def _counts(schema: Schema, part: Written | None) -> Counts:
+    if part is None:
+        none = dict.fromkeys((f.name for f in schema.features), None)
+        return Counts(0, dict.fromkeys(schema.task_names, 0), dict.fromkeys(schema.task_names, None), dict(none))
+    labelled = [int(n) for n in part.labelled]
+    rate = [float(total) / n if n else None for total, n in zip(part.label_sum, labelled, strict=True)]
+    return Counts(
+        rows=part.rows,
+        labelled=dict(zip(schema.task_names, labelled, strict=True)),
+        rate=dict(zip(schema.task_names, rate, strict=True)),
+        coverage={name: 1 - missing / part.rows for name, missing in part.missing.items()},
+    )
