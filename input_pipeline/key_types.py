@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 from input_pipeline.readers import Chunk
@@ -14,7 +16,8 @@ class KeyTypes:
 
     def __init__(self, schema: Schema) -> None:
         self._names = (schema.scenario, *schema.key_columns)
-        self._seen: dict[str, tuple[str, str]] = {}
+        self._expected: dict[str, tuple[str, str]] = {}
+        self._first: dict[tuple[str, str], tuple[str, Any]] = {}  # of each column and kind: file, value
 
     def check(self, chunk: Chunk) -> None:
         """Raises `SchemaError` naming file, column and first value where a column's type is another than before."""
@@ -25,9 +28,16 @@ class KeyTypes:
             if pa.types.is_null(column.type) or column.null_count == len(column):
                 continue
             kind = "integers" if looks_int(column) else "strings or other values"
-            expected, file = self._seen.setdefault(name, (kind, chunk.file))
-            if kind != expected:
-                value = column.drop_null()[0].as_py()
-                raise SchemaError(
-                    f"{chunk.file}: column {name!r}: expected {expected}, as in {file}, got {kind}: {value!r}"
-                )
+            if (name, kind) not in self._first:
+                self._add(name, kind, chunk.file, column.drop_null()[0].as_py())
+
+    def merge(self, later: KeyTypes) -> None:
+        """Adds what a later part of the log has shown. Raises as `check` would have, had it seen that part."""
+        for (name, kind), (file, value) in later._first.items():
+            self._add(name, kind, file, value)
+
+    def _add(self, name: str, kind: str, file: str, value: Any) -> None:
+        self._first.setdefault((name, kind), (file, value))
+        expected, where = self._expected.setdefault(name, (kind, file))
+        if kind != expected:
+            raise SchemaError(f"{file}: column {name!r}: expected {expected}, as in {where}, got {kind}: {value!r}")

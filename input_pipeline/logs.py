@@ -11,7 +11,7 @@ What `tt-jax init` writes calls this. Beside what is in the files, a schema may 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from input_pipeline.readers import STRICT, Chunk, Errors, ReadError, read
+from input_pipeline.readers import STRICT, Chunk, Errors, ReadError, list_files, read
 from tt_jax.schema import DType, Feature, Schema
 from tt_jax.strict_json import nearest
 
@@ -69,14 +69,24 @@ def every(n: int) -> Split:
     return lambda _file, first, table: np.where(np.arange(first, first + table.num_rows) % n == n - 1, "eval", "train")
 
 
+def parts_of_logs(source: str | Path, joins: Joins | None = None) -> list[str]:
+    """The files that `read_logs` reads, in its order, without those to join."""
+    return [file for file in list_files(source) if not _is_side(file, joins or {})]
+
+
 def read_logs(
-    source: str | Path, schema: Schema, split: Split, joins: Joins | None = None, errors: Errors = STRICT
+    source: str | Path,
+    schema: Schema,
+    split: Split,
+    joins: Joins | None = None,
+    errors: Errors = STRICT,
+    parts: Collection[str] | None = None,
 ) -> Iterator[Chunk]:
     """The rows, with what the schema names. Raises `ReadError` naming file and column that do not fit it.
 
-    `errors`: what becomes of a row that cannot be read at all.
+    `errors`: what becomes of a row that cannot be read at all. `parts`: only these of `parts_of_logs`.
     """
-    for file, first_row, raw, table in _tables(source, schema, joins or {}, errors):
+    for file, first_row, raw, table in _tables(source, schema, joins or {}, errors, parts):
         of_row = split(file, first_row, raw)
         for name in np.unique(of_row):
             rows = np.flatnonzero(of_row == name)
@@ -109,17 +119,21 @@ def _last_of_each(table: pa.Table, name: str) -> pa.Table:
 
 
 def _tables(
-    source: str | Path, schema: Schema, joins: Joins, errors: Errors
+    source: str | Path, schema: Schema, joins: Joins, errors: Errors, parts: Collection[str] | None = None
 ) -> Iterator[tuple[str, int, pa.Table, pa.Table]]:
     """`(file, first row, rows as joined, rows as the schema has them)`."""
     sides = {key_of: side_table(source, key_of, key) for key_of, key in joins.items()}
-    for file, first_row, table in read(source, errors=errors):
-        if not any(Path(file).match(pattern) for pattern in joins):
+    for file, first_row, table in read(source, errors=errors, parts=parts):
+        if not _is_side(file, joins):
             of_column = dict.fromkeys(table.column_names, file)
             for pattern, key in joins.items():
                 table = join(table, sides[pattern], key, file)
                 of_column = dict.fromkeys(table.column_names, _below(source, pattern)) | of_column
             yield file, first_row, table, _fit(table, schema, file, first_row, of_column)
+
+
+def _is_side(file: str, joins: Joins) -> bool:
+    return any(Path(file).match(pattern) for pattern in joins)
 
 
 def side_table(source: str | Path, pattern: str, key: str) -> pa.Table:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,25 +58,40 @@ def prepare(
         if quarantine is not None:
             quarantine.write_to(folder)
         writer = PreparedWriter(folder, schema, block_rows)
-        encoder, samples, progress, keys = Encoder(schema), Samples(schema), _Progress(), KeyTypes(schema)
-        try:
-            for chunk in chunks:
-                keys.check(chunk)
-                _add_chunk(writer, encoder, samples, chunk, quarantine)
-                progress.update(chunk.split, chunk.table.num_rows)
-            writer.close()
-        except BaseException:
-            writer.abandon()
-            raise
-        finally:
-            progress.close()
-        progress.report()
-        samples.write(folder)
-        if ads is not None:
-            pq.write_table(ads, folder / ADS, compression="lz4")
-        for name, content in (documents or {}).items():
-            write_json(folder / name, content)
+        samples, progress = Samples(schema), Progress()
+        with progress:
+            write_chunks(writer, schema, progress.tell(chunks), samples, KeyTypes(schema), quarantine)
+        write_beside(folder, samples, ads, documents)
         return writer.finish(0 if quarantine is None else quarantine.rejected)
+
+
+def write_chunks(
+    writer: PreparedWriter,
+    schema: Schema,
+    chunks: Iterable[Chunk],
+    samples: Samples,
+    keys: KeyTypes,
+    quarantine: Quarantine | None,
+) -> None:
+    """Encodes chunks into a writer, which it closes."""
+    encoder = Encoder(schema)
+    try:
+        for chunk in chunks:
+            keys.check(chunk)
+            _add_chunk(writer, encoder, samples, chunk, quarantine)
+        writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
+
+
+def write_beside(folder: Path, samples: Samples, ads: pa.Table | None, documents: Mapping[str, Any] | None) -> None:
+    """Writes what a set has beside its blocks."""
+    samples.write(folder)
+    if ads is not None:
+        pq.write_table(ads, folder / ADS, compression="lz4")
+    for name, content in (documents or {}).items():
+        write_json(folder / name, content)
 
 
 def _add_chunk(
@@ -125,12 +140,18 @@ def _rows_by_scenario(table: pa.Table, column: str) -> list[np.ndarray | None]:
     return [None] if len(found) < 2 else [np.flatnonzero(codes == code) for code in found]
 
 
-class _Progress:
-    """Rows done, on stderr: a bar on a terminal, elsewhere a line now and then."""
+class Progress:
+    """Rows done, on stderr: a bar on a terminal, elsewhere a line now and then. To be used in a `with`."""
 
     def __init__(self) -> None:
         self._bar = tqdm(unit=" rows", unit_scale=True, file=sys.stderr) if sys.stderr.isatty() else None
         self._rows, self._told = 0, time.monotonic()
+
+    def tell(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        """The chunks, each counted once it has been used."""
+        for chunk in chunks:
+            yield chunk
+            self.update(chunk.split, chunk.table.num_rows)
 
     def update(self, split: str, rows: int) -> None:
         self._rows += rows
@@ -141,10 +162,11 @@ class _Progress:
             self._told = time.monotonic()
             print(f"prepare {split}: {self._rows:,} rows so far", file=sys.stderr)
 
-    def close(self) -> None:
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
-
-    def report(self) -> None:
-        if self._bar is None:
+        elif kind is None:
             print(f"prepare: {self._rows:,} rows", file=sys.stderr)

@@ -129,11 +129,11 @@ def _answer(work: Callable[[Any], Any], item: Any, folder: str) -> bytes:
         os.chdir(folder)  # paths, and messages that name them, mean here what they mean at the prompt
         answer = None, work(item)
     except Exception as e:
-        answer = _portable(e), None
+        answer = portable(e), None
     return pickle.dumps(answer)
 
 
-def _portable(error: Exception) -> Exception:
+def portable(error: Exception) -> Exception:
     """The error, with the worker's traceback as a note, which the prompt does not show; its text if it is not to be
     pickled."""
     told = "in a worker of Ray:\n" + "".join(traceback.format_exception(error))

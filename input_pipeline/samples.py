@@ -36,6 +36,11 @@ class Samples:
                 }
             )
 
+    def merge(self, later: Samples) -> None:
+        """Adds those of a later part of the log."""
+        for scenario, kept in self._rows.items():
+            kept.extend(later._rows[scenario][: PER_SCENARIO - len(kept)])
+
     def write(self, folder: Path) -> None:
         """Writes them."""
         (folder / SAMPLES).write_text(json.dumps(self._rows, allow_nan=False) + "\n")

@@ -20,6 +20,7 @@ from tt_jax.schema import Feature, Schema, SchemaError
 
 MAX_DISTINCT = 10_000_000  # about 1 GB of Python integers and counts; more of strings
 TRAIN = "train"  # the split, or `train_...`
+Counts = dict[str, Counter[str | int]]
 
 
 class _Ignored(Errors):
@@ -47,6 +48,11 @@ def learn_vocabularies(schema: Schema, chunks: Iterable[Chunk], strict: bool = T
 
     Raises `SchemaError` for such a column, for more distinct ids than are held, and where no id is frequent enough.
     """
+    return with_vocabularies(schema, [count_ids(schema, chunks, strict)])
+
+
+def count_ids(schema: Schema, chunks: Iterable[Chunk], strict: bool = True) -> Counts:
+    """Occurrences of ids in the training splits of a part of the log, by the feature that learns them."""
     owners = {f.name: Counter[str | int]() for f in schema.features if f.learns}
     counted = [(f, owners[schema.table_owner(f).name]) for f in schema.features
                if f.is_ids and schema.table_owner(f).name in owners]  # fmt: skip
@@ -59,14 +65,28 @@ def learn_vocabularies(schema: Schema, chunks: Iterable[Chunk], strict: bool = T
             except EncodeError as e:
                 if strict:
                     raise SchemaError(f"{chunk.file}: {e}") from e
-            if len(counts) > MAX_DISTINCT:
-                raise SchemaError(
-                    f"feature {feature.name!r}: more than {MAX_DISTINCT:,} distinct ids to learn a vocabulary from; "
-                    "give it a hash_size or dynamic_rows instead"
-                )
+            _require_bound(feature.name, counts)
+    return owners
+
+
+def with_vocabularies(schema: Schema, parts: Iterable[Counts]) -> Schema:
+    """The schema with vocabularies of the counts of all parts. Raises `SchemaError` as `learn_vocabularies` does."""
+    owners = {f.name: Counter[str | int]() for f in schema.features if f.learns}
+    for part in parts:
+        for name, counts in part.items():
+            owners[name].update(counts)
+            _require_bound(name, owners[name])
     return dataclasses.replace(
         schema, features=tuple(_learned(f, owners[f.name]) if f.learns else f for f in schema.features)
     )
+
+
+def _require_bound(name: str, counts: Counter[str | int]) -> None:
+    if len(counts) > MAX_DISTINCT:
+        raise SchemaError(
+            f"feature {name!r}: more than {MAX_DISTINCT:,} distinct ids to learn a vocabulary from; "
+            "give it a hash_size or dynamic_rows instead"
+        )
 
 
 def take_vocabularies(schema: Schema, known: Schema) -> Schema:

@@ -5,7 +5,7 @@ files.py (names, globs, URLs) -> one module a format -> `read`, here
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,7 +33,9 @@ _READERS: dict[str, Callable[[Source, Types, Errors], _Tables]] = {
 _NO_TYPES: Types = {}
 
 
-def read(source: str | Path, types: Types = _NO_TYPES, errors: Errors = STRICT) -> Iterator[tuple[str, int, pa.Table]]:
+def read(
+    source: str | Path, types: Types = _NO_TYPES, errors: Errors = STRICT, parts: Collection[str] | None = None
+) -> Iterator[tuple[str, int, pa.Table]]:
     """Streams a file, a glob, a directory, any of them as a URL, or `tfds:name/config:split`.
 
     A directory is read with everything below it, in the order of its paths, the formats mixed as they are. `key=value`
@@ -43,6 +45,7 @@ def read(source: str | Path, types: Types = _NO_TYPES, errors: Errors = STRICT) 
       source: what to read; `s3://`, `gs://`, ... need the fsspec package of that name.
       types: of the columns, for formats that do not tell: `arrow_types(schema)`. Else they are guessed.
       errors: what becomes of a row that cannot be read.
+      parts: only these of its files, named as `list_files` does.
 
     Yields:
       `(file, number of the first row in it, rows)`.
@@ -56,7 +59,7 @@ def read(source: str | Path, types: Types = _NO_TYPES, errors: Errors = STRICT) 
         return
     sources = list_sources(text, tuple(_READERS))
     values_of = partitions([s.name for s in sources])
-    for one in sources:
+    for one in (s for s in sources if parts is None or s.name in parts):
         for first_row, table in _READERS[one.format](one, types, errors):
             for key, value in values_of[one.name].items():
                 if key not in table.column_names:
@@ -65,5 +68,7 @@ def read(source: str | Path, types: Types = _NO_TYPES, errors: Errors = STRICT) 
 
 
 def list_files(source: str | Path) -> list[str]:
-    """The data files of a file name, glob, directory or URL, sorted. Raises `ReadError` if there are none."""
+    """The data files of a source, sorted; `tfds:...` is one. Raises `ReadError` if there are none."""
+    if str(source).startswith("tfds:"):
+        return [str(source)]
     return [s.name for s in list_sources(str(source), tuple(_READERS))]

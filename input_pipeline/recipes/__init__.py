@@ -1,4 +1,7 @@
-"""One module a data set: `SPLITS`, `schema(source)`, `read(source, errors=...)`, `ads(source)`. Copy `kuairand`."""
+"""One module a data set: `SPLITS`, `schema(source)`, `read(source, errors=...)`, `ads(source)`. Copy `kuairand`.
+
+With `parts(source)`, names of files, and `read(..., parts=...)`, which reads some of them, workers can share a log.
+"""
 
 from __future__ import annotations
 

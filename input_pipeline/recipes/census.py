@@ -13,7 +13,7 @@ a heavy ranker sees both at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -82,17 +82,19 @@ def schema(source: str | Path) -> Schema:
     )  # fmt: skip
 
 
-def read(source: str | Path, errors: Errors = STRICT) -> Iterator[Chunk]:
-    """The rows; `errors` gets the bad ones.
+def parts(source: str | Path) -> list[str]:
+    """The files, in the order of reading. Raises `ReadError` if there are none."""
+    return list(_files(source).values())
+
+
+def read(source: str | Path, errors: Errors = STRICT, parts: Collection[str] | None = None) -> Iterator[Chunk]:
+    """The rows; `errors` gets the bad ones. `parts`: only these files.
 
     Raises `ReadError` if the directory does not hold them, or a column is missing.
     """
-    found = False
-    for split in ("train", "eval", "test"):
-        path = first_below(source, f"{split}.parquet")
-        if path is None:
+    for split, path in _files(source).items():
+        if parts is not None and path not in parts:
             continue
-        found = True
         for file, first_row, table in read_tables(path, errors=errors):
             _require(file, table)
             row = np.arange(first_row, first_row + table.num_rows)
@@ -104,8 +106,15 @@ def read(source: str | Path, errors: Errors = STRICT) -> Iterator[Chunk]:
             for name, kept in (("train", ~held_back), ("valid", held_back)):
                 rows = np.flatnonzero(kept)
                 yield Chunk(name, file, first_row, table.take(pa.array(rows)), rows)
-    if not found:
+
+
+def _files(source: str | Path) -> dict[str, str]:
+    """File by split."""
+    found = {split: first_below(source, f"{split}.parquet") for split in ("train", "eval", "test")}
+    files = {split: path for split, path in found.items() if path is not None}
+    if not files:
         raise ReadError(f"{source}: no data: expected train.parquet, eval.parquet or test.parquet")
+    return files
 
 
 def ads(_source: str | Path) -> None:

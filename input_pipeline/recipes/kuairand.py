@@ -15,7 +15,7 @@ histories end before the log begins, so popularity and rates made of them know n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -139,13 +139,13 @@ def schema(_source: object = None) -> Schema:
     )  # fmt: skip
 
 
-def read(source: str | Path, errors: Errors = STRICT) -> Iterator[Chunk]:
-    """The log, joined. `errors` gets its bad rows.
+def read(source: str | Path, errors: Errors = STRICT, parts: Collection[str] | None = None) -> Iterator[Chunk]:
+    """The log, joined. `errors` gets its bad rows. `parts`: only these files.
 
     Raises `ReadError` if the directory does not hold it, or a table lacks a column.
     """
     users, videos = _side_tables(source)
-    for chunk in _log(source, errors):
+    for chunk in _log(source, errors, parts):
         _require(chunk.file, chunk.table, ("user_id", "video_id", "time_ms", "tab", *LABELS.values()))
         log = chunk.table.select(["user_id", "video_id", "time_ms", "tab", *LABELS.values()])
         columns = {name: log.column(name) for name in log.column_names}
@@ -164,15 +164,20 @@ def ads(source: str | Path) -> pa.Table:
     return corpus.append_column("eligible", pa.array(np.ones(len(corpus), bool)))
 
 
-def _log(source: str | Path, errors: Errors) -> Iterator[Chunk]:
-    """The log as it is stored, by split."""
+def parts(source: str | Path) -> list[str]:
+    """The files of the log, in the order of reading. Raises `ReadError` if there are none."""
     names = [f"{period}{suffix}" for period in _PERIODS for suffix in _SUFFIXES]
     found = [path for path in (first_below(source, name) for name in names) if path]
     found = found or [path for path in (first_below(source, name) for name in _OWNERS_LOGS) if path]
     if not found:
         names = ", ".join(f"{period}.parquet" for period in _PERIODS)
         raise ReadError(f"{source}: no log: expected {names} or {_OWNERS_LOGS[1]}")
-    for path in found:
+    return found
+
+
+def _log(source: str | Path, errors: Errors, chosen: Collection[str] | None) -> Iterator[Chunk]:
+    """The log as it is stored, by split."""
+    for path in (path for path in parts(source) if chosen is None or path in chosen):
         for file, first_row, table in read_tables(path, errors=errors):
             _require(file, table, ("date", "time_ms"))
             split = np.searchsorted(_STARTS, table.column("time_ms").to_numpy(), side="right")

@@ -197,12 +197,17 @@ SCHEMA = Schema(
 
 
 def schema(_source=None):
-    """For `tt-jax prepare`, as the two below."""
+    """For `tt-jax prepare`, as the three below."""
     return SCHEMA
 
 
-def read(source, errors=logs.STRICT):
-    return logs.read_logs(source, SCHEMA, SPLIT, JOINS, errors)
+def read(source, errors=logs.STRICT, parts=None):
+    return logs.read_logs(source, SCHEMA, SPLIT, JOINS, errors, parts)
+
+
+def parts(source):
+    """The files of the log: what `--runner=ray` shares among its workers."""
+    return logs.parts_of_logs(source, JOINS)
 
 
 def ads(source):

@@ -5,15 +5,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tt_jax.cli.runner import add_runner_arguments, runner_of
 
 EXAMPLE = """  tt-jax prepare kuairand --source=data/kuairand_pure --out=prepared/kuairand
   tt-jax prepare census --source=data/census_income --out=prepared/census
   tt-jax prepare adworld --out=prepared/adworld
   tt-jax prepare adworld --source=world.json --days=9 --out=prepared/day9
   tt-jax prepare mylogs.py --source=data/mylogs --out=prepared/mylogs
-  tt-jax prepare mylogs.py --source=data/tuesday --vocabularies-of=prepared/mylogs --out=prepared/tuesday"""
+  tt-jax prepare mylogs.py --source=data/tuesday --vocabularies-of=prepared/mylogs --out=prepared/tuesday
+  tt-jax prepare mylogs.py --source=s3://logs/2026 --runner=ray --address=auto --out=/shared/prepared/mylogs"""
 SIMULATED = "adworld"  # the recipe that makes its logs, of a world that is kept beside them
 
 
@@ -32,16 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take the vocabularies that this set has learned: a run that trained on it can go on with the new one",
     )  # fmt: skip
     parser.add_argument("--days", help="adworld: only these, as 9 or 0-6, all in the split `train`")
+    add_runner_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, help="directory to create")
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the prepared set; prints rows and label rates."""
     from input_pipeline.blocks import PreparedSet
-    from input_pipeline.prepare import prepare
-    from input_pipeline.quarantine import QUARANTINE, Quarantine
-    from input_pipeline.readers import STRICT
-    from input_pipeline.vocabulary import IGNORED, learn_vocabularies, learns, take_vocabularies
+    from input_pipeline.quarantine import QUARANTINE
+    from input_pipeline.vocabulary import learns, take_vocabularies
     from tt_jax.publish import require_absent
 
     recipe = _load(args.recipe)
@@ -50,22 +55,59 @@ def run(args: argparse.Namespace) -> int:
     require_absent(args.out)  # before the work, not after it
     source, chosen = args.source, {} if args.days is None else {"days": _days(args)}
     documents = {recipe.WORLD: dataclasses.asdict(recipe.config_of(source))} if args.recipe == SIMULATED else None
-    quarantine = Quarantine(args.max_errors) if args.on_error == "quarantine" else None
     schema = recipe.schema(source)
     if args.vocabularies_of is not None:
         if not learns(schema):
             raise ValueError(f"--vocabularies-of={args.vocabularies_of}: the schema {schema.name!r} is to learn none")
         schema = take_vocabularies(schema, PreparedSet.open(args.vocabularies_of).schema)
-    if learns(schema):  # the log is read twice
-        schema = learn_vocabularies(
-            schema, recipe.read(source, errors=IGNORED if quarantine else STRICT, **chosen), not quarantine
-        )
-    chunks, ads = recipe.read(source, errors=quarantine or STRICT, **chosen), recipe.ads(source, **chosen)
-    manifest = prepare(schema, chunks, args.out, ads=ads, documents=documents, quarantine=quarantine)
+    with runner_of(args) as runner:
+        make = _on_ray if args.runner == "ray" else _streaming
+        manifest = make(args, recipe, schema, Reading(args.recipe, source, chosen), documents, runner)
     print_counts(manifest)
     if manifest.rejected:
         print(f"left out {manifest.rejected:,} bad rows: see {args.out / QUARANTINE}")
     return 0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A recipe's `read` of its source, loaded where it is called, so that it can be sent to workers."""
+
+    recipe: str
+    source: str | None
+    chosen: dict[str, Any]
+
+    def __call__(self, errors: Any, parts: Collection[str] | None = None) -> Any:
+        chosen = self.chosen if parts is None else {**self.chosen, "parts": parts}
+        return _load(self.recipe).read(self.source, errors=errors, **chosen)
+
+
+def _streaming(args: argparse.Namespace, recipe: Any, schema: Any, reading: Reading, documents: Any, _: Any) -> Any:
+    from input_pipeline.prepare import prepare
+    from input_pipeline.quarantine import Quarantine
+    from input_pipeline.readers import STRICT
+    from input_pipeline.vocabulary import IGNORED, learn_vocabularies, learns
+
+    quarantine = Quarantine(args.max_errors) if args.on_error == "quarantine" else None
+    if learns(schema):  # the log is read twice
+        schema = learn_vocabularies(schema, reading(IGNORED if quarantine else STRICT), not quarantine)
+    chunks, ads = reading(quarantine or STRICT), recipe.ads(args.source, **reading.chosen)
+    return prepare(schema, chunks, args.out, ads=ads, documents=documents, quarantine=quarantine)
+
+
+def _on_ray(args: argparse.Namespace, recipe: Any, schema: Any, reading: Reading, documents: Any, runner: Any) -> Any:
+    from input_pipeline.prepare_parts import learn_of_parts, prepare_parts
+    from input_pipeline.vocabulary import learns
+
+    parts, max_errors = None, args.max_errors if args.on_error == "quarantine" else None
+    if hasattr(recipe, "parts"):
+        parts = recipe.parts(args.source)
+    else:
+        print(f"prepare {args.recipe}: has no function parts(source): one worker reads the whole log", file=sys.stderr)
+    if learns(schema):
+        schema = learn_of_parts(schema, reading, parts, runner, max_errors is None)
+    ads = recipe.ads(args.source, **reading.chosen)
+    return prepare_parts(schema, reading, parts, args.out, runner, ads=ads, documents=documents, max_errors=max_errors)
 
 
 def _days(args: argparse.Namespace) -> range:
