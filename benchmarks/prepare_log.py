@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -117,9 +117,14 @@ def schema(_source: str | None = None) -> Schema:
     )  # fmt: skip
 
 
-def read(source: str, errors: Errors = logs.STRICT) -> Iterator[Chunk]:
+def read(source: str, errors: Errors = logs.STRICT, parts: Collection[str] | None = None) -> Iterator[Chunk]:
     """The impressions, joined."""
-    return logs.read_logs(source, schema(), logs.by_time("time_ms", EVAL_FROM), JOINS, errors)
+    return logs.read_logs(source, schema(), logs.by_time("time_ms", EVAL_FROM), JOINS, errors, parts)
+
+
+def parts(source: str) -> list[str]:
+    """The files of impressions."""
+    return logs.parts_of_logs(source, JOINS)
 
 
 def ads(source: str) -> pa.Table:
