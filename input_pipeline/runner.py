@@ -126,11 +126,22 @@ def _require_listener(address: str) -> None:
 def _answer(work: Callable[[Any], Any], item: Any, folder: str) -> bytes:
     """Runs in a worker. An error is an answer too: Ray would raise it with a traceback, and as another type."""
     try:
-        os.chdir(folder)  # paths, and messages that name them, mean here what they mean at the prompt
+        _go_to(folder)
         answer = None, work(item)
     except Exception as e:
         answer = portable(e), None
     return pickle.dumps(answer)
+
+
+def _go_to(folder: str) -> None:
+    """Paths, and messages that name them, then mean in a worker what they mean at the prompt."""
+    try:
+        os.chdir(folder)
+    except OSError as e:
+        where = socket.gethostname()
+        raise RunnerError(
+            f"{folder}: not there on {where}; all nodes are to see the same files at the same paths"
+        ) from e
 
 
 def portable(error: Exception) -> Exception:
