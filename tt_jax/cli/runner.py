@@ -6,8 +6,6 @@ import argparse
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-EXAMPLE = "--runner=ray --address=auto"
-
 
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
