@@ -17,7 +17,8 @@ import scipy.stats
 
 from input_pipeline.inspect.column import Bounds
 from input_pipeline.inspect.report import report_of
-from input_pipeline.inspect.survey import Roles, Survey, survey
+from input_pipeline.inspect.roles import Roles
+from input_pipeline.inspect.survey import Survey, survey
 from input_pipeline.readers import Chunk, ReadError
 from tests import tiny
 from tests.test_cli import Call

@@ -12,14 +12,18 @@ import scipy.stats
 import sklearn.metrics
 
 from input_pipeline.inspect import figures
+from input_pipeline.inspect.labels import days_of
 from input_pipeline.inspect.sketches import Distinct, Frequent, RowSample
-from input_pipeline.inspect.survey import days_of
 from input_pipeline.inspect.values import row_keys, shown, values_of
 from tt_jax.hashing import hashed_rows, table_seed
 
 
 def ones(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return keys.astype(np.uint64), np.ones(keys.size, np.int64)
+
+
+def counted(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.unique_counts(keys.astype(np.uint64))
 
 
 # ---- sketches --------------------------------------------------------------------------------------------------------
@@ -71,7 +75,7 @@ def test_frequent_keeps_its_error_bound_alone_and_merged() -> None:
     parts = [Frequent(100) for _ in range(3)]
     for part, of_part in zip(parts, np.array_split(keys, 3), strict=True):
         for some in np.array_split(of_part, 10):
-            part.add(*ones(some))
+            part.add(*counted(some))
     parts[0].merge(parts[1])
     parts[0].merge(parts[2])
     assert 0 < parts[0].error <= keys.size / 101
@@ -80,7 +84,7 @@ def test_frequent_keeps_its_error_bound_alone_and_merged() -> None:
         assert 0 <= count - found.get(key, 0) <= parts[0].error
     assert [key for key, _ in parts[0].top(5)] == [key for key, _ in exact.most_common(5)]
     few = Frequent(10)
-    few.add(*ones(np.repeat(np.arange(10), np.arange(1, 11))))
+    few.add(*counted(np.repeat(np.arange(10), np.arange(1, 11))))
     assert (few.error, few.top(2)) == (0, [(9, 10), (8, 9)])
 
 

@@ -34,11 +34,11 @@ class Bounds:
 
 
 class ColumnStats:
-    """Counts of one column.
+    """Counts of the values of one kind of a column.
 
     Attributes:
-      kind: of its values, or of the elements of its lists.
-      rows, missing, infinite: rows, those without a value (NaN is none), and infinite numbers.
+      kind: of its values, or of the elements of its lists; `none` where there are none.
+      present, infinite: rows that have a value (NaN is none), and infinite numbers.
       lists, longest, elements: whether it has lists, the length of the longest, and values (elements) in all.
       distinct, frequent: of the values or elements.
       low, high, total: of the finite numbers.
@@ -47,17 +47,14 @@ class ColumnStats:
     def __init__(self, bounds: Bounds) -> None:
         self.kind: Kind = "none"
         self.lists = False
-        self.rows = self.missing = self.infinite = self.elements = self.longest = 0
+        self.present = self.infinite = self.elements = self.longest = 0
         self.distinct, self.frequent = Distinct(bounds.distinct), Frequent(bounds.frequent)
         self.texts: dict[int, str] = {}
         self.low, self.high, self.total = math.inf, -math.inf, 0.0
 
     def add(self, values: Values) -> None:
         """Adds the rows of a chunk, of the kind of those before."""
-        self.rows += len(values.valid)
-        self.missing += int((~values.valid).sum())
-        if values.kind == "none":
-            return
+        self.present += int(values.valid.sum())
         self.kind, self.lists = values.kind, values.lengths is not None
         self.elements += values.elements.size
         if values.lengths is not None:
@@ -82,16 +79,10 @@ class ColumnStats:
             self.low, self.high = min(self.low, float(finite.min())), max(self.high, float(finite.max()))
             self.total += float(finite.sum())
 
-    def skip(self, rows: int) -> None:
-        """Adds rows without a value."""
-        self.rows += rows
-        self.missing += rows
-
     def merge(self, other: ColumnStats) -> None:
-        """Adds another split's, which must be of the same kind or without values."""
-        if other.kind != "none":
-            self.kind, self.lists = other.kind, other.lists
-        for name in ("rows", "missing", "infinite", "elements", "total"):
+        """Adds those of other rows, of the same kind."""
+        self.kind, self.lists = other.kind, other.lists
+        for name in ("present", "infinite", "elements", "total"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.longest = max(self.longest, other.longest)
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)

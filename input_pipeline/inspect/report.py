@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.inspect import figures
-from input_pipeline.inspect.drift import drift, finite_sample, missing_share
+from input_pipeline.inspect.drift import drift, finite_sample
 from input_pipeline.inspect.findings import findings
 from input_pipeline.inspect.sketches import Distinct
-from input_pipeline.inspect.survey import SplitStats, Survey
+from input_pipeline.inspect.survey import Counted, Survey
 from input_pipeline.inspect.values import NUMBERS, numbers_of, shown
 
 VERSION = 1
@@ -24,39 +24,38 @@ _MIN_LABELLED = 100  # rows of the sample without which no AUC is told
 
 def report_of(survey: Survey, about: Mapping[str, Any]) -> dict[str, Any]:
     """The report, JSON values only. `about` says where the rows are from, and stands at its beginning."""
-    whole = survey.whole()
+    log = survey.counted()
+    whole = log.whole
     found = {
         "version": VERSION,
         **about,
         "rows": whole.rows,
-        "splits": {name: {"rows": split.rows, **_labels(survey, split=name)} for name, split in survey.splits.items()},
-        "scenarios": {
-            name: _labels(survey, scenario=name) for name in sorted({s for _, _, s in survey.labels}) if name
-        },
-        "labels": _labels(survey)["labels"],
-        "days": _days(survey),
-        "columns": {name: _column(survey, whole, name) for name in whole.columns},
-        "tables": _tables(survey, whole),
-        "drift": drift(survey, whole),
-        "leaks": _leaks(survey, whole),
+        "splits": {name: {"rows": split.rows, **_labels(log, split=name)} for name, split in log.splits.items()},
+        "scenarios": {name: _labels(log, scenario=name) for name in sorted({s for _, _, s in log.labels}) if name},
+        "labels": _labels(log)["labels"],
+        "days": _days(log),
+        "columns": {name: _column(log, name) for name in whole.columns},
+        "tables": _tables(log),
+        "drift": drift(log),
+        "leaks": _leaks(log),
         "duplicates": {
             "share": whole.distinct_rows.repeated,
             "rows": round(whole.distinct_rows.repeated * whole.rows),
             "exact": not whole.distinct_rows.error,
         },
-        "sampled_rows": len(whole.sample),
-        "troubles": list(survey.troubles.values()),
+        "sampled_rows": whole.sampled,
+        "troubles": log.troubles,
     }
     return {**found, "findings": findings(found)}
 
 
-def _labels(survey: Survey, split: str | None = None, scenario: str | None = None) -> dict[str, Any]:
+def _labels(log: Counted, split: str | None = None, scenario: str | None = None) -> dict[str, Any]:
     """Rows and label rates of some of them."""
-    return _rates(survey, (v for (s, _, c), v in survey.labels.items() if split in (None, s) and scenario in (None, c)))
+    return _rates(log, (v for (s, _, c), v in log.labels.items() if split in (None, s) and scenario in (None, c)))
 
 
-def _rates(survey: Survey, parts: Iterable[np.ndarray]) -> dict[str, Any]:
-    tasks = survey.roles.labels
+def _rates(log: Counted, parts: Iterable[np.ndarray]) -> dict[str, Any]:
+    tasks = log.roles.labels
     total = sum(parts, np.zeros(1 + 2 * len(tasks)))
     labels = {}
     for i, task in enumerate(tasks):
@@ -65,36 +64,35 @@ def _rates(survey: Survey, parts: Iterable[np.ndarray]) -> dict[str, Any]:
     return {"rows": int(total[0]), "labels": labels}
 
 
-def _days(survey: Survey) -> list[dict[str, Any]]:
+def _days(log: Counted) -> list[dict[str, Any]]:
     """Of each day, oldest first: rows and rates, of all and by scenario. A last one, of no date, has what has none."""
-    days = {day for _, day, _ in survey.labels}
+    days = {day for _, day, _ in log.labels}
     if days == {None}:
         return []
     found = []
     for day in sorted(days, key=lambda d: (d is None, d)):
-        of_day = {(s, c): v for (s, d, c), v in survey.labels.items() if d == day}
+        of_day = {(s, c): v for (s, d, c), v in log.labels.items() if d == day}
         scenarios = sorted({c for _, c in of_day if c})
         date = None if day is None else str(np.datetime64(day, "D"))
-        by = {c: _rates(survey, (v for (_, name), v in of_day.items() if name == c)) for c in scenarios}
-        found.append({"day": date, **_rates(survey, of_day.values()), "scenarios": by})
+        by = {c: _rates(log, (v for (_, name), v in of_day.items() if name == c)) for c in scenarios}
+        found.append({"day": date, **_rates(log, of_day.values()), "scenarios": by})
     return found
 
 
 # ---- columns ---------------------------------------------------------------------------------------------------------
 
 
-def _column(survey: Survey, whole: SplitStats, name: str) -> dict[str, Any]:
-    stats = whole.columns[name]
-    counted = {n: s.columns[name] for n, s in survey.splits.items() if name in s.columns}
+def _column(log: Counted, name: str) -> dict[str, Any]:
+    stats = log.whole.columns[name]
     found: dict[str, Any] = {
-        "role": _role(survey, name),
+        "role": _role(log, name),
         "kind": f"lists of {stats.kind}" if stats.lists else stats.kind,
-        "missing": missing_share(stats),
-        "missing_by_split": {n: missing_share(counted[n]) if n in counted else 1.0 for n in survey.splits},
+        "missing": log.whole.missing_share(name),
+        "missing_by_split": {n: s.missing_share(name) if name in s.columns else 1.0 for n, s in log.splits.items()},
     }
     if stats.lists:
-        present = stats.rows - stats.missing
-        found["lengths"] = {"mean": stats.elements / present if present else None, "longest": stats.longest}
+        mean = stats.elements / stats.present if stats.present else None
+        found["lengths"] = {"mean": mean, "longest": stats.longest}
     if stats.kind not in ("none", "other"):
         found["distinct"] = {
             "count": len(stats.distinct), "exact": not stats.distinct.error, "error": stats.distinct.error,
@@ -105,16 +103,16 @@ def _column(survey: Survey, whole: SplitStats, name: str) -> dict[str, Any]:
             for key, count in stats.frequent.top(_TOP)
         ]
         found["top_error"] = stats.frequent.error
-    if stats.kind in NUMBERS and stats.mean is not None and not survey.roles.is_ids(name):
+    if stats.kind in NUMBERS and stats.mean is not None and not log.roles.is_ids(name):
         found["numbers"] = {
             "min": stats.low, "max": stats.high, "mean": stats.mean, "infinite": stats.infinite,
-            "quantiles": {} if stats.lists else _quantiles(finite_sample(whole, name)),
+            "quantiles": {} if stats.lists else _quantiles(finite_sample(log.whole, name)),
         }  # fmt: skip
     return found
 
 
-def _role(survey: Survey, name: str) -> str:
-    roles = survey.roles
+def _role(log: Counted, name: str) -> str:
+    roles = log.roles
     for task, label in roles.labels.items():
         if name == label:
             return f"label of {task}"
@@ -131,18 +129,18 @@ def _quantiles(numbers: np.ndarray) -> dict[str, float]:
     return {str(q): float(v) for q, v in zip(_QUANTILES, np.quantile(numbers, _QUANTILES), strict=True)}
 
 
-def _tables(survey: Survey, whole: SplitStats) -> dict[str, Any]:
+def _tables(log: Counted) -> dict[str, Any]:
     """Of each hashed table without a vocabulary the ids of all features that look it up, and what share of them has a
     row with another."""
-    schema, found = survey.roles.schema, {}
+    schema, found = log.roles.schema, {}
     for owner in schema.features if schema else ():
         if not owner.hash_size or owner.vocabulary or owner.learns:
             continue
         names = [f.name for f in schema.features if f.is_ids and schema.table_owner(f) == owner]  # pyright: ignore
-        ids = Distinct(survey.bounds.distinct)
+        ids = Distinct(log.bounds.distinct)
         for name in names:
-            if name in whole.columns:
-                ids.merge(whole.columns[name].distinct)
+            if name in log.whole.columns:
+                ids.merge(log.whole.columns[name].distinct)
         rows = owner.hash_size - 2  # what MISSING_ID and UNKNOWN_ID leave
         found[owner.name] = {
             "features": names, "rows": owner.hash_size, "ids": len(ids), "exact": not ids.error,
@@ -155,21 +153,21 @@ def _tables(survey: Survey, whole: SplitStats) -> dict[str, Any]:
 # ---- leaks -----------------------------------------------------------------------------------------------------------
 
 
-def _leaks(survey: Survey, whole: SplitStats) -> dict[str, list[dict[str, Any]]]:
+def _leaks(log: Counted) -> dict[str, list[dict[str, Any]]]:
     """Task -> the columns with the highest AUC alone, in the sample."""
-    roles, sample = survey.roles, whole.sample
+    roles, sample = log.roles, log.whole.sample
     codes = {
-        name: figures.leak_codes(keys, valid, _numbers_for_bins(survey, whole, name))
-        for name, (keys, valid) in sample.columns.items()
-        if _may_leak(survey, name) and whole.columns[name].kind not in ("none", "other")
+        name: figures.leak_codes(keys, valid, _numbers_for_bins(log, name))
+        for name, (keys, valid) in sample.items()
+        if _may_leak(log, name) and log.whole.columns[name].kind not in ("none", "other")
     }
     found: dict[str, list[dict[str, Any]]] = {}
     for task, label in roles.labels.items():
-        keys, counts = sample.columns[label]
+        keys, counts = sample[label]
         if task in roles.masks:
-            mask_keys, valid = sample.columns[roles.masks[task]]
-            counts = counts & valid & (numbers_of(whole.columns[roles.masks[task]].kind, mask_keys) == 1)
-        y = numbers_of(whole.columns[label].kind, keys)[counts]
+            mask_keys, valid = sample[roles.masks[task]]
+            counts = counts & valid & (numbers_of(log.whole.columns[roles.masks[task]].kind, mask_keys) == 1)
+        y = numbers_of(log.whole.columns[label].kind, keys)[counts]
         found[task] = []
         if y.size < _MIN_LABELLED:
             continue
@@ -180,13 +178,13 @@ def _leaks(survey: Survey, whole: SplitStats) -> dict[str, list[dict[str, Any]]]
     return found
 
 
-def _may_leak(survey: Survey, name: str) -> bool:
-    schema = survey.roles.schema
+def _may_leak(log: Counted, name: str) -> bool:
+    schema = log.roles.schema
     return name in {f.name for f in schema.features} if schema else True
 
 
-def _numbers_for_bins(survey: Survey, whole: SplitStats, name: str) -> np.ndarray | None:
-    stats = whole.columns[name]
-    if stats.kind not in NUMBERS or stats.lists or survey.roles.is_ids(name):
+def _numbers_for_bins(log: Counted, name: str) -> np.ndarray | None:
+    stats = log.whole.columns[name]
+    if stats.kind not in NUMBERS or stats.lists or log.roles.is_ids(name):
         return None
-    return numbers_of(stats.kind, whole.sample.columns[name][0])
+    return numbers_of(stats.kind, log.whole.sample[name][0])

@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
 def _source(args: argparse.Namespace) -> tuple[Iterable[Any], Any]:
     """The chunks of the log, and the roles of their columns."""
     from input_pipeline import recipes
-    from input_pipeline.inspect.survey import Roles, raw_chunks
+    from input_pipeline.inspect.roles import Roles
+    from input_pipeline.inspect.survey import raw_chunks
     from input_pipeline.readers import read
 
     if args.recipe is None:

@@ -1,0 +1,131 @@
+"""Rows and labels of a log, counted by split, day and scenario."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from input_pipeline.inspect.column import Bounds
+from input_pipeline.inspect.roles import Roles
+from input_pipeline.inspect.values import Kind, Values, numbers_of
+from input_pipeline.readers import ReadError
+
+UNDATED, REST = None, "(others)"
+Group = tuple[str, int | None, str]
+_NUMBERS: tuple[Kind, ...] = ("int", "bool", "float", "none")
+_TIMES: tuple[Kind, ...] = ("int", "float", "time", "none")
+_NO_DAY = -(2**40)
+_DAY_US = 86_400_000_000
+# Times as integers, by size: dates as 20240131, else seconds, milliseconds, microseconds or nanoseconds since 1970.
+_DATES = (19_700_101, 21_001_231)
+_UNITS = ((1e11, 1e6), (1e14, 1e3), (1e17, 1.0), (np.inf, 1e-3))
+
+
+class LabelCounts:
+    """Counts of groups of rows.
+
+    Attributes:
+      of: (split, day, scenario) -> float64 `[1 + 2 T]`: rows, then labels and their sum, by task. A day is of UTC,
+        counted from 1970, or `UNDATED`. What comes after the bounds is of no day, and of the scenario `REST`.
+    """
+
+    def __init__(self, roles: Roles, bounds: Bounds) -> None:
+        self.of: dict[Group, np.ndarray] = {}
+        self._roles, self._bounds = roles, bounds
+        self._days: set[int] = set()
+        self._scenarios: set[str] = set()
+
+    def add(self, split: str, file: str, table: pa.Table, columns: Mapping[str, Values]) -> None:
+        """Adds rows. Raises `ReadError` where a label or the time is none."""
+        for group, found in self._groups(split, file, table, columns):
+            self._add(group, found)
+
+    def merge(self, other: LabelCounts) -> None:
+        """Adds the counts of later rows."""
+        for group, found in other.of.items():
+            self._add(group, found)
+
+    def _add(self, group: Group, found: np.ndarray) -> None:
+        split, day, scenario = group
+        if day not in self._days and len(self._days) >= self._bounds.days:
+            day = UNDATED
+        if scenario not in self._scenarios and len(self._scenarios) >= self._bounds.scenarios:
+            scenario = REST
+        if day is not None:
+            self._days.add(day)
+        self._scenarios.add(scenario)
+        at = (split, day, scenario)
+        self.of[at] = self.of.get(at, 0) + found
+
+    def _groups(
+        self, split: str, file: str, table: pa.Table, columns: Mapping[str, Values]
+    ) -> Iterator[tuple[Group, np.ndarray]]:
+        """The counts of each group of the rows, by day and scenario."""
+        rows = table.num_rows
+        parts = self._parts(file, columns, rows)
+        days, dated = self._days_of(file, columns, rows)
+        scenario, names = self._scenarios_of(table)
+        of_day = pa.array(np.where(dated, days, _NO_DAY)).dictionary_encode()
+        group = of_day.indices.to_numpy().astype(np.int64) * len(names) + scenario
+        found = np.stack([np.bincount(group, part, len(of_day.dictionary) * len(names)) for part in parts], axis=1)
+        keys = [(day, name) for day in of_day.dictionary.to_pylist() for name in names]
+        for at in sorted(np.flatnonzero(found[:, 0]).tolist(), key=lambda at: (keys[at][0], at)):
+            day, name = keys[at]
+            yield (split, UNDATED if day == _NO_DAY else day, name), found[at]
+
+    def _parts(self, file: str, columns: Mapping[str, Values], rows: int) -> list[np.ndarray]:
+        """What is summed, `[rows]` each."""
+        roles, parts = self._roles, [np.ones(rows)]
+        for name in {*roles.labels.values(), *roles.masks.values()}:
+            if columns[name].lengths is not None or columns[name].kind not in _NUMBERS:
+                raise ReadError(f"{file}: column {name!r}: expected numbers, as of a label")
+        for task, label in roles.labels.items():
+            y, counts = label_of(columns[label], columns.get(roles.masks.get(task, "")))
+            parts += [counts, np.where(counts, y, 0)]
+        return parts
+
+    def _days_of(self, file: str, columns: Mapping[str, Values], rows: int) -> tuple[np.ndarray, np.ndarray]:
+        name = self._roles.time
+        if not name:
+            return np.zeros(rows, np.int64), np.zeros(rows, bool)
+        if columns[name].lengths is not None or columns[name].kind not in _TIMES:
+            raise ReadError(f"{file}: column {name!r}: expected times: a timestamp, date or Unix time")
+        return days_of(columns[name])
+
+    def _scenarios_of(self, table: pa.Table) -> tuple[np.ndarray, list[str]]:
+        """The scenario of each row, by its place in a list of names."""
+        if not self._roles.scenario:
+            return np.zeros(table.num_rows, np.int64), [""]
+        column = table.column(self._roles.scenario).combine_chunks()
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        encoded = column.dictionary_encode(null_encoding="encode")
+        names = ["(missing)" if name is None else str(name) for name in encoded.dictionary.to_pylist()]
+        return encoded.indices.to_numpy().astype(np.int64), names
+
+
+def label_of(label: Values, mask: Values | None) -> tuple[np.ndarray, np.ndarray]:
+    """A label as float64 `[n]`, and where it counts."""
+    counts = label.valid.copy()
+    if mask is not None:
+        counts &= mask.valid & (numbers_of(mask.kind, mask.keys) == 1)
+    return numbers_of(label.kind, label.keys), counts
+
+
+def days_of(values: Values) -> tuple[np.ndarray, np.ndarray]:
+    """Days since 1970 in UTC, int64 `[n]`, and where there is one."""
+    numbers = np.where(values.valid, numbers_of(values.kind, values.keys), 0.0)
+    valid = values.valid & (np.abs(numbers) < 2**62)
+    us = np.where(valid, numbers, 0.0)
+    if values.kind != "time":
+        size = np.abs(us)
+        us = us * np.select([size < limit for limit, _ in _UNITS], [scale for _, scale in _UNITS])
+    days = np.floor(us / _DAY_US).astype(np.int64)
+    written = valid & (values.kind == "int") & (numbers >= _DATES[0]) & (numbers <= _DATES[1])
+    if written.any():
+        dates = numbers[written].astype(np.int64)
+        months = (dates // 10_000 - 1970) * 12 + dates // 100 % 100 - 1
+        days[written] = months.astype("M8[M]").astype("M8[D]").astype(np.int64) + dates % 100 - 1
+    return days, valid
