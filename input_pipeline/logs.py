@@ -75,6 +75,9 @@ def read_logs(
     """
     for file, first_row, raw, table in _tables(source, schema, joins or {}, errors):
         of_row = split(file, first_row, raw)
+        if len(of_row) and (of_row == of_row[0]).all():  # as in most chunks of a log in the order of time
+            yield Chunk(str(of_row[0]), file, first_row, table)
+            continue
         for name in np.unique(of_row):
             rows = np.flatnonzero(of_row == name)
             yield Chunk(str(name), file, first_row, table.take(pa.array(rows)), rows)
@@ -112,7 +115,7 @@ def _tables(
     """`(file, first row, rows as joined, rows as the schema has them)`."""
     sides = [read_side(source, pattern, key) for pattern, key in joins.items()]
     fit = Fit(schema)
-    for file, first_row, table in read(source, errors=errors):
+    for file, first_row, table in read(source, errors=errors, dictionaries=True):
         if not any(Path(file).match(pattern) for pattern in joins):
             of_column = dict.fromkeys(table.column_names, file)
             for side in sides:

@@ -33,7 +33,9 @@ _READERS: dict[str, Callable[[Source, Types, Errors], _Tables]] = {
 _NO_TYPES: Types = {}
 
 
-def read(source: str | Path, types: Types = _NO_TYPES, errors: Errors = STRICT) -> Iterator[tuple[str, int, pa.Table]]:
+def read(
+    source: str | Path, types: Types = _NO_TYPES, errors: Errors = STRICT, dictionaries: bool = False
+) -> Iterator[tuple[str, int, pa.Table]]:
     """Streams a file, a glob, a directory, any of them as a URL, or `tfds:name/config:split`.
 
     A directory is read with everything below it, in the order of its paths, the formats mixed as they are. `key=value`
@@ -43,6 +45,7 @@ def read(source: str | Path, types: Types = _NO_TYPES, errors: Errors = STRICT) 
       source: what to read; `s3://`, `gs://`, ... need the fsspec package of that name.
       types: of the columns, for formats that do not tell: `arrow_types(schema)`. Else they are guessed.
       errors: what becomes of a row that cannot be read.
+      dictionaries: the texts of Parquet as Arrow dictionaries, as the files mostly have them: half the time to read.
 
     Yields:
       `(file, number of the first row in it, rows)`.
@@ -57,7 +60,8 @@ def read(source: str | Path, types: Types = _NO_TYPES, errors: Errors = STRICT) 
     sources = list_sources(text, tuple(_READERS))
     values_of = partitions([s.name for s in sources])
     for one in sources:
-        for first_row, table in _READERS[one.format](one, types, errors):
+        reader = parquet.dictionaries if dictionaries and one.format == "parquet" else _READERS[one.format]
+        for first_row, table in reader(one, types, errors):
             for key, value in values_of[one.name].items():
                 if key not in table.column_names:
                     table = table.append_column(key, pa.repeat(value, table.num_rows))
