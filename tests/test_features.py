@@ -69,6 +69,16 @@ def dictionaries_with_a_null(columns: Columns) -> Columns:
     return out
 
 
+def joined(columns: Columns) -> Columns:
+    """Features as rows of a longer table, null where there is none."""
+    other, out = arrow(tiny.columns(np.random.default_rng(98), 300)), arrow(columns)
+    for name in FEATURES:
+        rows = pa.array([None if v is None else 300 + i for i, v in enumerate(columns[name])], pa.int32())
+        table = pa.concat_arrays([other[name], out[name]])
+        out[name] = pa.DictionaryArray.from_arrays(rows, table)
+    return out
+
+
 def chunks(columns: Columns) -> Columns:
     """Chunks of uneven lengths, an empty one among them; strings with a dictionary per chunk."""
     out = {}
@@ -98,6 +108,7 @@ ARROW_FORMS = {
     "slices": slices,
     "dictionaries": dictionaries,
     "dictionaries_with_a_null": dictionaries_with_a_null,
+    "joined": joined,
     "fixed_size_lists": fixed_size_lists,
     "large": cast({
         **dict.fromkeys(("user", "country", "advertiser", "scenario", "user_id"), pa.large_string()),

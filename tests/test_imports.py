@@ -19,8 +19,8 @@ PACKAGES = ("tt_jax", "input_pipeline", "serving", "configs")
 # From the ground up. A file imports only from floors below its own, and from its own room if that is a folder.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("tt_jax/__init__.py", "tt_jax/strict_json.py", "tt_jax/schema_parts.py"),
-    ("tt_jax/schema.py",),
-    ("tt_jax/losses.py", "tt_jax/columns.py", "tt_jax/hashing.py", "tt_jax/utility.py", "tt_jax/publish.py"),
+    ("tt_jax/schema.py", "tt_jax/hashing.py"),
+    ("tt_jax/losses.py", "tt_jax/columns.py", "tt_jax/lookup.py", "tt_jax/utility.py", "tt_jax/publish.py"),
     ("tt_jax/outcomes.py",),
     ("tt_jax/metrics/", "tt_jax/features.py", "tt_jax/config.py", "tt_jax/distributed.py", "tt_jax/calibration.py"),
     ("tt_jax/profile.py",),
@@ -66,6 +66,7 @@ ONLY = {
     "tt_jax/columns.py": {"numpy", "pyarrow"},
     "tt_jax/features.py": {"numpy"},
     "tt_jax/hashing.py": {"numpy"},
+    "tt_jax/lookup.py": {"numpy"},
     "tt_jax/outcomes.py": {"numpy"},
     "tt_jax/profile.py": {"numpy"},
     "tt_jax/config.py": set(),

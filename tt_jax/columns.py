@@ -55,10 +55,39 @@ def is_arrow(column: Any) -> bool:
     return type(column).__module__.startswith("pyarrow")
 
 
-def _one_chunk(column: Any) -> Any:
+def one_array(column: Any) -> Any:
+    """An Arrow column, of whatever number of chunks, as one array."""
     import pyarrow as pa
 
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies even one chunk
+
+
+def identity(array: Any) -> tuple[Any, ...]:
+    """Equal for Arrow arrays that are the same memory, as long as one of them lives."""
+    import pyarrow as pa
+
+    t, inside = array.type, ()
+    if pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t):
+        inside = identity(array.values)
+    return str(t), len(array), array.offset, *(b and (b.address, b.size) for b in array.buffers()), *inside
+
+
+def decoded(array: Any) -> Any:
+    """A dictionary as its values; another array as it is."""
+    import pyarrow as pa
+
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _is_of_distinct(array: Any) -> bool:
+    """Whether it is a dictionary of few values, none of them null, which its codes would not count as missing."""
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(array.type):
+        return False
+    return len(array.dictionary) <= len(array) and not array.dictionary.null_count
 
 
 def _valid_of(array: Any) -> np.ndarray:
@@ -70,7 +99,7 @@ def _valid_of(array: Any) -> np.ndarray:
 def read_ids(name: str, column: Any, dtype: DType) -> Scalars:
     """A column of ids of that dtype. Raises `EncodeError` naming the column, the row and the value."""
     if is_arrow(column):
-        return _arrow_ids(name, _one_chunk(column), dtype)
+        return _arrow_ids(name, one_array(column), dtype)
     if isinstance(column, np.ndarray):
         column = column.tolist()
     valid = np.fromiter((v is not None for v in column), bool, len(column))
@@ -106,8 +135,7 @@ def _arrow_ids(name: str, array: Any, dtype: DType) -> Scalars:
     if dtype == "int":
         if not pa.types.is_integer(value_type):
             raise EncodeError(name, None, f"expected integers, got {array.type}")
-        if pa.types.is_dictionary(array.type):
-            array = array.dictionary_decode()
+        array = decoded(array)
         try:
             ints = pc.fill_null(array.cast(pa.int64()), 0).to_numpy()
         except pa.ArrowInvalid as e:
@@ -115,10 +143,8 @@ def _arrow_ids(name: str, array: Any, dtype: DType) -> Scalars:
         return Scalars(_valid_of(array), ints=ints)
     if not (pa.types.is_string(value_type) or pa.types.is_large_string(value_type)):
         raise EncodeError(name, None, f"expected strings, got {array.type}")
-    if pa.types.is_dictionary(array.type) and array.dictionary.null_count:
-        array = array.dictionary_decode()  # a null among the distinct values, which the codes do not count as missing
-    if not pa.types.is_dictionary(array.type):
-        array = array.dictionary_encode()
+    if not _is_of_distinct(array):
+        array = decoded(array).dictionary_encode()
     codes = pc.fill_null(array.indices.cast(pa.int64()), 0).to_numpy()
     return Scalars(_valid_of(array), codes=codes, strings=array.dictionary.to_pylist())
 
@@ -126,7 +152,7 @@ def _arrow_ids(name: str, array: Any, dtype: DType) -> Scalars:
 def read_numbers(name: str, column: Any) -> np.ndarray:
     """A column of numbers or booleans as float64 [n], NaN where missing. Raises `EncodeError`."""
     if is_arrow(column):
-        return _arrow_numbers(name, _one_chunk(column))
+        return _arrow_numbers(name, one_array(column))
     if isinstance(column, np.ndarray) and column.dtype.kind in "fiub":
         return column.astype(np.float64)
     out = np.full(len(column), np.nan)
@@ -146,6 +172,7 @@ def _arrow_numbers(name: str, array: Any) -> np.ndarray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    array = decoded(array)
     t = array.type
     if pa.types.is_null(t):
         return np.full(len(array), np.nan)
@@ -194,7 +221,7 @@ def _python_values(columns: Sequence[Any], types: set[type]) -> list[Any] | None
 def read_lists(name: str, column: Any) -> Lists:
     """A column of lists. Null elements are dropped. Raises `EncodeError`."""
     if is_arrow(column):
-        return _arrow_lists(name, _one_chunk(column))
+        return _arrow_lists(name, one_array(column))
     lengths, valid, values = np.zeros(len(column), np.int64), np.zeros(len(column), bool), []
     for i, row in enumerate(column):
         if row is None:
@@ -211,6 +238,7 @@ def _arrow_lists(name: str, array: Any) -> Lists:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    array = decoded(array)
     t = array.type
     if pa.types.is_null(t):
         return Lists(np.zeros(len(array), np.int64), np.zeros(len(array), bool), pa.nulls(0))
@@ -229,7 +257,8 @@ def _arrow_lists(name: str, array: Any) -> Lists:
 def looks_int(column: Any) -> bool:
     """Whether a key or scenario column, whose type the schema leaves open, holds integers rather than strings."""
     if is_arrow(column):
-        return "int" in str(column.type) and "string" not in str(column.type)
+        t = str(getattr(column.type, "value_type", column.type))  # of a dictionary, that of its values
+        return "int" in t and "string" not in t
     if isinstance(column, np.ndarray) and column.dtype.kind != "O":
         return column.dtype.kind in "iu"
     return next((type(v) is int for v in column if v is not None), False)

@@ -27,6 +27,7 @@ from tt_jax.columns import (
     row_of_element,
 )
 from tt_jax.hashing import DYNAMIC_KEYS, hash_string, hashed_rows, table_seed
+from tt_jax.lookup import IntLookup
 from tt_jax.outcomes import column_of, encode_outcomes
 from tt_jax.schema import MISSING_ID, PAD_ID, TOWERS, UNKNOWN_ID, DType, Feature, Schema, Tower
 from tt_jax.strict_json import nearest
@@ -163,9 +164,7 @@ class _IdTable:
         self.size = np.uint64(DYNAMIC_KEYS if feature.dynamic_rows else feature.hash_size)  # 0: nothing is hashed
         self.only_hashed = not self.known
         if feature.dtype == "int":
-            values = np.array(feature.vocabulary, np.int64)
-            order = np.argsort(values)
-            self.sorted_values, self.sorted_rows = values[order], order.astype(np.int32) + UNKNOWN_ID + 1
+            self.positions = IntLookup(np.array(feature.vocabulary, np.int64))
         else:
             self.index = {v: i + UNKNOWN_ID + 1 for i, v in enumerate(feature.vocabulary)}
 
@@ -186,8 +185,7 @@ class _IdTable:
         """Rows in the vocabulary."""
         if scalars.ints is None:
             return np.array([self.index.get(v, UNKNOWN_ID) for v in scalars.strings or ()], np.int32)[scalars.codes]
-        at = np.minimum(np.searchsorted(self.sorted_values, scalars.ints), self.known - 1)
-        return np.where(self.sorted_values[at] == scalars.ints, self.sorted_rows[at], np.int32(UNKNOWN_ID))
+        return self.positions.find(scalars.ints) + np.int32(UNKNOWN_ID + 1)  # of -1, UNKNOWN_ID
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tt_jax.columns import one_array
 from tt_jax.hashing import hash_string, mix64
 
 Kind = Literal["none", "int", "bool", "float", "time", "text", "other"]
@@ -48,8 +49,10 @@ class Values:
 
 def values_of(column: pa.ChunkedArray) -> Values:
     """Keys of a column of any type."""
-    array = column.combine_chunks()
+    array = one_array(column)
     t = array.type
+    if pa.types.is_dictionary(t) and (not _is_text(t.value_type) or len(array.dictionary) > len(array)):
+        array, t = array.dictionary_decode(), t.value_type
     if pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t):
         return _lists(array)
     kind, valid, keys, texts = _scalars(array)
@@ -71,7 +74,7 @@ def _lists(array: Any) -> Values:
 def _scalars(array: Any) -> tuple[Kind, np.ndarray, np.ndarray, dict[int, str]]:
     """Kind, valid, keys and texts of an array without lists."""
     t = array.type
-    if pa.types.is_dictionary(t) and not _is_text(t.value_type):
+    if pa.types.is_dictionary(t) and not _is_text(t.value_type):  # of the elements of lists
         array, t = array.dictionary_decode(), t.value_type
     if pa.types.is_uint64(t):  # an id that int64 may not hold
         array, t = array.cast(pa.string()), pa.string()

@@ -34,7 +34,11 @@ _NO_TYPES: Types = {}
 
 
 def read(
-    source: str | Path, types: Types = _NO_TYPES, errors: Errors = STRICT, parts: Collection[str] | None = None
+    source: str | Path,
+    types: Types = _NO_TYPES,
+    errors: Errors = STRICT,
+    parts: Collection[str] | None = None,
+    dictionaries: bool = False,
 ) -> Iterator[tuple[str, int, pa.Table]]:
     """Streams a file, a glob, a directory, any of them as a URL, or `tfds:name/config:split`.
 
@@ -46,6 +50,7 @@ def read(
       types: of the columns, for formats that do not tell: `arrow_types(schema)`. Else they are guessed.
       errors: what becomes of a row that cannot be read.
       parts: only these of its files, named as `list_files` does.
+      dictionaries: the texts of Parquet as Arrow dictionaries, as the files mostly have them: half the time to read.
 
     Yields:
       `(file, number of the first row in it, rows)`.
@@ -60,7 +65,8 @@ def read(
     sources = list_sources(text, tuple(_READERS))
     values_of = partitions([s.name for s in sources])
     for one in (s for s in sources if parts is None or s.name in parts):
-        for first_row, table in _READERS[one.format](one, types, errors):
+        reader = parquet.dictionaries if dictionaries and one.format == "parquet" else _READERS[one.format]
+        for first_row, table in reader(one, types, errors):
             for key, value in values_of[one.name].items():
                 if key not in table.column_names:
                     table = table.append_column(key, pa.repeat(value, table.num_rows))

@@ -15,11 +15,23 @@ CHUNK_ROWS = 65_536
 
 def tables(source: Source, _types: Types, _errors: Errors) -> Iterator[tuple[int, pa.Table]]:
     """The rows, in chunks that a row group's end may cut short. Types are the file's own."""
+    return _tables(source, as_dictionaries=False)
+
+
+def dictionaries(source: Source, _types: Types, _errors: Errors) -> Iterator[tuple[int, pa.Table]]:
+    """The same, columns of strings as dictionaries."""
+    return _tables(source, as_dictionaries=True)
+
+
+def _tables(source: Source, as_dictionaries: bool) -> Iterator[tuple[int, pa.Table]]:
     first_row, kind = 0, "Parquet"
     # pre_buffer would hold a whole row group's bytes, and a row group can be the whole file.
     with source.seekable() as file:
         with source.named_errors(kind, 0):
             parquet = pq.ParquetFile(file, pre_buffer=False)
+            if as_dictionaries:
+                texts = [field.name for field in parquet.schema_arrow if pa.types.is_string(field.type)]
+                parquet = pq.ParquetFile(file, metadata=parquet.metadata, pre_buffer=False, read_dictionary=texts)
         with parquet:
             if not parquet.metadata.num_rows:
                 yield 0, parquet.schema_arrow.empty_table()  # so that its columns are checked, and its split is known

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from input_pipeline.logs import split_lists
+from input_pipeline.fit import split_lists
 from input_pipeline.starter.columns import Column
 from input_pipeline.starter.leaks import leak_by_auc, leak_by_name
 from input_pipeline.starter.roles import Roles, side_by_name

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from input_pipeline.logs import EVERY_ROW, OTHER, ROW_NUMBER, times
+from input_pipeline.fit import EVERY_ROW, OTHER, ROW_NUMBER, times
 from input_pipeline.readers import ReadError
 from input_pipeline.starter.columns import Column, quoted
 from tt_jax.schema import Tower

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from input_pipeline.logs import join, side_table
+from input_pipeline.joins import join, read_side
 from input_pipeline.readers import ReadError, read
+from tt_jax.columns import decoded, one_array
 
 _SAME = 0.5  # files that share more than this part of their columns are of one table
 
@@ -55,8 +56,9 @@ def take_sample(source: str | Path, rows: int, seed: int = 0) -> Sample:
     for side in (g for g in groups if g is not log):
         path, key = _key(str(source), side, table, log.files[0])
         joins[path] = key
-        table = join(table, side_table(source, path, key), key, log.files[0])
+        table = join(table, read_side(source, path, key), log.files[0])
     partial = tuple(sorted(log.all_columns - set(log.columns)))
+    table = pa.table({name: decoded(one_array(table.column(name))) for name in table.column_names})
     return Sample(table, log.rows, tuple(log.files), joins, partial)
 
 

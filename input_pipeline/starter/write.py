@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from input_pipeline.logs import EVERY_ROW, OTHER, ROW_NUMBER
+from input_pipeline.fit import EVERY_ROW, OTHER, ROW_NUMBER
 from input_pipeline.readers import ReadError
 from input_pipeline.starter.columns import columns_of, quoted
 from input_pipeline.starter.kinds import Features, features_of
