@@ -26,7 +26,7 @@ from input_pipeline.manifest import DataFile, Manifest
 from input_pipeline.prepare import BLOCK_ROWS, Progress, write_beside, write_chunks
 from input_pipeline.quarantine import QUARANTINE, Quarantine
 from input_pipeline.readers import STRICT, Chunk
-from input_pipeline.runner import Runner, portable
+from input_pipeline.runner import Runner, groups_of, portable
 from input_pipeline.samples import Samples
 from input_pipeline.vocabulary import IGNORED, Counts, count_ids, with_vocabularies
 from input_pipeline.writer import Key, PreparedWriter, Written, folder_of, write_manifest
@@ -99,7 +99,7 @@ def prepare_parts(
         samples, keys = Samples(schema), KeyTypes(schema)
         groups = (
             _Group(schema, reading, some, block_rows, max_errors, str(scratch))
-            for some in grouped(parts, _GROUPS * runner.workers)
+            for some in groups_of(parts, _GROUPS * runner.workers)
         )
         done: list[_Encoded] = []
         with Progress() as progress:
@@ -121,21 +121,8 @@ def prepare_parts(
 
 def learn_of_parts(schema: Schema, reading: Reading, parts: Parts, runner: Runner, strict: bool = True) -> Schema:
     """Does what `learn_vocabularies` does; each worker counts the ids of some files."""
-    items = [(schema, reading, some, strict) for some in grouped(parts, _GROUPS * runner.workers)]
+    items = [(schema, reading, some, strict) for some in groups_of(parts, _GROUPS * runner.workers)]
     return with_vocabularies(schema, runner.map(_count, items))
-
-
-def grouped(parts: Parts, count: int) -> list[Parts]:
-    """Consecutive files in at most `count` groups of about the same bytes; remote files count alike."""
-    if parts is None:
-        return [None]
-    sizes = [os.path.getsize(p) if os.path.isfile(p) else 1 for p in parts]
-    total, before = max(1, sum(sizes)), 0
-    groups: dict[int, list[str]] = {}
-    for part, size in zip(parts, sizes, strict=True):
-        groups.setdefault(min(count - 1, (2 * before + size) * count // (2 * total)), []).append(part)
-        before += size
-    return list(groups.values())
 
 
 def _count(item: tuple[Schema, Reading, Parts, bool]) -> Counts:

@@ -15,7 +15,7 @@ import socket
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 I = TypeVar("I")  # noqa: E741
@@ -114,6 +114,21 @@ class OnRay:
                 raise error
             answers.extend(submit(1))
             yield result
+
+
+def groups_of(files: Sequence[str] | None, count: int) -> list[list[str] | None]:
+    """Consecutive files in at most `count` groups of about the same bytes, remote files counting alike; of None, it."""
+    if files is None:
+        return [None]
+    sizes = [os.path.getsize(f) if os.path.isfile(f) else 1 for f in files]
+    total, before = max(1, sum(sizes)), 0
+    groups: dict[int, list[str] | None] = {}
+    for file, size in zip(files, sizes, strict=True):
+        group = groups.setdefault(min(count - 1, (2 * before + size) * count // (2 * total)), [])
+        assert group is not None
+        group.append(file)
+        before += size
+    return list(groups.values())
 
 
 def _require_listener(address: str) -> None:

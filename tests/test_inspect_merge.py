@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from functools import reduce
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from input_pipeline.inspect.column import Bounds
+from input_pipeline.inspect.parts import Log, surveys
+from input_pipeline.inspect.parts import merged as merged_of
 from input_pipeline.inspect.report import report_of
 from input_pipeline.inspect.roles import Roles
 from input_pipeline.inspect.survey import Survey, survey
 from input_pipeline.readers import Chunk, ReadError
+from input_pipeline.runner import Local, OnRay
 
 ROLES = Roles({"click": "click", "like": "like"}, {"like": "shown"}, "surface", "time")
 
@@ -107,3 +113,34 @@ def test_a_label_of_two_types_is_an_error() -> None:
         survey(chunks, ROLES)
     with pytest.raises(ReadError, match=message):
         merged([chunks[:1], chunks[1:]])
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
+    """Files of an odd log."""
+    folder = tmp_path_factory.mktemp("log")
+    for i, chunk in enumerate(odd_log(np.random.default_rng(3), 12)):
+        pq.write_table(chunk.table, folder / f"{chunk.split}-{i:02d}.parquet")
+    return Log(str(folder))
+
+
+def test_files_are_surveyed_by_workers_as_here(log: Log, on_ray: OnRay) -> None:
+    assert len(log.parts()) == 12
+    here, there = (report_of(merged_of(surveys(log, ROLES, runner), ROLES), {}) for runner in (Local(), on_ray))
+    assert here == there
+    chunks = [chunk for part in log.parts() for chunk in log.chunks(part)]
+    assert here["columns"] == report_of(survey(chunks, ROLES), {})["columns"]
+    assert len(here["splits"]) == 3
+
+
+def test_a_file_that_is_wrong_is_told_by_workers_as_here(log: Log, on_ray: OnRay, tmp_path: Path) -> None:
+    shutil.copytree(log.data, tmp_path / "log")
+    names = sorted(p.name for p in (tmp_path / "log").iterdir())
+    for name in names[4:6]:
+        pq.write_table(pa.table({"click": ["yes"]}), tmp_path / "log" / name)
+    told = []
+    for runner in (Local(), on_ray):
+        with pytest.raises(ReadError, match=names[4]) as e:
+            merged_of(surveys(Log(str(tmp_path / "log")), ROLES, runner), ROLES)
+        told.append(str(e.value))
+    assert told[0] == told[1]

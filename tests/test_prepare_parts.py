@@ -17,10 +17,10 @@ import pytest
 
 from input_pipeline import writer as writer_module
 from input_pipeline.prepare import prepare
-from input_pipeline.prepare_parts import grouped, learn_of_parts, prepare_parts
+from input_pipeline.prepare_parts import learn_of_parts, prepare_parts
 from input_pipeline.quarantine import Quarantine
 from input_pipeline.readers import STRICT, Chunk, Errors, arrow_types, list_files, read
-from input_pipeline.runner import Local, OnRay
+from input_pipeline.runner import Local, OnRay, groups_of
 from input_pipeline.vocabulary import learn_vocabularies
 from tests import log_files, tiny
 from tests.test_vocabulary import learning
@@ -213,11 +213,11 @@ def test_groups_are_consecutive_and_of_about_the_same_bytes(tmp_path: Path) -> N
     for i, size in enumerate((10, 10, 10, 90, 10, 50, 0)):
         names.append(str(tmp_path / f"{i}.csv"))
         Path(names[-1]).write_bytes(b"x" * size)
-    found = grouped(names, 3)
+    found = groups_of(names, 3)
     assert [name for group in found for name in group or ()] == names
     assert [len(group or ()) for group in found] == [3, 1, 3]
-    assert grouped(None, 3) == [None]
-    assert len(grouped(names, 100)) <= 7
+    assert groups_of(None, 3) == [None]
+    assert len(groups_of(names, 100)) <= 7
 
 
 RECIPE = """

@@ -90,6 +90,11 @@ class Survey:
             self._split(name, split.began).merge(split)
         self._labels.merge(other._labels)
 
+    @property
+    def rows(self) -> int:
+        """Of all splits."""
+        return sum(split.rows for split in self._splits.values())
+
     def _split(self, name: str, began: Place) -> SplitStats:
         if name not in self._splits:
             self._splits[name] = SplitStats(self._bounds, began, (self._part, hash_string(name)))

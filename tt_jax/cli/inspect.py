@@ -9,14 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tt_jax.cli.runner import add_runner_arguments, runner_of
+
 EXAMPLE = """  tt-jax inspect --data=data/kuairand_pure --recipe=kuairand --out=inspected
   tt-jax inspect --data='logs/*.parquet' --labels=is_click,long_view --scenario=tab --time=time_ms --out=inspected
+  tt-jax inspect --data=s3://logs/2026 --runner=ray --address=auto --out=inspected
 
 With a recipe, --data is its source, and features, labels and splits are its own. Without, --data is what can be read: a
 file, a glob, a directory; each column counts by its type. It is one pass in bounded memory: beyond bounds that the
 report names, distinct values and duplicates are estimated, frequent values have an error bound, quantiles, drift and
 leaks are of a uniform sample of rows."""
-SPLITS = ("train", "valid", "eval", "test", "dev", "holdout")  # names of files of a raw log that make a split
 _PROGRESS_S = 10.0
 
 
@@ -31,18 +33,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         help="time column of a raw log: timestamp, date, 20240131 or Unix time; drift is then told of one split too",
     )
+    add_runner_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the columns and what deserves a look; writes JSON and HTML."""
+    from input_pipeline.inspect.parts import Log, merged, surveys
     from input_pipeline.inspect.report import report_of
-    from input_pipeline.inspect.survey import survey
     from tt_jax.publish import write_json
 
     if args.out:
         _page_maker()  # what it needs is missed before the work, not after it
-    chunks, roles = _source(args)
-    report = report_of(survey(_told(chunks), roles), {"data": args.data, "recipe": args.recipe})
+    log, roles, progress = Log(args.data, args.recipe), _roles(args), _Progress()
+    with runner_of(args) as runner:
+        if args.runner == "ray":
+            found = merged(progress.of_surveys(surveys(log, roles, runner)), roles)
+        else:
+            found = merged(surveys(log, roles, runner, progress.of_chunks), roles)
+    progress.close()
+    report = report_of(found, {"data": args.data, "recipe": args.recipe})
     if not report["rows"]:
         raise ValueError(f"{args.data}: no rows")
     print(table(report))
@@ -54,36 +63,49 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _source(args: argparse.Namespace) -> tuple[Iterable[Any], Any]:
-    """The chunks of the log, and the roles of their columns."""
+def _roles(args: argparse.Namespace) -> Any:
+    """The roles of the columns."""
     from input_pipeline import recipes
     from input_pipeline.inspect.roles import Roles
-    from input_pipeline.inspect.survey import raw_chunks
-    from input_pipeline.readers import read
 
     if args.recipe is None:
         labels = {name: name for name in args.labels.split(",") if name}
-        return raw_chunks(read(args.data), SPLITS), Roles(labels, {}, args.scenario, args.time)
+        return Roles(labels, {}, args.scenario, args.time)
     for flag in ("labels", "scenario", "time"):
         if getattr(args, flag):
             raise ValueError(f"--{flag}: the recipe {args.recipe} has its own")
     recipe: Any = recipes.load(args.recipe)
-    return recipe.read(args.data), Roles.of(recipe.schema(args.data))
+    return Roles.of(recipe.schema(args.data))
 
 
-def _told(chunks: Iterable[Any]) -> Iterator[Any]:
-    """The chunks; tells the rows so far now and then, on stderr."""
-    rows, began = 0, time.monotonic()
-    told = began
-    for chunk in chunks:
-        yield chunk
-        rows += chunk.table.num_rows
-        if time.monotonic() - told > _PROGRESS_S:
-            told = time.monotonic()
-            print(
-                f"inspect {chunk.split}: {rows:,} rows so far, {rows / (told - began):,.0f} a second", file=sys.stderr
-            )
-    print(f"inspect: {rows:,} rows in {time.monotonic() - began:.0f} s", file=sys.stderr)
+class _Progress:
+    """Tells the rows so far now and then, on stderr."""
+
+    def __init__(self) -> None:
+        self._rows, self._began = 0, time.monotonic()
+        self._told = self._began
+
+    def of_chunks(self, chunks: Iterable[Any]) -> Iterator[Any]:
+        """The chunks."""
+        for chunk in chunks:
+            yield chunk
+            self._add(chunk.table.num_rows)
+
+    def of_surveys(self, found: Iterable[Any]) -> Iterator[Any]:
+        """The surveys, which workers made."""
+        for survey in found:
+            self._add(survey.rows)
+            yield survey
+
+    def _add(self, rows: int) -> None:
+        self._rows += rows
+        if time.monotonic() - self._told > _PROGRESS_S:
+            self._told = time.monotonic()
+            speed = self._rows / (self._told - self._began)
+            print(f"inspect: {self._rows:,} rows so far, {speed:,.0f} a second", file=sys.stderr)
+
+    def close(self) -> None:
+        print(f"inspect: {self._rows:,} rows in {time.monotonic() - self._began:.0f} s", file=sys.stderr)
 
 
 def table(report: Mapping[str, Any]) -> str:
