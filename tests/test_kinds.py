@@ -14,9 +14,10 @@ import pytest
 from serving.index import AdIndex, build_index
 from serving.scorer import Scorer
 from tests import tiny
+from tests.dense_training import dense_training
 from tests.reference_model import MIXED, Reference
 from tests.test_models import encoded, model_of, predict, random_arrays
-from tests.test_step import BASE, batches, compiled, dense_training, fresh, trained
+from tests.test_step import BASE, STEPS, batches, compiled, fresh, trained
 from tt_jax.bundle import Bundle
 from tt_jax.config import ConfigError, ModelConfig, ModelKind
 from tt_jax.export import write_bundle
@@ -83,7 +84,7 @@ def test_training_steps_are_those_of_the_dense_reference(kind):
     run = dataclasses.replace(BASE, model=kind_of(kind, dataclasses.replace(BASE.model, mlp=(8,))))
     data = batches(3)
     state = trained(compiled(run, 16), fresh(run), data)
-    params, tables, _ = dense_training(run, tiny.SCHEMA, data)
+    params, tables, _ = dense_training(run, tiny.SCHEMA, fresh(run), data, STEPS)
     for found, expected in ((state.params, params), (state.tables, tables)):
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=3e-5, err_msg=name)
