@@ -3,8 +3,9 @@
     python -m benchmarks.start
 
 Makes a bundle of the default model with random weights and an index of random ads, then starts `tt-jax serve` on them,
-in turn without and with an admin listener (whose ads can change), and prints a JSON line per start: seconds from
-the start of the process until `/health/ready` answers 200. `import` is a process that imports `Scorer` and ends.
+in turn without and with an admin listener (whose ads can change), and both from a compile cache, and prints a JSON line
+per start: seconds from the start of the process until `/health/ready` answers 200. `import` is a process that imports
+`Scorer` and ends.
 """
 
 from __future__ import annotations
@@ -66,10 +67,15 @@ def main() -> None:
         token.touch(mode=0o600)
         token.write_text("t" * 32)
         admin = ("--admin-port=0", f"--admin-token-file={token}")
+        cache = f"--compile-cache={folder / 'cache'}"
+        for flags in ((), admin):  # which have different programs
+            seconds_until_ready(folder, *flags, cache)
         cases: dict[str, Callable[[], float]] = {
             "import": seconds_of_import,
             "ready": lambda: seconds_until_ready(folder),
             "ready, admin listener": lambda: seconds_until_ready(folder, *admin),
+            "ready, from the cache": lambda: seconds_until_ready(folder, cache),
+            "ready, admin listener, from the cache": lambda: seconds_until_ready(folder, *admin, cache),
         }
         for i in range(a.rounds):
             for what, measure in cases.items():

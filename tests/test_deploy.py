@@ -80,6 +80,8 @@ def test_the_unit_drains_and_reloads() -> None:
     assert (service["KillSignal"], service["Restart"]) == ("SIGTERM", "on-failure")
     assert float(service["TimeoutStopSec"]) > args.grace_s
     assert str(args.journal).startswith(f"%S/{service['StateDirectory']}/")
+    assert str(args.compile_cache) == f"%C/{service['CacheDirectory']}"
+    assert service["CacheDirectoryMode"] == "0700"  # others may not write what is run
     credentials = [value.split(":")[0] for key, value in _pairs() if key == "LoadCredential"]
     assert sorted(credentials) == sorted(path.name for path in (args.token_file, args.admin_token_file))
 
@@ -120,7 +122,7 @@ def test_the_pod_may_do_little_and_finds_its_files() -> None:
     assert pod()["securityContext"]["runAsNonRoot"] is True
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     assert set(mounts.values()) == {volume["name"] for volume in pod()["volumes"]}
-    for path in (args.bundle, args.index, args.token_file):
+    for path in (args.bundle, args.index, args.token_file, args.compile_cache):
         assert str(path.parent) in mounts
     (user,) = [rest for name, rest in dockerfile() if name == "USER"]
     assert user == f"{pod()['securityContext']['runAsUser']}:{pod()['securityContext']['runAsGroup']}"

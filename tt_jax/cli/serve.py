@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--read-s", type=float, default=10.0, help="for a request's head, and its body (default 10)")
     parser.add_argument("--unread-s", type=float, default=30.0, help="for a client to take an answer (default 30)")
     parser.add_argument("--keep-alive-s", type=int, default=75, help="for a connection to be idle (default 75)")
+    parser.add_argument(
+        "--compile-cache", type=Path, help="directory that keeps compiled programs for the next start (default: none)"
+    )
     parser.add_argument("--console", action="store_true", help="a page at /console to look at it and try requests")
     parser.add_argument("--console-beside", default="", help="origin of a service to show beside this one")
     parser.add_argument("--console-origin", default="", help="origin of a service whose console may read this one")
@@ -64,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from serving.access import Tokens, is_loopback, read_tokens
     from serving.admin import administered
     from serving.beside import create_metrics, open_listener, served
+    from serving.compile_cache import CompileCache
     from serving.live import Sources
     from serving.server import bound, require_port
     from serving.service import Service
@@ -74,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("expected --admin-port and --admin-token-file together")
     require_port(args.port)
     load, log, console = _load(args), _log(args), _console(args)
+    cache = CompileCache(args.compile_cache) if args.compile_cache else None
     sources = Sources(args.bundle, args.index, args.deltas, args.journal)
     tokens = read_tokens(args.token_file) if args.token_file else None
     if tokens is None and not is_loopback(args.host):
@@ -89,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
 
         @asynccontextmanager
         async def beside(service: Service) -> AsyncIterator[None]:
+            if cache is not None:
+                cache.keep()
             async with AsyncExitStack() as listeners:
                 if metrics is not None:
                     await listeners.enter_async_context(served(create_metrics(service.telemetry), metrics))
@@ -116,11 +123,14 @@ def run(args: argparse.Namespace) -> int:
             live=admin is not None,
             beside=beside,
         )
-    return _leave(_LAST_THREADS * load.grace)
+    _end_threads(_LAST_THREADS * load.grace)
+    if cache is not None:
+        cache.keep()  # also what was compiled for a larger index, or another pair
+    return 0
 
 
-def _leave(seconds: float) -> int:
-    """0; ends the process with it if a load or a compilation is still at work then. Nothing can interrupt XLA, Python
+def _end_threads(seconds: float) -> None:
+    """Ends the process, with 0, if a load or a compilation is still at work then. Nothing can interrupt XLA, Python
     waits for its threads at the end, and what they make is of no use any more: a kill may come at any moment too."""
     import logging
     import os
@@ -136,7 +146,6 @@ def _leave(seconds: float) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
-    return 0
 
 
 def _load(args: argparse.Namespace) -> Load:
