@@ -20,12 +20,12 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.prepare_log import EVAL_FROM, write
+from benchmarks.prepare_log import EVAL_FROM, log_in
 
 PEERS = Path(__file__).parent / "peers"
 
 
-def _run(command: list[str]) -> tuple[float, float]:
+def run_process(command: list[str]) -> tuple[float, float]:
     """Seconds and peak megabytes of a process. Raises if it fails."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -43,10 +43,7 @@ def main() -> None:
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--peer-python", default="", help="a Python with duckdb and polars; without, ours alone")
     a = p.parse_args()
-    log, out = a.workdir / f"log-{a.rows}", a.workdir / "out"
-    if not log.exists():
-        write(log.with_name("unfinished"), a.rows)
-        log.with_name("unfinished").rename(log)
+    log, out = log_in(a.workdir, a.rows), a.workdir / "out"
     recipe = str(Path(__file__).parent / "prepare_log.py")
     commands = {"ours": [sys.executable, "-m", "tt_jax", "prepare", recipe, f"--source={log}", f"--out={out}"]}
     if a.peer_python:
@@ -61,7 +58,7 @@ def main() -> None:
     for _ in range(a.rounds):
         for name, command in commands.items():
             shutil.rmtree(out, ignore_errors=True)
-            found[name].append(_run(command))
+            found[name].append(run_process(command))
     shutil.rmtree(out, ignore_errors=True)
     for name, runs in found.items():
         seconds, peaks = zip(*runs, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -18,6 +19,16 @@ USERS, ADS = 500_000, 100_000
 _DAY_MS, _DAYS, _START_MS = 86_400_000, 10, 1_788_220_800_000
 EVAL_FROM = _START_MS + (_DAYS - 1) * _DAY_MS  # the last of ten days
 JOINS = {"users.parquet": "user_id", "ads.parquet": "ad_id"}
+
+
+def log_in(workdir: Path, rows: int) -> Path:
+    """The log of that many rows, written if it is not there."""
+    log, unfinished = workdir / f"log-{rows}", workdir / "unfinished"
+    if not log.exists():
+        shutil.rmtree(unfinished, ignore_errors=True)
+        write(unfinished, rows)
+        unfinished.rename(log)
+    return log
 
 
 def write(folder: Path, rows: int, seed: int = 0) -> None:
