@@ -24,7 +24,6 @@ from serving.batches import (
     OverloadError,
     Queued,
     Ranked,
-    batch_size,
     deliver,
     start_batch,
 )
@@ -163,7 +162,7 @@ class Batcher:
         if may_wait:
             self._wait_for_company()
         now, dropped = time.perf_counter(), list[Outcome]()
-        seconds = self._pace.call(batch_size(self._queued, QUERIES[-1])) if self._queued else 0.0
+        seconds = self._pace.call(self._pace.batch_size(self._queued, QUERIES[-1])) if self._queued else 0.0
         waiting = list[Queued]()
         for request in self._queue:
             # The first one is ranked in any case, so that an expectation that is wrong does not outlive its reason.
@@ -173,7 +172,7 @@ class Batcher:
         taken, kept, queries, most = list[Queued](), deque[Queued](), 0, 0
         if waiting:
             lane = waiting[0].lane
-            most = batch_size(sum(r.queries for r in waiting if r.lane == lane), lane.queries)
+            most = self._pace.batch_size(sum(r.queries for r in waiting if r.lane == lane), lane.queries)
         for request in waiting:
             if not taken or (request.lane == taken[0].lane and queries + request.queries <= most):
                 taken.append(request)

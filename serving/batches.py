@@ -14,7 +14,7 @@ import numpy as np
 
 from serving.ads_json import ads_json
 from serving.messages import Work
-from serving.programs import QUERIES, Shape
+from serving.programs import Shape
 from serving.scorer import Encoded, Ranking, RequestError, ScoredAd, Scorer
 
 _DECODER = msgspec.json.Decoder(list[ScoredAd])
@@ -111,14 +111,6 @@ class Batch:
         ads = [ads_json(heads, ids.at(positions), *scores) for positions, *scores in best]
         found = sum(len(positions) for positions, *_ in best)
         return request.answer, Ranked(ads, found, self.scorer.fingerprint, self.scorer.index_id)
-
-
-def batch_size(waiting: int, most: int) -> int:
-    """How many of the waiting queries to rank at once: the largest size of a call, up to `most`, that they half fill.
-
-    A call costs what its size costs, full or not: 9 queries are faster ranked as 8 and 1 than as 9 of 32.
-    """
-    return max(size for size in QUERIES if size <= most and (size == 1 or 2 * waiting >= size))
 
 
 def start_batch(scorer: Scorer, requests: list[Queued], failed: list[Outcome]) -> Batch | None:

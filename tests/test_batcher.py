@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from serving.batcher import Batcher, DeadlineError, OverloadError, Ranked
-from serving.batches import Queued, batch_size, start_batch
+from serving.batches import Queued, start_batch
 from serving.index import AdIndex
 from serving.load import Load
 from serving.messages import Work
@@ -117,14 +117,6 @@ def test_every_answer_is_that_of_the_request_alone(scorer: Scorer) -> None:
         assert found.ads == scorer.top_k(lone.queries, MAX_K)  # alone it is the same call: the same bits
 
     run(scorer, test, max_queue=1000)
-
-
-@pytest.mark.parametrize(
-    ("waiting", "most", "size"),
-    [(1, 32, 1), (3, 32, 1), (4, 32, 8), (8, 32, 8), (15, 32, 8), (16, 32, 32), (32, 32, 32), (500, 32, 32), (9, 1, 1)],
-)
-def test_a_call_is_at_least_half_full(waiting: int, most: int, size: int) -> None:
-    assert batch_size(waiting, most) == size
 
 
 def test_what_is_wrong_with_one_is_told_to_that_one(scorer: Scorer) -> None:
@@ -284,27 +276,6 @@ def test_what_is_queued_at_the_end_is_refused(scorer: Scorer) -> None:
             batcher.submit(work({}))
 
     run(scorer, test)
-
-
-def test_the_pace_is_learnt_and_a_slow_call_is_forgotten() -> None:
-    pace = Pace()
-    assert pace.queue(100) == 0  # nothing is known
-    pace.measured(1, 2.0)
-    assert (pace.call(1), pace.call(8), pace.call(30)) == (2, 16, 64)  # at most
-    pace.measured(5, 4.0)
-    pace.measured(32, 10.0)
-    assert (pace.call(1), pace.call(2), pace.call(8), pace.call(9)) == (2, 4, 4, 10)
-    assert pace.queue(64) == 20
-    assert pace.queue(32 + 9) == 10 + 4 + 2
-    pace.measured(64, 20.0)  # two calls
-    assert pace.call(32) == 10
-    for _ in range(50):
-        pace.measured(32, 1000.0)
-    assert pace.call(32) == 16  # four calls of 8
-    for _ in range(50):
-        pace.measured(8, 1.0)
-    assert pace.call(8) == pytest.approx(1, rel=1e-3)
-    assert pace.call(1) == pytest.approx(1, rel=1e-3)
 
 
 @pytest.mark.parametrize(("name", "value"), [("max_queue", 0), ("max_wait", -1.0), ("read", math.nan), ("grace", 0)])

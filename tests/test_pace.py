@@ -1,0 +1,77 @@
+"""How long calls take, learnt from those made, and how many queries go into the next one."""
+
+from __future__ import annotations
+
+import pytest
+
+from serving.pace import Pace
+
+
+def learnt(**seconds: float) -> Pace:
+    """After a call of each size: `of_8=4.0`."""
+    pace = Pace()
+    for name, s in seconds.items():
+        pace.measured(int(name.removeprefix("of_")), s)
+    return pace
+
+
+def test_the_pace_is_learnt_and_a_slow_call_is_forgotten() -> None:
+    pace = Pace()
+    assert pace.queue(100) == 0  # nothing is known
+    pace.measured(1, 2.0)
+    assert (pace.call(1), pace.call(8), pace.call(30)) == (2, 16, 64)  # at most
+    pace.measured(5, 4.0)
+    pace.measured(32, 10.0)
+    assert (pace.call(1), pace.call(2), pace.call(8), pace.call(9)) == (2, 4, 4, 10)
+    assert pace.queue(64) == 20
+    assert pace.queue(32 + 9) == 10 + 4 + 2
+    pace.measured(64, 20.0)  # two calls
+    assert pace.call(32) == 10
+    for _ in range(50):
+        pace.measured(32, 1000.0)
+    assert pace.call(32) == 16  # four calls of 8
+    for _ in range(50):
+        pace.measured(8, 1.0)
+    assert pace.call(8) == pytest.approx(1, rel=1e-3)
+    assert pace.call(1) == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "most", "size"),
+    [
+        *((1, 32, 1), (2, 32, 1), (3, 32, 8), (8, 32, 8), (9, 32, 8), (20, 32, 8), (21, 32, 32), (32, 32, 32)),
+        *((500, 32, 32), (9, 1, 1), (9, 8, 8), (21, 8, 8)),
+    ],
+)
+def test_a_call_is_padded_where_that_takes_less_time_for_an_answer(waiting: int, most: int, size: int) -> None:
+    assert learnt(of_1=2.0, of_8=4.0, of_32=10.0).batch_size(waiting, most) == size
+
+
+def test_the_next_call_depends_on_what_calls_take() -> None:
+    assert [learnt(of_1=2.0, of_8=s).batch_size(2, 32) for s in (2.0, 3.9, 4.1)] == [8, 8, 1]
+    assert [learnt(of_1=2.0, of_8=s).batch_size(7, 32) for s in (13.9, 14.1)] == [8, 1]
+    assert [learnt(of_8=4.0, of_32=s).batch_size(9, 32) for s in (4.4, 4.6)] == [32, 8]
+
+
+def test_a_size_that_is_unknown_is_tried() -> None:
+    pace = Pace()
+    for waiting, tried in ((3, 1), (3, 8), (30, 32)):
+        assert pace.batch_size(waiting, 32) == tried
+        pace.measured(tried, 100.0)
+    assert [pace.batch_size(waiting, 32) for waiting in (3, 30)] == [8, 32]
+
+
+@pytest.mark.parametrize("slow", [1, 8])
+def test_a_size_that_was_slow_once_is_tried_again(slow: int) -> None:
+    seconds = {1: 2.0, 8: 4.0}
+    pace = learnt(of_1=2.0, of_8=4.0)
+    pace.measured(slow, 1000.0)
+    used = []
+    for _ in range(1000):
+        used.append(pace.batch_size(4, 32))
+        pace.measured(used[-1], seconds[used[-1]])
+    assert used[0] == (1 if slow == 8 else 8)
+    assert used.count(1) + used.count(8) == 1000
+    assert used.count(8) > 700  # what is faster is used again, once it was tried
+    assert pace.batch_size(4, 32) == 8
+    assert 1 <= used[300:].count(1) <= 10  # the other is tried from time to time
