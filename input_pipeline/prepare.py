@@ -27,6 +27,7 @@ from tt_jax.publish import published_directory, write_json
 from tt_jax.schema import Schema, SchemaError
 
 BLOCK_ROWS = 16_384
+_AD_ROWS = 131_072  # of a row group of the corpus: what one worker of `tt-jax index` embeds at a time
 _PLAIN_PROGRESS_S = 10.0
 
 
@@ -89,7 +90,7 @@ def write_beside(folder: Path, samples: Samples, ads: pa.Table | None, documents
     """Writes what a set has beside its blocks."""
     samples.write(folder)
     if ads is not None:
-        pq.write_table(ads, folder / ADS, compression="lz4")
+        pq.write_table(ads, folder / ADS, compression="lz4", row_group_size=_AD_ROWS)
     for name, content in (documents or {}).items():
         write_json(folder / name, content)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from tt_jax.strict_json import nearest
 
 BID, ELIGIBLE = "bid", "eligible"
 AdId = int | str
+Embed = Callable[[np.ndarray, np.ndarray], Any]  # encoded ids and floats of ads -> their vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +45,7 @@ def read_ad_rows(schema: Schema, columns: Mapping[str, Any]) -> AdRows:
 
     Raises `EncodeError` naming column, row and value of what does not fit. Features are read when they are embedded.
     """
-    for name in sorted(ad_columns(schema).difference(columns)):
-        raise EncodeError(name, None, f"the column is missing{nearest(name, columns)}")
+    require_ad_columns(schema, columns)
     return AdRows(
         read_ad_ids(schema.ad_id, columns[schema.ad_id], schema.ad_id_dtype),
         read_bids(columns[BID]),
@@ -54,29 +54,35 @@ def read_ad_rows(schema: Schema, columns: Mapping[str, Any]) -> AdRows:
     )
 
 
-def embed_ads(
-    encoder: Encoder,
-    features: Mapping[str, Any],
-    batch: int,
-    embed: Callable[[np.ndarray, np.ndarray], Any],
-    out: np.ndarray,
-) -> None:
-    """Embeds raw ads into `out` `[n, T, D]`.
+def require_ad_columns(schema: Schema, names: Iterable[str]) -> None:
+    """Raises `EncodeError` for the first column of an ad that is not among the names."""
+    names = list(names)
+    for name in sorted(ad_columns(schema).difference(names)):
+        raise EncodeError(name, None, f"the column is missing{nearest(name, names)}")
 
-    `embed` maps encoded ids and floats of `batch` ads to vectors; the last batch is padded, so that one program serves
-    all. Raises `EncodeError` naming column, row and value.
-    """
+
+def embed_ads(encoder: Encoder, features: Mapping[str, Any], batch: int, embed: Embed, out: np.ndarray) -> None:
+    """Embeds raw ads into `out` `[n, T, D]`, in batches. Raises `EncodeError` naming column, row and value."""
     n = len(out)
     for start in range(0, n, batch):
         rows = min(batch, n - start)
         columns = {name: column[start : start + rows] for name, column in features.items()}
-        try:
-            arrays = encoder.encode(columns, ("ad",), outcomes=False).arrays
-        except EncodeError as e:
-            raise EncodeError(e.column, None if e.row is None else start + e.row, e.reason) from None
-        spare = ((0, batch - rows), (0, 0))
-        ids = np.pad(arrays["ad_ids"], spare, constant_values=PAD_ID)
-        out[start : start + rows] = np.asarray(embed(ids, np.pad(arrays["ad_floats"], spare)))[:rows]
+        out[start : start + rows] = embed_batch(encoder, columns, start, batch, embed)
+
+
+def embed_batch(encoder: Encoder, columns: Mapping[str, Any], start: int, batch: int, embed: Embed) -> np.ndarray:
+    """The vectors `[n, T, D]` of n <= batch raw ads. Raises `EncodeError`, rows counted from `start`.
+
+    Fewer are padded, so that one program serves all.
+    """
+    try:
+        arrays = encoder.encode(columns, ("ad",), outcomes=False).arrays
+    except EncodeError as e:
+        raise EncodeError(e.column, None if e.row is None else start + e.row, e.reason) from None
+    rows = len(arrays["ad_ids"])
+    spare = ((0, batch - rows), (0, 0))
+    ids = np.pad(arrays["ad_ids"], spare, constant_values=PAD_ID)
+    return np.asarray(embed(ids, np.pad(arrays["ad_floats"], spare)))[:rows]
 
 
 def read_ad_ids(name: str, column: Any, dtype: DType) -> np.ndarray | list[str]:

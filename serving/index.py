@@ -5,7 +5,8 @@
     ids.npy | ids.json          int64 [N] | a list of strings
     bids.npy valid.npy          float32 [N], bool [N]
 
-`build_index` makes it, `AdIndex.save` publishes it, `AdIndex.load` checks every byte.
+`build_index` makes it of a table, `AdIndex.save` publishes it, `AdIndex.load` checks every byte.
+`serving.indexing` does the first two of a file that need not fit into memory.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -74,6 +75,15 @@ class IndexManifest:
     files: tuple[FileEntry, ...]
 
 
+@dataclass(frozen=True)
+class Stamp:
+    """`fingerprint`, `index_id` and `created` of an index, see `AdIndex`."""
+
+    fingerprint: str
+    index_id: str
+    created: str
+
+
 @dataclass(frozen=True, eq=False)
 class AdIndex:
     """N embedded ads. Raises `AdIndexError` if its parts do not fit together.
@@ -121,28 +131,16 @@ class AdIndex:
         """Of the vectors."""
         return vector_dtype(self.vectors)
 
+    @property
+    def stamp(self) -> Stamp:
+        """Who made it, when, and its id."""
+        return Stamp(self.fingerprint, self.index_id, self.created)
+
     def save(self, out: str | os.PathLike[str]) -> None:
         """Writes a directory that appears complete or not at all. Raises `PublishError` if it exists."""
         with published_directory(out) as directory:
             save_vectors(directory, self.vectors)
-            save_ids(directory, "ids", self.ids)
-            np.save(directory / "bids.npy", self.bids, allow_pickle=False)
-            np.save(directory / "valid.npy", self.valid, allow_pickle=False)
-            manifest = IndexManifest(
-                format=FORMAT,
-                format_version=FORMAT_VERSION,
-                fingerprint=self.fingerprint,
-                index_id=self.index_id,
-                created=self.created,
-                jax=importlib.metadata.version("jax"),
-                tt_jax=importlib.metadata.version("tt-jax"),
-                shape=self.vectors.shape,
-                eligible=int(self.valid.sum()),
-                dtype=self.dtype,
-                id_dtype="string" if isinstance(self.ids, list) else "int",
-                files=describe_files(directory),
-            )
-            write_manifest(directory, manifest)
+            save_rest(directory, self.ids, self.bids, self.valid, self.stamp, self.vectors.shape, self.dtype)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> AdIndex:
@@ -168,6 +166,36 @@ class AdIndex:
             found = f"{index.dtype} {index.vectors.shape}"
             raise AdIndexError(f"{path / 'vectors.npy'}: expected {manifest.dtype} {manifest.shape}, got {found}")
         return index
+
+
+def save_rest(
+    directory: Path,
+    ids: np.ndarray | list[str],
+    bids: np.ndarray,
+    valid: np.ndarray,
+    stamp: Stamp,
+    shape: tuple[int, ...],
+    dtype: VectorDType,
+) -> None:
+    """Writes what an index has beside its vectors, of this shape and dtype: the manifest last."""
+    save_ids(directory, "ids", ids)
+    np.save(directory / "bids.npy", bids, allow_pickle=False)
+    np.save(directory / "valid.npy", valid, allow_pickle=False)
+    manifest = IndexManifest(
+        format=FORMAT,
+        format_version=FORMAT_VERSION,
+        fingerprint=stamp.fingerprint,
+        index_id=stamp.index_id,
+        created=stamp.created,
+        jax=importlib.metadata.version("jax"),
+        tt_jax=importlib.metadata.version("tt-jax"),
+        shape=shape,
+        eligible=int(valid.sum()),
+        dtype=dtype,
+        id_dtype="string" if isinstance(ids, list) else "int",
+        files=describe_files(directory),
+    )
+    write_manifest(directory, manifest)
 
 
 def save_vectors(directory: Path, vectors: np.ndarray) -> None:
@@ -205,10 +233,20 @@ def vector_dtype(vectors: np.ndarray) -> VectorDType:
 def content_id(*parts: np.ndarray | list[str], head: str) -> str:
     """SHA-256, hexadecimal, of a line of text and the bytes of arrays and strings."""
     digest = hashlib.sha256(f"{head}\n".encode())
+    add_content(digest, *parts)
+    return digest.hexdigest()
+
+
+def add_content(digest: Any, *parts: np.ndarray | list[str]) -> None:
+    """Adds the bytes of arrays and strings to the hash of a `content_id`."""
     for part in parts:
         array = np.frombuffer(json.dumps(part).encode(), np.uint8) if isinstance(part, list) else part
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
+
+
+def index_head(fingerprint: str, dtype: VectorDType, shape: tuple[int, ...]) -> str:
+    """The line of text that the `content_id` of an index begins with."""
+    return f"{fingerprint} {DTYPES[dtype]} {shape}"
 
 
 def now() -> str:
@@ -239,7 +277,7 @@ def build_index(bundle: Bundle, ads: Any, dtype: VectorDType = "f32", batch: int
     rows = read_ad_rows(schema, {name: ads.column(name) for name in ads.column_names})
     vectors = embed_rows(bundle, rows.features, n, dtype, batch)
     fingerprint = bundle.fingerprint
-    head = f"{fingerprint} {vectors.dtype} {vectors.shape}"
+    head = index_head(fingerprint, dtype, vectors.shape)
     index_id = content_id(vectors, rows.ids, rows.bids, rows.valid, head=head)
     return AdIndex(vectors, rows.ids, rows.bids, rows.valid, fingerprint, index_id, now())
 
@@ -248,9 +286,18 @@ def embed_rows(
     bundle: Bundle, features: Mapping[str, Any], n: int, dtype: VectorDType = "f32", batch: int = BATCH
 ) -> np.ndarray:
     """Vectors `[n, T, D]` of n raw ads, by the bundle's ad tower. Raises `EncodeError`."""
+    vectors = np.empty((n, *vector_shape(bundle)), DTYPES[dtype])
+    embed_ads(Encoder(bundle.schema), features, max(1, min(batch, n)), ad_tower(bundle, dtype), vectors)
+    return vectors
+
+
+def vector_shape(bundle: Bundle) -> tuple[int, int]:
+    """T, D of the vector of an ad."""
+    return len(bundle.schema.heads), bundle.model.config.output_dim
+
+
+def ad_tower(bundle: Bundle, dtype: VectorDType) -> Callable[[np.ndarray, np.ndarray], Any]:
+    """The bundle's ad tower: encoded ids and floats of b ads to their vectors `[b, T, D]`."""
     model = bundle.model
     embed = jax.jit(lambda params, tables, *ad: model.embed(params, tables, "ad", *ad).astype(DTYPES[dtype]))
-    weights = jax.device_put((bundle.params, bundle.tables))
-    vectors = np.empty((n, len(bundle.schema.heads), model.config.output_dim), DTYPES[dtype])
-    embed_ads(Encoder(bundle.schema), features, max(1, min(batch, n)), partial(embed, *weights), vectors)
-    return vectors
+    return partial(embed, *jax.device_put((bundle.params, bundle.tables)))

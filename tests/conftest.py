@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -148,5 +149,10 @@ def on_ray() -> Iterator[OnRay]:
     """A real Ray cluster on this machine, of two worker processes. It takes seconds to start: share it."""
     from input_pipeline.runner import OnRay
 
-    with OnRay(workers=2) as found:
-        yield found
+    cluster = OnRay(workers=2)
+    with warnings.catch_warnings():
+        # JAX says so where tests before this one have used it; Ray's child becomes another program at once.
+        warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+        cluster.__enter__()
+    yield cluster
+    cluster.__exit__()

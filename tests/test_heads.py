@@ -13,10 +13,10 @@ from input_pipeline.blocks import PreparedSet
 from input_pipeline.prepare import prepare
 from input_pipeline.readers import Chunk
 from serving import Scorer
+from serving.indexing import write_index
 from tests import tiny
 from tt_jax.cli.evaluate import evaluate_trained
 from tt_jax.cli.export import export_trained
-from tt_jax.cli.index import build
 from tt_jax.config import TrainConfig
 from tt_jax.metrics import sigmoid, task_metrics
 from tt_jax.training.evaluate import INPUT_ARRAYS
@@ -60,7 +60,7 @@ def test_every_label_is_evaluated_by_its_head(run: tuple[Path, Trained]) -> None
 def test_a_service_answers_with_heads(run: tuple[Path, Trained]) -> None:
     folder, trained = run
     export_trained(trained, folder / "bundle")
-    build(folder / "bundle", folder / "set" / "ads.parquet", folder / "index")
+    write_index(folder / "bundle", folder / "set" / "ads.parquet", folder / "index")
     scorer = Scorer.load(folder / "bundle", folder / "index", warm=False)
     assert scorer.bundle.tasks == ("conversion", "click")
     (ads,) = scorer.top_k(tiny.queries(np.random.default_rng(1), 1), 5)

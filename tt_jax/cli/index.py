@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from tt_jax.cli.runner import add_runner_arguments, runner_of
 
 EXAMPLE = """  tt-jax index --bundle=bundles/kuairand --ads=prepared/kuairand/ads.parquet --out=indexes/kuairand
   tt-jax index --bundle=bundles/kuairand --delta-of=indexes/kuairand --ads=new.parquet --out=deltas/0001
   tt-jax index --bundle=bundles/kuairand --delta-of=deltas/0001 --changes=changes.parquet --out=deltas/0002
+  tt-jax index --bundle=/shared/bundle --ads=/shared/ads.parquet --runner=ray --address=auto --out=/shared/index
 
 The columns of --changes are the ad's id and any of bid, eligible and remove; null leaves it as it was."""
 
@@ -24,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--delta-of", type=Path, metavar="INDEX", help="write changes of this index, or after this delta"
     )
+    add_runner_arguments(parser)
     parser.add_argument("--changes", type=Path, help="Parquet: what changes of ads that are there; needs --delta-of")
 
 
@@ -32,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
     if args.delta_of is not None:
         if args.dtype is not None:
             raise ValueError("--dtype: a delta has that of its index; leave it out")
+        if args.runner != "stream":
+            raise ValueError(f"--runner={args.runner}: a delta is made in this process; leave it out")
         put, marked = build_delta(args.bundle, args.delta_of, args.ads, args.changes, args.out)
         print(f"{put:,} ads embedded and {marked:,} changed to {args.out}", file=sys.stderr)
         return 0
@@ -39,28 +45,12 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--changes: expected --delta-of, the index that they change")
     if args.ads is None:
         raise ValueError("expected --ads")
-    print(
-        f"{build(args.bundle, args.ads, args.out, args.dtype or 'f32'):,} ads embedded to {args.out}", file=sys.stderr
-    )
+    from serving.indexing import write_index
+
+    with runner_of(args) as runner:
+        ads = write_index(args.bundle, args.ads, args.out, args.dtype or "f32", map_work=runner.map)
+    print(f"{ads:,} ads embedded to {args.out}", file=sys.stderr)
     return 0
-
-
-def build(bundle: Path, ads: Path, out: Path, dtype: Literal["f32", "bf16"] = "f32") -> int:
-    """Embeds the ads of a Parquet file and saves the index; returns the number of ads."""
-    from serving.index import build_index
-    from tt_jax.bundle import Bundle
-    from tt_jax.publish import require_absent
-    from tt_jax.schema import SchemaError
-
-    require_absent(out)  # before the work, not after it
-    table = _read(ads)
-    read = Bundle.load(bundle)
-    try:
-        index = build_index(read, table, dtype)
-    except SchemaError as e:
-        raise SchemaError(f"{ads}: {e}") from None
-    index.save(out)
-    return len(table)
 
 
 def build_delta(bundle: Path, base: Path, ads: Path | None, changes: Path | None, out: Path) -> tuple[int, int]:

@@ -124,15 +124,15 @@ def _publish(trained: Any, scenario: str, here: Path, prepared: Path) -> None:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
+    from serving.indexing import write_index
     from tt_jax.cli.export import export_trained
-    from tt_jax.cli.index import build
 
     if not (here / "bundle").exists():
         export_trained(trained, here / "bundle")
     if not (here / "index").exists():
         of_scenario = pc.field("scenario").cast("string") == scenario
         pq.write_table(pq.read_table(prepared / "ads.parquet").filter(of_scenario), here / "ads.parquet")
-        build(here / "bundle", here / "ads.parquet", here / "index")
+        write_index(here / "bundle", here / "ads.parquet", here / "index")
 
 
 def _rank(scenario: str, here: Path, prepared: Path) -> dict[str, Any]:
