@@ -81,30 +81,6 @@ def decoded(array: Any) -> Any:
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
-def as_dictionary(column: Any) -> tuple[Any, Any] | None:
-    """The values and the indices of a column that is an Arrow dictionary; None for another one."""
-    import pyarrow as pa
-
-    if not is_arrow(column) or not pa.types.is_dictionary(column.type):
-        return None
-    array = one_array(column)
-    return array.dictionary, array.indices
-
-
-def codes_of(indices: Any, null: int) -> np.ndarray:
-    """Indices of a dictionary as NumPy has them, with `null` for those that are null."""
-    import pyarrow.compute as pc
-
-    return (pc.fill_null(indices, null) if indices.null_count else indices).to_numpy()
-
-
-def with_null(array: Any) -> Any:
-    """The array and one null."""
-    import pyarrow as pa
-
-    return pa.concat_arrays([array, pa.nulls(1, array.type)])
-
-
 def _is_of_distinct(array: Any) -> bool:
     """Whether it is a dictionary of few values, none of them null, which its codes would not count as missing."""
     import pyarrow as pa
