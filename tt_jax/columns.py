@@ -6,7 +6,7 @@ the difference. pyarrow is imported only where an Arrow column is met, so that a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from types import NoneType
@@ -79,6 +79,27 @@ def decoded(array: Any) -> Any:
     import pyarrow as pa
 
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def read_dictionary(column: Any) -> tuple[Any, np.ndarray] | None:
+    """The m values of an Arrow dictionary, and the codes int64 `[n]` of its rows, m for a null; else None."""
+    if type(column) is list or not is_arrow(column):
+        return None
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(column.type):
+        return None
+    array = one_array(column)
+    return array.dictionary, pc.fill_null(array.indices.cast(pa.int64()), len(array.dictionary)).to_numpy()
+
+
+def pieces(values: Any, size: int) -> Iterator[tuple[int, Any]]:
+    """An Arrow array in pieces of that size, each with its first position; at the end a null."""
+    import pyarrow as pa
+
+    yield from ((first, values.slice(first, size)) for first in range(0, len(values), size))
+    yield len(values), pa.nulls(1, values.type)
 
 
 def _is_of_distinct(array: Any) -> bool:

@@ -10,7 +10,7 @@ operation of NumPy costs what its call costs. Letters in names: F features, n ro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,18 +18,16 @@ import numpy as np
 
 from tt_jax.columns import (
     EncodeError,
-    Scalars,
-    read_columns_of_ints,
     read_columns_of_numbers,
     read_ids,
     read_lists,
     read_numbers,
     row_of_element,
 )
-from tt_jax.hashing import DYNAMIC_KEYS, hash_string, hashed_rows, table_seed
-from tt_jax.lookup import IntLookup
+from tt_jax.dictionaries import Dictionaries
+from tt_jax.id_tables import HashedIds, IdTable
 from tt_jax.outcomes import column_of, encode_outcomes
-from tt_jax.schema import MISSING_ID, PAD_ID, TOWERS, UNKNOWN_ID, DType, Feature, Schema, Tower
+from tt_jax.schema import MISSING_ID, PAD_ID, TOWERS, Feature, Schema, Tower
 from tt_jax.strict_json import nearest
 
 _TOGETHER = 16_384  # values, of one feature or of several, that are encoded at a time: what a cache holds
@@ -49,15 +47,17 @@ class Encoded:
 
 
 class Encoder:
-    """Encodes rows of one schema. Holds seeds, vocabularies and defaults; stateless otherwise, safe in threads."""
+    """Encodes rows of one schema. Holds seeds, vocabularies, defaults, and the last Arrow dictionary of each feature as
+    it was encoded; safe in threads."""
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
-        self._tables = {f.name: _IdTable(f) for f in schema.features if f.is_ids and not f.shares}
+        self._tables = {f.name: IdTable(f) for f in schema.features if f.is_ids and not f.shares}
         self._defaults = {f.name: self._default(f) for f in schema.features if f.is_ids}
         self._hashed = {tower: self._hashed_ids(tower) for tower in TOWERS}
         self._numbers = {tower: tuple(_Numbers.of(schema, tower)) for tower in TOWERS}
         self._query_names = frozenset(f.name for f in schema.tower_features("query"))
+        self._dictionaries = Dictionaries(self._encode_values)
 
     def encode(self, columns: Mapping[str, Any], towers: Sequence[Tower] = TOWERS, outcomes: bool = True) -> Encoded:
         """Encodes named columns of equal length n.
@@ -78,24 +78,66 @@ class Encoder:
             ids = np.full((n, layout.id_slots), PAD_ID, np.int32)
             floats = np.zeros((n, layout.float_width), np.float32)
             missing |= dict.fromkeys((name for name, *_ in (*layout.ids, *layout.floats)), 0)
-            hashed, together = self._hashed[tower], max(1, _TOGETHER // max(1, n))
-            for some in _slices(len(hashed.names), together):
-                missing |= hashed.fill(columns, ids, some)
-            for numbers in self._numbers[tower]:
-                for some in _slices(len(numbers.features), together):
-                    missing |= numbers.fill(columns, floats, some)
-            for name, first, last in layout.ids:
-                if name not in hashed.names:
-                    column = column_of(columns, name)
-                    missing[name] = self._fill_ids(self.schema.feature(name), column, ids[:, first:last])
-            for name, first, last in layout.floats:
-                feature = self.schema.feature(name)
-                if feature.kind == "dense":
-                    missing[name] = _fill_dense(feature, column_of(columns, name), floats[:, first:last])
+            gathered = self._gather(tower, columns, ids, floats)
+            wanted = [name for name in missing if name not in gathered] if gathered else None
+            for names, missing_Fn in self._fill(tower, columns, ids, floats, wanted):
+                missing |= zip(names, missing_Fn.sum(1).tolist(), strict=True)
+            missing |= gathered
             arrays[f"{tower}_ids"], arrays[f"{tower}_floats"] = ids, floats
         if outcomes:
             arrays.update(encode_outcomes(self.schema, columns, n))
         return Encoded(arrays, missing)
+
+    def _fill(
+        self,
+        tower: Tower,
+        columns: Mapping[str, Any],
+        ids: np.ndarray,
+        floats: np.ndarray,
+        wanted: Collection[str] | None = None,
+    ) -> Iterator[tuple[Sequence[str], np.ndarray]]:
+        """Encodes the features of a tower, or those that are wanted, into its matrices `[n, width]`.
+
+        Yields names and where each is missing, bool `[F, n]`.
+        """
+        layout, hashed = self.schema.layout[tower], self._hashed[tower]
+        together = max(1, _TOGETHER // max(1, len(ids)))
+        for some in _slices(hashed.names, together, wanted):
+            yield hashed.names[some], hashed.fill(columns, ids, some)
+        for numbers in self._numbers[tower]:
+            for some in _slices(numbers.names, together, wanted):
+                yield numbers.names[some], numbers.fill(columns, floats, some)
+        for name, first, last in layout.ids:
+            if name not in hashed.names and (wanted is None or name in wanted):
+                column = column_of(columns, name)
+                yield (name,), self._fill_ids(self.schema.feature(name), column, ids[:, first:last])[None]
+        for name, first, last in layout.floats:
+            feature = self.schema.feature(name)
+            if feature.kind == "dense" and (wanted is None or name in wanted):
+                yield (name,), _fill_dense(feature, column_of(columns, name), floats[:, first:last])[None]
+
+    def _gather(self, tower: Tower, columns: Mapping[str, Any], ids: np.ndarray, floats: np.ndarray) -> dict[str, int]:
+        """Writes the features that are Arrow dictionaries which are worth it; returns the rows without each."""
+        found = {}
+        for matrix, places in ((ids, self.schema.layout[tower].ids), (floats, self.schema.layout[tower].floats)):
+            for name, first, last in places:
+                count = self._dictionaries.gather(name, columns.get(name), matrix[:, first:last])
+                if count is not None:
+                    found[name] = count
+        return found
+
+    def _encode_values(self, name: str, values: Any) -> tuple[np.ndarray, np.ndarray]:
+        """One feature alone: its slots or floats `[n, width]`, and where it is missing, bool `[n]`."""
+        tower = self.schema.feature(name).tower
+        layout = self.schema.layout[tower]
+        ids = np.full((len(values), layout.id_slots), PAD_ID, np.int32)
+        floats = np.zeros((len(values), layout.float_width), np.float32)
+        ((_, missing_1n),) = self._fill(tower, {name: values}, ids, floats, (name,))
+        for matrix, places in ((ids, layout.ids), (floats, layout.floats)):
+            for place, first, last in places:
+                if place == name:
+                    return matrix[:, first:last], missing_1n[0]
+        raise KeyError(name)
 
     def encode_queries(self, queries: Sequence[Mapping[str, Any]]) -> Encoded:
         """Encodes requests, each feature name -> Python value. An absent one is missing, an unknown one an error."""
@@ -106,7 +148,7 @@ class Encoder:
         columns: dict[str, Any] = {name: [q.get(name) for q in queries] for name in self._query_names}
         return self.encode(columns, ("query",), outcomes=False)
 
-    def _hashed_ids(self, tower: Tower) -> _HashedIds:
+    def _hashed_ids(self, tower: Tower) -> HashedIds:
         """The categorical features of a tower whose ids are all hashed."""
         found = []
         for name, slot, _ in self.schema.layout[tower].ids:
@@ -115,7 +157,7 @@ class Encoder:
             if feature.kind == "categorical" and table.only_hashed:
                 found.append((name, feature.dtype, slot, table.seed, table.size, self._defaults[name]))
         names, dtypes, slots, seeds, sizes, defaults = zip(*found, strict=True) if found else ((),) * 6
-        return _HashedIds(
+        return HashedIds(
             names=names,
             dtypes=dtypes,
             slots_F=np.array(slots, np.int64),
@@ -131,14 +173,14 @@ class Encoder:
         table = self._tables[self.schema.table_owner(feature).name]
         return int(table.rows(read_ids(feature.name, [feature.default], feature.dtype))[0])
 
-    def _fill_ids(self, feature: Feature, column: Any, out: np.ndarray) -> int:
-        """Writes the feature's slots `[n, slots]`; returns the rows in which it is missing."""
+    def _fill_ids(self, feature: Feature, column: Any, out: np.ndarray) -> np.ndarray:
+        """Writes the feature's slots `[n, slots]`; returns where it is missing, bool `[n]`."""
         table = self._tables[self.schema.table_owner(feature).name]
         default = self._defaults[feature.name]
         if feature.kind == "categorical":
             scalars = read_ids(feature.name, column, feature.dtype)
             out[:, 0] = np.where(scalars.valid, table.rows(scalars), default)
-            return int(len(scalars.valid) - scalars.valid.sum())
+            return ~scalars.valid
         lists = read_lists(feature.name, column)
         try:
             rows = table.rows(read_ids(feature.name, lists.values, feature.dtype))
@@ -151,69 +193,7 @@ class Encoder:
         kept = slot < feature.slots
         out[row[kept], slot[kept]] = rows[kept]
         out[lists.lengths == 0, 0] = default
-        return int((lists.lengths == 0).sum())
-
-
-class _IdTable:
-    """Raw ids -> rows of one embedding table, by vocabulary, by hash, or by both; of a dynamic table, to hashes of 31
-    bits, which `tt_jax.models.dynamic` finds rows for. Raises `SchemaError` for a vocabulary that is to be learned."""
-
-    def __init__(self, feature: Feature) -> None:
-        _ = feature.rows  # raises
-        self.known, self.seed = len(feature.vocabulary), table_seed(feature.name)
-        self.size = np.uint64(DYNAMIC_KEYS if feature.dynamic_rows else feature.hash_size)  # 0: nothing is hashed
-        self.only_hashed = not self.known
-        if feature.dtype == "int":
-            self.positions = IntLookup(np.array(feature.vocabulary, np.int64))
-        else:
-            self.index = {v: i + UNKNOWN_ID + 1 for i, v in enumerate(feature.vocabulary)}
-
-    def rows(self, scalars: Scalars) -> np.ndarray:
-        """int32 [n]; arbitrary where a value is not valid."""
-        if scalars.ints is None and not scalars.strings:
-            return np.zeros(len(scalars.valid), np.int32)
-        if self.only_hashed:
-            return hashed_rows(_hash_keys(scalars), self.seed, self.size)
-        found = self._find(scalars)
-        if not self.size:
-            return found
-        # The hashed rows stand behind those of the vocabulary.
-        hashed = hashed_rows(_hash_keys(scalars), self.seed, self.size) + np.int32(self.known)
-        return np.where(found == UNKNOWN_ID, hashed, found)
-
-    def _find(self, scalars: Scalars) -> np.ndarray:
-        """Rows in the vocabulary."""
-        if scalars.ints is None:
-            return np.array([self.index.get(v, UNKNOWN_ID) for v in scalars.strings or ()], np.int32)[scalars.codes]
-        return self.positions.find(scalars.ints) + np.int32(UNKNOWN_ID + 1)  # of -1, UNKNOWN_ID
-
-
-@dataclass(frozen=True)
-class _HashedIds:
-    """Categorical features whose ids are hashed, and where their rows stand in the id matrix."""
-
-    names: tuple[str, ...]
-    dtypes: tuple[DType, ...]
-    slots_F: np.ndarray
-    seeds_F1: np.ndarray
-    sizes_F1: np.ndarray
-    defaults_F1: np.ndarray
-
-    def fill(self, columns: Mapping[str, Any], out: np.ndarray, some: slice) -> dict[str, int]:
-        """Writes some of the features' slots; returns the rows in which each is missing."""
-        names = self.names[some]
-        valid_Fn, keys_Fn = self._read([column_of(columns, name) for name in names], some)
-        rows_Fn = hashed_rows(keys_Fn, self.seeds_F1[some], self.sizes_F1[some])
-        out[:, self.slots_F[some]] = np.where(valid_Fn, rows_Fn, self.defaults_F1[some]).T
-        return dict(zip(names, (valid_Fn.shape[1] - valid_Fn.sum(1)).tolist(), strict=True))
-
-    def _read(self, columns: list[Any], some: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Where there are values, and what is hashed of each, uint64 `[F, n]`."""
-        if "string" not in self.dtypes[some]:
-            valid_Fn, ints_Fn = read_columns_of_ints(self.names[some], columns)
-            return valid_Fn, ints_Fn.view(np.uint64)
-        scalars = [read_ids(*column) for column in zip(self.names[some], columns, self.dtypes[some], strict=True)]
-        return np.stack([s.valid for s in scalars]), np.stack([_hash_keys(s) for s in scalars])
+        return lists.lengths == 0
 
 
 @dataclass(frozen=True)
@@ -221,6 +201,7 @@ class _Numbers:
     """Numeric features of the same transform, and where they stand in the float matrix."""
 
     features: tuple[Feature, ...]
+    names: tuple[str, ...]
     columns_F: np.ndarray
     means_F1: np.ndarray
     stds_F1: np.ndarray
@@ -237,12 +218,12 @@ class _Numbers:
         for found in by_transform.values():
             features, columns = zip(*found, strict=True)
             parameters = [(f.mean, f.std, f.clip, np.nan if f.default is None else float(f.default)) for f in features]
-            yield _Numbers(features, np.array(columns), *np.array(parameters, np.float64).T[:, :, None])
+            names = tuple(f.name for f in features)
+            yield _Numbers(features, names, np.array(columns), *np.array(parameters, np.float64).T[:, :, None])
 
-    def fill(self, columns: Mapping[str, Any], out: np.ndarray, some: slice) -> dict[str, int]:
-        """Writes some of the features' columns; returns the rows in which each is missing."""
-        features, at = self.features[some], self.columns_F[some]
-        names = [f.name for f in features]
+    def fill(self, columns: Mapping[str, Any], out: np.ndarray, some: slice) -> np.ndarray:
+        """Writes some of the features' columns; returns where each is missing, bool `[F, n]`."""
+        features, names, at = self.features[some], self.names[some], self.columns_F[some]
         values_Fn = read_columns_of_numbers(names, [column_of(columns, name) for name in names])
         missing_Fn = np.isnan(values_Fn)
         values_Fn = np.where(missing_Fn, self.defaults_F1[some], values_Fn)
@@ -251,23 +232,18 @@ class _Numbers:
         for f, column, missing in zip(features, at, missing_Fn, strict=True):
             if f.indicator:
                 out[:, column + 1] = ~missing
-        return dict(zip(names, missing_Fn.sum(1).tolist(), strict=True))
+        return missing_Fn
 
 
-def _slices(n: int, size: int) -> Iterator[slice]:
-    return (slice(first, first + size) for first in range(0, n, size))
+def _slices(names: Sequence[str], together: int, wanted: Collection[str] | None) -> Iterator[slice]:
+    """Of all names, or one by one of those that are wanted."""
+    if wanted is None:
+        return (slice(first, first + together) for first in range(0, len(names), together))
+    return (slice(i, i + 1) for i, name in enumerate(names) if name in wanted)
 
 
-def _hash_keys(scalars: Scalars) -> np.ndarray:
-    """uint64 [n]: what is hashed of each id; arbitrary where a value is not valid."""
-    if scalars.ints is not None:
-        return scalars.ints.view(np.uint64)
-    strings = scalars.strings or [""]
-    return np.fromiter(map(hash_string, strings), np.uint64, len(strings))[scalars.codes]
-
-
-def _fill_dense(feature: Feature, column: Any, out: np.ndarray) -> int:
-    """Writes the feature's float columns `[n, width]`; returns the rows in which it is missing."""
+def _fill_dense(feature: Feature, column: Any, out: np.ndarray) -> np.ndarray:
+    """Writes the feature's float columns `[n, width]`; returns where it is missing, bool `[n]`."""
     lists = read_lists(feature.name, column)
     wrong = lists.valid & (lists.lengths != feature.dim)
     if wrong.any():
@@ -279,7 +255,7 @@ def _fill_dense(feature: Feature, column: Any, out: np.ndarray) -> int:
         raise EncodeError(e.column, row_of_element(lists.lengths, e.row), f"in a list: {e.reason}") from None
     scaled = _normalise(values, feature.transform, feature.mean, feature.std, feature.clip)
     out[lists.valid] = scaled.reshape(-1, feature.dim)
-    return int(len(lists.valid) - lists.valid.sum())
+    return ~lists.valid
 
 
 def _normalise(values: np.ndarray, transform: str | None, mean: Any, std: Any, clip: Any) -> np.ndarray:
