@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from input_pipeline.prepare import prepare
+from input_pipeline.quarantine import Quarantine
+from input_pipeline.readers import Chunk
 from tests import tiny
 from tt_jax import dictionaries
 from tt_jax.columns import EncodeError
 from tt_jax.dictionaries import Dictionaries
 from tt_jax.features import Encoded, Encoder
+from tt_jax.schema import SchemaError
 
 N = 40
 SIDES = {"longer": 300, "shorter": 25, "empty": 0}  # rows of the table that is joined
@@ -123,3 +128,23 @@ def test_what_is_encoded_and_when(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [kept.gather("y", next(short), out) for _ in range(3)] == [None] * 3
     assert [kept.gather("y", column, out) for column in ([1.0], np.ones(3), pa.array([1.0]))] == [None] * 3
     assert asked == [3, 1, 9, 1]
+
+
+@pytest.mark.parametrize("m", [30, 90])
+def test_a_set_of_dictionaries_is_that_of_their_values_with_its_bad_rows(m: int, tmp_path: Path) -> None:
+    """All bytes of the set; and without a quarantine the same error."""
+    rng = np.random.default_rng(5)
+    side = _with(side_of(rng, m), "ad_embedding", [1.0, 2.0])  # of the rows whose key is the last one
+    pairs = [joined(rng, side) for _ in range(12)]
+    found, errors = [], []
+    for form in (0, 1):
+        chunks = [Chunk(("train", "eval")[i > 8], "log", i * N, pa.table(pair[form])) for i, pair in enumerate(pairs)]
+        quarantine, out = Quarantine(12 * N), tmp_path / f"set-{form}"
+        prepare(tiny.SCHEMA, chunks, out, 16, quarantine=quarantine)
+        assert 0 < quarantine.rejected < 11 * N
+        found.append({p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()})
+        with pytest.raises(SchemaError, match=r"column 'ad_embedding', row .*: expected 3 numbers, got 2") as error:
+            prepare(tiny.SCHEMA, chunks, tmp_path / "none", 16)
+        errors.append(str(error.value))
+    assert found[0] == found[1]
+    assert errors[0] == errors[1]
