@@ -25,7 +25,7 @@ from benchmarks.prepare_log import EVAL_FROM, write
 PEERS = Path(__file__).parent / "peers"
 
 
-def run(command: list[str]) -> tuple[float, float]:
+def _run(command: list[str]) -> tuple[float, float]:
     """Seconds and peak megabytes of a process. Raises if it fails."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -61,7 +61,7 @@ def main() -> None:
     for _ in range(a.rounds):
         for name, command in commands.items():
             shutil.rmtree(out, ignore_errors=True)
-            found[name].append(run(command))
+            found[name].append(_run(command))
     shutil.rmtree(out, ignore_errors=True)
     for name, runs in found.items():
         seconds, peaks = zip(*runs, strict=True)
