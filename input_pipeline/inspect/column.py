@@ -66,7 +66,7 @@ class ColumnStats:
         keys, counts = counted(values.elements)
         self.distinct.add(keys, counts)
         self.frequent.add(keys, counts)
-        if self.kind == "text":
+        if values.texts is not None:
             self.texts = kept_texts(self.frequent.keys.tolist(), self.texts, values.texts)
 
     def _add_numbers(self, numbers: np.ndarray) -> None:
