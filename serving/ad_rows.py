@@ -93,8 +93,9 @@ def read_ad_ids(name: str, column: Any, dtype: DType) -> np.ndarray | list[str]:
     strings = scalars.strings or []
     codes = scalars.ints if scalars.ints is not None else scalars.codes
     assert codes is not None
-    distinct, first = np.unique(codes, return_index=True)
-    if len(distinct) < len(codes):
+    ordered = np.sort(codes)  # a tenth of the memory and time of what tells where they are
+    if (ordered[1:] == ordered[:-1]).any():
+        distinct, first = np.unique(codes, return_index=True)
         again = np.ones(len(codes), bool)
         again[first] = False
         row = int(np.argmax(again))

@@ -50,9 +50,10 @@ class Corpus:
             if metadata.num_rows == 0:
                 raise EncodeError(schema.ad_id, None, "the corpus is empty; expected at least one ad")
             require_ad_columns(schema, names)
-            table = file.read([schema.ad_id, BID, ELIGIBLE])
-        ids = read_ad_ids(schema.ad_id, table.column(schema.ad_id), schema.ad_id_dtype)
-        return Corpus(path, ids, read_bids(table.column(BID)), read_flags(ELIGIBLE, table.column(ELIGIBLE)), groups)
+            # One after the other, so that what reading takes beside its result is there for one only.
+            column = lambda name: file.read([name]).column(name)  # noqa: E731
+            ids = read_ad_ids(schema.ad_id, column(schema.ad_id), schema.ad_id_dtype)
+            return Corpus(path, ids, read_bids(column(BID)), read_flags(ELIGIBLE, column(ELIGIBLE)), groups)
 
     def ranges(self, batch: int) -> list[tuple[int, int]]:
         """First row of each range and first row after it: of about a row group, in whole batches but for the last.

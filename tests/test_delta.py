@@ -188,6 +188,7 @@ def test_the_command_line_writes_deltas(call: Call, release: Release, tmp_path: 
     out = f"--out={tmp_path / 'e'}"
     assert call.refused(*base, out) == "expected --ads, --changes or both"
     assert "--dtype" in call.refused(*base, ads, "--dtype=f32", out)
+    assert "--runner=ray: a delta" in call.refused(*base, ads, "--runner=ray", out)
     assert "--delta-of" in call.refused(*base[:2], f"--changes={changes}", out)
     assert call.refused(*base[:2], out) == "expected --ads"
     for table, message in (

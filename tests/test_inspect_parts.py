@@ -14,6 +14,7 @@ import sklearn.metrics
 from input_pipeline.inspect import figures
 from input_pipeline.inspect.labels import days_of
 from input_pipeline.inspect.sketches import Distinct, Frequent, RowSample
+from input_pipeline.inspect.texts import text_keys
 from input_pipeline.inspect.values import row_keys, shown, values_of
 from tt_jax.hashing import hashed_rows, table_seed
 
@@ -135,6 +136,34 @@ def test_values_keep_what_they_are(column: Any, kind: str, texts: list[str] | No
         assert [shown(values.kind, key, values.texts) for key in values.elements.tolist()] == texts
     nan = [i for i, v in enumerate(column.to_pylist()) if v is None or v != v]
     assert np.flatnonzero(~values.valid).tolist() == nan
+
+
+TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view())
+
+
+def test_texts_have_one_key_if_they_are_equal_and_other_ones_if_not() -> None:
+    rng = np.random.default_rng(3)
+    texts = ["", "\0", "\0\0", "a", "a\0", "a" * 7, "a" * 8, "a" * 8 + "\0", "a" * 9, "a" * 256, "a" * 256 + "\0"]
+    texts += ["a" * 256 + "b", "\u00e9" * 200, "b" + "a" * 300]
+    texts += ["".join(rng.choice(["a", "b"], n)) for n in rng.integers(0, 300, 400)]
+    expected = dict(zip(texts, text_keys(pa.array(texts)).tolist(), strict=True))
+    assert len(set(expected.values())) == len(set(texts))
+    rows = [texts[i] for i in rng.permutation(len(texts))]
+    rows[5] = rows[300] = None
+    for t in TEXT_TYPES:
+        some = pa.array([v if v is None or "string" in str(t) else v.encode() for v in rows], t).slice(3, 380)
+        found = dict(zip(rows[3:383], text_keys(some).tolist(), strict=True))
+        assert {v: k for v, k in found.items() if v is not None} == {v: expected[v] for v in found if v is not None}
+    assert text_keys(pa.array([], pa.string())).size == text_keys(pa.array([b"ab"], pa.binary(2))).size - 1 == 0
+    assert text_keys(pa.array([None, ""], pa.string()))[1] == expected[""]
+
+
+def test_hashes_of_texts_are_spread_over_their_range() -> None:
+    keys = text_keys(pa.array([f"user-{i:08d}" for i in range(100_000)]))
+    assert scipy.stats.kstest(keys / 2.0**64, "uniform").pvalue > 1e-3
+    assert scipy.stats.chisquare(np.bincount((keys % np.uint64(1000)).astype(np.int64), minlength=1000)).pvalue > 1e-3
+    ones_of_bits = [int((keys >> np.uint64(b) & np.uint64(1)).sum()) for b in range(64)]
+    assert min(scipy.stats.binomtest(n, keys.size, 0.5).pvalue for n in ones_of_bits) > 1e-4
 
 
 def test_rows_have_one_hash_if_they_are_equal_and_other_ones_if_not() -> None:

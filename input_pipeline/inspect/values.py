@@ -9,13 +9,14 @@ of a text or of bytes a hash, that of a list a hash of its elements' keys in the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from input_pipeline.inspect.texts import Texts, text_keys
 from tt_jax.columns import one_array
 from tt_jax.hashing import hash_string, mix64
 
@@ -36,7 +37,7 @@ class Values:
       keys: uint64 `[n]`, anything where not valid.
       lengths: of the lists, int64 `[n]`; None where the column has none.
       elements: uint64, the keys of all values: those of valid rows, or of all lists' elements.
-      texts: key -> text, for `text` only.
+      texts: of the keys, for `text` only.
     """
 
     kind: Kind
@@ -44,7 +45,7 @@ class Values:
     keys: np.ndarray
     elements: np.ndarray
     lengths: np.ndarray | None = None
-    texts: Mapping[int, str] = field(default_factory=dict)
+    texts: Texts | None = None
 
 
 def values_of(column: pa.ChunkedArray) -> Values:
@@ -71,7 +72,7 @@ def _lists(array: Any) -> Values:
     return Values(kind, valid, row_keys, keys, lengths, texts)
 
 
-def _scalars(array: Any) -> tuple[Kind, np.ndarray, np.ndarray, dict[int, str]]:
+def _scalars(array: Any) -> tuple[Kind, np.ndarray, np.ndarray, Texts | None]:
     """Kind, valid, keys and texts of an array without lists."""
     t = array.type
     if pa.types.is_dictionary(t) and not _is_text(t.value_type):  # of the elements of lists
@@ -83,17 +84,17 @@ def _scalars(array: Any) -> tuple[Kind, np.ndarray, np.ndarray, dict[int, str]]:
     valid = np.asarray(array.is_valid())
     if pa.types.is_floating(t) or pa.types.is_decimal(t):
         numbers = pc.fill_null(array.cast(pa.float64(), safe=False), float("nan")).to_numpy(zero_copy_only=False) + 0.0
-        return "float", ~np.isnan(numbers), numbers.view(np.uint64), {}
+        return "float", ~np.isnan(numbers), numbers.view(np.uint64), None
     if pa.types.is_null(t):
-        return "none", valid, np.zeros(len(array), np.uint64), {}
+        return "none", valid, np.zeros(len(array), np.uint64), None
     kind: Kind = "int"
     if pa.types.is_boolean(t):
         kind, array = "bool", array.cast(pa.int8())
     elif pa.types.is_timestamp(t) or pa.types.is_date(t):
         kind, array = "time", array.cast(pa.timestamp("us"), safe=False)
     elif not pa.types.is_integer(t):
-        return "other", valid, np.zeros(len(array), np.uint64), {}
-    return kind, valid, pc.fill_null(array.cast(pa.int64()), 0).to_numpy().view(np.uint64), {}
+        return "other", valid, np.zeros(len(array), np.uint64), None
+    return kind, valid, pc.fill_null(array.cast(pa.int64()), 0).to_numpy().view(np.uint64), None
 
 
 def _is_text(t: pa.DataType) -> bool:
@@ -106,16 +107,15 @@ def _is_text(t: pa.DataType) -> bool:
     )  # fmt: skip
 
 
-def _text(array: Any) -> tuple[Kind, np.ndarray, np.ndarray, dict[int, str]]:
+def _text(array: Any) -> tuple[Kind, np.ndarray, np.ndarray, Texts | None]:
     if pa.types.is_dictionary(array.type) and array.dictionary.null_count:
         array = array.dictionary_decode()
     if not pa.types.is_dictionary(array.type):
         array = array.dictionary_encode()
-    texts = [v if isinstance(v, str) else v.hex() for v in array.dictionary.to_pylist()]
-    keys = np.fromiter(map(hash_string, texts), np.uint64, len(texts))
+    keys = text_keys(array.dictionary)
     codes = pc.fill_null(array.indices.cast(pa.int64()), 0).to_numpy()
-    row_keys = keys[codes] if texts else np.zeros(len(array), np.uint64)
-    return "text", np.asarray(array.is_valid()), row_keys, dict(zip(keys.tolist(), texts, strict=True))
+    row_keys = keys[codes] if keys.size else np.zeros(len(array), np.uint64)
+    return "text", np.asarray(array.is_valid()), row_keys, Texts(keys, array.dictionary)
 
 
 def numbers_of(kind: Kind, keys: np.ndarray) -> np.ndarray:
@@ -123,9 +123,9 @@ def numbers_of(kind: Kind, keys: np.ndarray) -> np.ndarray:
     return keys.view(np.float64) if kind == "float" else keys.view(np.int64).astype(np.float64)
 
 
-def shown(kind: Kind, key: int, texts: Mapping[int, str]) -> str:
+def shown(kind: Kind, key: int, texts: Mapping[int, str] | Texts | None) -> str:
     """A value as text."""
-    if kind == "text":
+    if texts is not None and kind == "text":
         return texts[key]
     if kind == "bool":
         return "true" if key else "false"
@@ -135,7 +135,7 @@ def shown(kind: Kind, key: int, texts: Mapping[int, str]) -> str:
     return str(bits.view("M8[us]")[0] if kind == "time" else bits.view(np.int64)[0])
 
 
-def kept_texts(keys: Iterable[int], known: Mapping[int, str], found: Mapping[int, str]) -> dict[int, str]:
+def kept_texts(keys: Iterable[int], known: Mapping[int, str], found: Texts) -> dict[int, str]:
     """The texts of some keys, those that are new cut to what is shown."""
     return {key: known[key] if key in known else found[key][:_TEXT_LENGTH] for key in keys}
 

@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--delta-of", type=Path, metavar="INDEX", help="write changes of this index, or after this delta"
     )
-    add_runner_arguments(parser)
     parser.add_argument("--changes", type=Path, help="Parquet: what changes of ads that are there; needs --delta-of")
+    add_runner_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
