@@ -39,7 +39,7 @@ __all__ = ["Batcher", "DeadlineError", "OverloadError", "Ranked"]
 R = TypeVar("R")
 Change = Callable[[Scorer], tuple[Scorer, Any]]
 _MARGIN = 1.25  # what is expected to be later than the deadline by less may well be in time, or not: it is not worth it
-_LAGS = 8  # times as long an answer may wait for an event loop that is behind, by then
+_LAGS = 2  # times as long an answer may wait for an event loop that is behind, by then
 
 
 class Batcher:

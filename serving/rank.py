@@ -28,6 +28,7 @@ from serving.telemetry import STARTED, Telemetry
 
 RANK = "/v1/rank"
 ANSWER = "tt_jax_answer"  # in the state of a request: the future that its connection cancels when the client leaves
+BODY = "tt_jax_body"  # in the state of a request: its body, if it came with its head
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -61,7 +62,10 @@ class Rank:
 
     async def _answer(self, headers: Any, state: dict[str, Any], receive: Receive) -> bytes:
         deadline = read_deadline(headers, state[STARTED])
-        message = read_request(await receive_body(headers, receive, self._limits.body, self._read))
+        body: bytes | None = state.get(BODY)
+        if body is None or len(body) > self._limits.body:
+            body = await receive_body(headers, receive, self._limits.body, self._read)
+        message = read_request(body)
         work = to_work(message, self._limits.queries)
         state[ANSWER] = answer = self._batcher.submit(work, deadline)
         ranked = await _unless_gone(answer)

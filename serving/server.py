@@ -21,11 +21,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from serving.door import Door
 from serving.load import Load
-from serving.rank import ANSWER
+from serving.rank import ANSWER, BODY
 from serving.telemetry import STARTED
 
 BACKLOG = 2048  # connections that the kernel accepts before we do
 _LONGEST_HEAD = 65_536  # bytes
+_AT_ONCE = 65_536  # bytes of a body; of more, uvicorn stops to read until the application has received them
 _LAST_DATA = 52  # where Linux' struct tcp_info has tcpi_last_data_recv, ms
 _LAST_ANSWER = 0.8  # of the grace time: when answers that are not written yet are given up
 
@@ -49,6 +50,7 @@ class Connection(HttpToolsProtocol):
         self._head_since: float | None = None  # a head is awaited since then, or the body of a refused request
         self._head_bytes = 0
         self._unread_since: float | None = None
+        self._is_whole = False  # the message that is being read has come in one piece so far
         self._answering: RequestResponseCycle | None = None  # `cycle` is the last one read, of several in a row
 
     def connection_made(self, transport: BaseTransport) -> None:
@@ -62,6 +64,7 @@ class Connection(HttpToolsProtocol):
             self._head_since, self._head_bytes = time.monotonic(), 0
         self._head_bytes += len(data)
         super().data_received(data)
+        self._is_whole = False
         if self._head_since is not None and self._head_bytes > _LONGEST_HEAD and not self.transport.is_closing():
             self.send_400_response("The head of the request is too long.")
 
@@ -75,7 +78,7 @@ class Connection(HttpToolsProtocol):
             more = self.server_state.default_headers
             self._refusal = self._door.refusal(self.parser.get_method(), self.url, self.headers, arrived, more)
         if self._refusal is None:
-            self._head_since = None
+            self._head_since, self._is_whole = None, True
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -86,6 +89,8 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Only now a refused one is answered: its client may not read before it has written all."""
         if self._refusal is None:
+            if self._is_whole and len(self.cycle.body) <= _AT_ONCE:
+                self.scope["state"][BODY] = bytes(self.cycle.body)  # pyright: ignore[reportTypedDictNotRequiredAccess]
             super().on_message_complete()
             return
         self.transport.write(self._refusal)

@@ -96,10 +96,14 @@ class Telemetry:
         self.queries.inc(len(queries))
         self.ads.inc(ads)
         for query in queries:
-            for name, counter in self.missing.items():
-                value = query.get(name)
-                if value is None or (name in self._lists and all(v is None for v in value)):  # as the encoder has it
-                    counter.inc()
+            missing = self.missing.keys() - query.keys()
+            if None in query.values():
+                missing |= {name for name, value in query.items() if value is None}
+            for name in self._lists - missing:
+                if all(v is None for v in query[name]):  # as the encoder has it
+                    missing.add(name)
+            for name in missing:
+                self.missing[name].inc()
 
     def start(self, app: ASGIApp) -> ASGIApp:
         """Middleware that notes when a request of a known route began."""

@@ -225,6 +225,19 @@ def test_deadlines_hold_at_the_door_in_the_queue_and_at_the_end(scorer: Scorer) 
     run(scorer, test)
 
 
+def test_an_event_loop_that_is_behind_refuses_what_it_would_answer_late(scorer: Scorer) -> None:
+    async def test(batcher: Batcher) -> None:
+        await batcher.submit(work({}))
+        async with held(batcher):
+            waiting, deadline = batcher.submit(work({})), time.perf_counter() + 60
+            batcher.admit(1, deadline, lag=20)
+            with pytest.raises(OverloadError, match="longer than the request allows"):
+                batcher.admit(1, deadline, lag=40)
+        await waiting
+
+    run(scorer, test)
+
+
 def test_nobody_ranks_for_a_client_that_left(scorer: Scorer) -> None:
     async def test(batcher: Batcher) -> None:
         async with held(batcher):

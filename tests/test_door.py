@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
@@ -18,11 +19,14 @@ from serving.batcher import Batcher
 from serving.door import Door
 from serving.load import Load
 from serving.messages import Work
+from serving.rank import BODY
 from serving.scorer import Scorer
 from serving.server import Connection
 from serving.telemetry import STARTED, Telemetry
 from tests.test_batcher import held
 
+HEAD = b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
+CHUNKED = HEAD.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked")
 SMALL = {"content_length": "100"}
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -153,6 +157,34 @@ def test_a_request_counts_from_when_it_came_not_from_when_it_was_read(warm_score
             read_at = time.perf_counter()
             assert (await answer(reader))[0] == 200
         assert 0.1 < read_at - seen[0]["state"][STARTED] < 0.4
+
+    run(batcher, test())
+
+
+@pytest.mark.parametrize(
+    ("pieces", "bodies", "told"),
+    [
+        ([HEAD + b"1234"], [b"1234"], [b"1234"]),
+        ([HEAD + b"1234" + HEAD + b"5678"], [b"1234", b"5678"], [b"1234", b"5678"]),  # the second one waits
+        ([HEAD, b"1234"], [b"1234"], [None]),
+        ([HEAD + b"12", b"34" + HEAD + b"5678"], [b"1234", b"5678"], [None, b"5678"]),
+        ([CHUNKED + b"1\r\n1\r\n3\r\n234\r\n0\r\n\r\n"], [b"1234"], [b"1234"]),
+        ([HEAD.replace(b"4", b"70000") + b"1" * 70_000], [b"1" * 70_000], [None]),  # uvicorn would wait for `receive`
+    ],
+)
+def test_a_body_that_came_with_its_head_is_in_the_state(
+    warm_scorer: Scorer, pieces: list[bytes], bodies: list[bytes], told: list[bytes | None]
+) -> None:
+    batcher = Batcher(warm_scorer)
+    seen: list[Any] = []
+
+    async def test() -> None:
+        async with connected(Door("/v1/rank", batcher, Telemetry(warm_scorer, {})), seen) as (reader, writer):
+            for piece in pieces:
+                writer.write(piece)
+                await asyncio.sleep(0.05)
+            assert [await answer(reader) for _ in bodies] == [(200, body) for body in bodies]
+        assert [scope["state"].get(BODY) for scope in seen] == told
 
     run(batcher, test())
 
