@@ -1,6 +1,7 @@
 """Raw logs to a prepared set: encoded, partitioned by split and scenario, stored as blocks, counted in a manifest.
 
-It streams: at any time one chunk of the logs and one unfinished block per split and scenario are in memory.
+It streams: at any time a few chunks of the logs and one unfinished block per split and scenario are in memory. Two
+threads encode while the calling one reads the next chunk and writes.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,14 @@ from input_pipeline.manifest import ADS, Manifest
 from input_pipeline.quarantine import Quarantine, encode_good
 from input_pipeline.readers import Chunk
 from input_pipeline.samples import Samples
+from input_pipeline.threads import ordered_map
 from input_pipeline.writer import PreparedWriter
 from tt_jax.features import Encoded, EncodeError, Encoder
 from tt_jax.publish import published_directory, write_json
 from tt_jax.schema import Schema, SchemaError
 
 BLOCK_ROWS = 16_384
+_THREADS = 2  # that encode; each has a chunk in memory
 _AD_ROWS = 131_072  # of a row group of the corpus: what one worker of `tt-jax index` embeds at a time
 _PLAIN_PROGRESS_S = 10.0
 
@@ -61,7 +65,7 @@ def prepare(
         writer = PreparedWriter(folder, schema, block_rows)
         samples, progress = Samples(schema), Progress()
         with progress:
-            write_chunks(writer, schema, progress.tell(chunks), samples, KeyTypes(schema), quarantine)
+            write_chunks(writer, schema, progress.tell(chunks), samples, KeyTypes(schema), quarantine, _THREADS)
         write_beside(folder, samples, ads, documents)
         return writer.finish(0 if quarantine is None else quarantine.rejected)
 
@@ -73,13 +77,17 @@ def write_chunks(
     samples: Samples,
     keys: KeyTypes,
     quarantine: Quarantine | None,
+    threads: int = 1,
 ) -> None:
-    """Encodes chunks into a writer, which it closes."""
-    encoder = Encoder(schema)
+    """Encodes chunks into a writer, which it closes. `threads`: that encode, while this one reads and writes; bad rows
+    that are kept are told in the order of reading, and so by one alone."""
+    encode = partial(_encode_chunk, Encoder(schema), quarantine)
     try:
-        for chunk in chunks:
-            keys.check(chunk)
-            _add_chunk(writer, encoder, samples, chunk, quarantine)
+        for chunk, parts in ordered_map(encode, _checked(chunks, keys), threads if quarantine is None else 0):
+            writer.declare(chunk.split)
+            for scenario, table, encoded in parts:
+                writer.add(chunk.split, scenario, encoded.arrays, encoded.missing)
+                samples.add(scenario, table)
         writer.close()
     except BaseException:
         writer.abandon()
@@ -95,11 +103,17 @@ def write_beside(folder: Path, samples: Samples, ads: pa.Table | None, documents
         write_json(folder / name, content)
 
 
-def _add_chunk(
-    writer: PreparedWriter, encoder: Encoder, samples: Samples, chunk: Chunk, quarantine: Quarantine | None
-) -> None:
-    """Encodes scenario by scenario, since what is missing is counted for each."""
-    writer.declare(chunk.split)
+def _checked(chunks: Iterable[Chunk], keys: KeyTypes) -> Iterator[Chunk]:
+    for chunk in chunks:
+        keys.check(chunk)
+        yield chunk
+
+
+def _encode_chunk(
+    encoder: Encoder, quarantine: Quarantine | None, chunk: Chunk
+) -> tuple[Chunk, list[tuple[str, pa.Table, Encoded]]]:
+    """Scenario by scenario, since what is missing is counted for each."""
+    parts = []
     for rows in _rows_by_scenario(chunk.table, encoder.schema.scenario):
         rows = np.arange(chunk.table.num_rows) if rows is None else rows
         table = chunk.table if len(rows) == chunk.table.num_rows else chunk.table.take(pa.array(rows))
@@ -110,8 +124,8 @@ def _add_chunk(
             table, encoded = encode_good(encoder, table, numbers, chunk.file, quarantine)
         if table.num_rows:
             scenario = encoder.schema.scenarios[int(encoded.arrays["scenario"][0, 0])]
-            writer.add(chunk.split, scenario, encoded.arrays, encoded.missing)
-            samples.add(scenario, table)
+            parts.append((scenario, table, encoded))
+    return chunk, parts
 
 
 def _encode(encoder: Encoder, table: pa.Table, rows: np.ndarray, chunk: Chunk) -> Encoded:
