@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from serving.ad_rows import Embed, embed_batch
-from serving.corpus import Corpus, batches
+from serving.ads_file import AdsFile, batches
 from serving.index import (
     BATCH,
     DTYPES,
@@ -81,7 +81,7 @@ def write_index(
     try:
         tower = _tower(bundle, dtype)
         with _named(ads):
-            corpus = Corpus.read(ads, tower.bundle.schema)
+            corpus = AdsFile.read(ads, tower.bundle.schema)
         with published_directory(out) as directory:
             _write(directory, tower, corpus, min(batch, len(corpus.bids)), map_work)
     finally:
@@ -89,7 +89,7 @@ def write_index(
     return len(corpus.bids)
 
 
-def _write(directory: Path, tower: _Tower, corpus: Corpus, batch: int, map_work: Map) -> None:
+def _write(directory: Path, tower: _Tower, corpus: AdsFile, batch: int, map_work: Map) -> None:
     bundle, dtype = tower.bundle, tower.dtype
     shape = (len(corpus.bids), *vector_shape(bundle))
     scratch = directory / _SCRATCH

@@ -40,7 +40,7 @@ ROOMS_OF = {
     "optax": ("tt_jax/training/",),
     "flax": ("tt_jax/models/",),
     "ml_collections": ("configs/", "tt_jax/cli/"),
-    "pyarrow": ("tt_jax/columns.py", "input_pipeline/", "serving/corpus.py", "tt_jax/cli/"),
+    "pyarrow": ("tt_jax/columns.py", "input_pipeline/", "serving/ads_file.py", "tt_jax/cli/"),
     "litestar": ("serving/",),
     "uvicorn": ("serving/", "tt_jax/cli/"),
     "httpx": ("serving/client.py", "serving/deadline.py", "serving/retries.py"),

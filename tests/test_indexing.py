@@ -17,9 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from input_pipeline.runner import OnRay
-from serving import corpus as corpus_module
-from serving import indexing
-from serving.corpus import Corpus, batches
+from serving import ads_file, indexing
+from serving.ads_file import AdsFile, batches
 from serving.index import AdIndex, build_index
 from serving.indexing import write_index
 from tests import tiny
@@ -35,7 +34,7 @@ GROUPS = (40, 7, 3, 90, 63)  # ranges 0-48, 48-64, 64-144, 144-203
 
 @pytest.fixture(autouse=True)
 def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus_module, "_RANGE_BATCHES", 1)
+    monkeypatch.setattr(ads_file, "_RANGE_BATCHES", 1)
 
 
 def table(n: int = N) -> pa.Table:
@@ -81,7 +80,7 @@ def test_any_row_groups_give_the_index_of_the_table(
 ) -> None:
     ads, bundle = table(n), Bundle.load(tiny_bundle)
     file = write(ads, tmp_path / "ads.parquet", groups)
-    assert Corpus.read(file, bundle.schema).ranges(min(n, BATCH)) == list(pairwise(ranges))
+    assert AdsFile.read(file, bundle.schema).ranges(min(n, BATCH)) == list(pairwise(ranges))
     expected = by_table(bundle, ads, tmp_path / "whole", dtype)
     assert write_index(tiny_bundle, file, tmp_path / "index", dtype, BATCH) == n
     assert content(tmp_path / "index") == expected
@@ -99,9 +98,9 @@ def test_ids_may_be_strings(tiny_bundle: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def test_small_ranges_are_put_together(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus_module, "_RANGE_BATCHES", 4)
+    monkeypatch.setattr(ads_file, "_RANGE_BATCHES", 4)
     file = write(table(), tmp_path / "ads.parquet", (20,) * 10 + (3,))
-    assert Corpus.read(file, tiny.SCHEMA).ranges(BATCH) == [(0, 64), (64, 128), (128, 192), (192, N)]
+    assert AdsFile.read(file, tiny.SCHEMA).ranges(BATCH) == [(0, 64), (64, 128), (128, 192), (192, N)]
 
 
 def test_parts_are_joined_as_they_are_made(tiny_bundle: Path, tmp_path: Path) -> None:
