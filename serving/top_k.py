@@ -23,7 +23,9 @@ from tt_jax.utility import Utility
 
 BLOCK = 64  # scores per block maximum; for k = 1000 of 10^6 on a CPU, 32 is as fast and 128 a tenth slower
 Bend = Callable[[Array, int | None], Array]
-PART = 65_536  # ads scored at a time, a multiple of BLOCK; with 131,072 compiling takes 1.7 s less, B = 32 1.1x as long
+Score = Callable[[dict[int, Array], Array, Array], Array]  # logits [C, B] of each task, bids, valid -> scores [C, B]
+PART = 65_536  # ads scored at a time for one query, a multiple of BLOCK
+CHUNK = 16_384  # ads scored at a time for more queries, a multiple of BLOCK
 
 
 @jax.tree_util.register_dataclass
@@ -79,7 +81,7 @@ class Corpus:
 
     def scratch(self, batch: int) -> Array:
         """A score buffer for `score_and_top_k` with that many queries."""
-        return jnp.zeros((batch, self.valid_N.shape[0]), jnp.float32)
+        return jnp.zeros((self.valid_N.shape[0], batch), jnp.float32)
 
     def updated(self, put_P: Array, vectors_PTD: Array, marked_M: Array, bids_M: Array, valid_M: Array) -> Corpus:
         """With other vectors at positions `put_P`, other bids and eligibility at `marked_M`. Donate `self` to the jit.
@@ -115,7 +117,9 @@ def top_k(scores_BN: Array, k: int, block: int = BLOCK) -> tuple[Array, Array]:
         return lax.top_k(scores_BN, k)
     spare = -scores_BN.shape[1] % block
     scores_BN = jnp.pad(scores_BN, ((0, 0), (0, spare)), constant_values=-jnp.inf)
-    return _top_k_of_blocks(scores_BN, _block_maxima(scores_BN, block), k)
+    blocks_BML = scores_BN.reshape(scores_BN.shape[0], -1, block)
+    maxima_BM = jnp.max(blocks_BML, axis=2)
+    return _top_k_of_blocks(maxima_BM, k, block, lambda at: jnp.take_along_axis(blocks_BML, at[:, :, None], axis=1))
 
 
 def score_and_top_k(
@@ -124,7 +128,7 @@ def score_and_top_k(
     biases_T: Array,
     utility: Utility,
     k: int,
-    scratch_BN: Array,
+    scratch_NB: Array,
     curves: Curves | None = None,
 ) -> tuple[TopK, Array]:
     """Scores every ad for every query: the best min(k, N), with N counting the padding of `Corpus.pack`.
@@ -135,34 +139,29 @@ def score_and_top_k(
       biases_T: float32 bias of each task's logit.
       utility: what to rank by, over all T tasks; a NaN utility counts as -inf.
       k: results per query.
-      scratch_BN: from `corpus.scratch(B)` or from the last call. Donate it to the jit.
+      scratch_NB: from `corpus.scratch(B)` or from the last call. Donate it to the jit.
       curves: calibration `[B, T]` of the queries' logits; None = none.
 
     Returns:
       The best ads, and the scratch buffer.
     """
-    batch, n = scratch_BN.shape
+    n, batch = scratch_NB.shape
     k = min(k, n)
     queries_TBD, biases_TB, bend = _calibrated(queries_TBD, biases_T, curves)
-    maxima, chain_B1 = [], jnp.zeros((batch, 1), jnp.float32)
-    for part, start in enumerate(range(0, n, PART)):
-        ads = slice(start, min(start + PART, n))
-        logits = {t: _product(queries_TBD[t] + chain_B1, columns[part]) for t, columns in corpus.columns.items()}
-        probabilities = {
-            utility.tasks[t]: jax.nn.sigmoid(bend(x_BC + biases_TB[t][:, None], t)) for t, x_BC in logits.items()
-        }
-        utility_BC = _eligible(utility(probabilities, corpus.bids_N[ads]), corpus.valid_N[ads], batch)
-        scratch_BN = lax.dynamic_update_slice(scratch_BN, utility_BC, (0, start))
-        maxima.append(_block_maxima(scratch_BN[:, ads], BLOCK))  # read back, else XLA stores the utilities twice
-        # Always 0, but the compiler cannot know: else it schedules the products of all parts first, and their results
-        # (T x B x N) go through memory instead of the cache. It drops an optimization_barrier too early to help.
-        chain_B1 = jnp.minimum(jnp.abs(maxima[-1][:, :1]), 0)
+
+    def score(logits: dict[int, Array], bids_C: Array, valid_C: Array) -> Array:
+        probabilities = {utility.tasks[t]: jax.nn.sigmoid(bend(x_CB + biases_TB[t], t)) for t, x_CB in logits.items()}
+        return _eligible(utility(probabilities, bids_C[:, None]), valid_C[:, None], (bids_C.shape[0], batch))
+
+    scan = _scan_columns if batch == 1 else _scan_rows
+    scratch_NB, maxima_MB = scan(score, queries_TBD, corpus, scratch_NB)
     if _blocks_pay(n, k, BLOCK):
-        utility_Bk, positions_Bk = _top_k_of_blocks(scratch_BN, jnp.concatenate(maxima, axis=1), k)
+        blocks_MLB = scratch_NB.reshape(-1, BLOCK, batch)
+        utility_Bk, positions_Bk = _top_k_of_blocks(maxima_MB.T, k, BLOCK, partial(_take_blocks, blocks_MLB))
     else:
-        utility_Bk, positions_Bk = lax.top_k(scratch_BN, k)
+        utility_Bk, positions_Bk = lax.top_k(scratch_NB.T, k)
     probabilities_TBk = _probabilities_at(queries_TBD, corpus, biases_TB, positions_Bk, bend)
-    return TopK(positions_Bk, utility_Bk, probabilities_TBk), scratch_BN
+    return TopK(positions_Bk, utility_Bk, probabilities_TBk), scratch_NB
 
 
 def score_candidates(
@@ -185,7 +184,7 @@ def score_candidates(
     utility_BC, probabilities_TBC = score_positions(queries_TBD, corpus, biases_T, utility, candidates_BC, curves)
     inside_BC = (candidates_BC >= 0) & (candidates_BC < corpus.valid_N.shape[0])
     valid_BC = corpus.valid_N[candidates_BC] & inside_BC
-    utility_Bk, chosen_Bk = top_k(_eligible(utility_BC, valid_BC, candidates_BC.shape[0]), k)
+    utility_Bk, chosen_Bk = top_k(_eligible(utility_BC, valid_BC, utility_BC.shape), k)
     return TopK(
         positions_Bk=jnp.take_along_axis(candidates_BC, chosen_Bk, axis=1),
         utility_Bk=utility_Bk,
@@ -227,13 +226,56 @@ def _put_columns(part_DC: Array, places_P: Array, vectors_PD: Array) -> Array:
 def _calibrated(queries_TBD: Array, biases_T: Array, curves: Curves | None) -> tuple[Array, Array, Bend]:
     """Queries and biases `[T, B]` with the affine part folded in, and what is left to do to the logits.
 
-    It takes the logits `[B, C]` of a task, or `[B, C, T]` of all.
+    It takes the logits `[C, B]` of a task, or `[B, C, T]` of all.
     """
     if curves is None:
         biases_TB = jnp.broadcast_to(biases_T[:, None], queries_TBD.shape[:2])
         return queries_TBD, biases_TB, lambda logits, t: logits
     queries_TBD, biases_TB = curves.fold(queries_TBD, biases_T)
     return queries_TBD, biases_TB, lambda z, t: (curves.per_ad() if t is None else curves.head(t)).bend(z)
+
+
+def _scan_columns(score: Score, queries_TBD: Array, corpus: Corpus, scratch_NB: Array) -> tuple[Array, Array]:
+    """Scores of all ads for one query, and their block maxima [M, 1], from the columns."""
+    n, maxima, chain = scratch_NB.shape[0], [], jnp.float32(0)
+    for part, start in enumerate(range(0, n, PART)):
+        ads = slice(start, min(start + PART, n))
+        logits = {t: _product(queries_TBD[t] + chain, columns[part]).T for t, columns in corpus.columns.items()}
+        scores_CB = score(logits, corpus.bids_N[ads], corpus.valid_N[ads])
+        scratch_NB = lax.dynamic_update_slice(scratch_NB, scores_CB, (start, 0))
+        maxima.append(_block_maxima(scratch_NB[ads], BLOCK))  # read back, else XLA stores the scores twice
+        # Always 0, but the compiler cannot know: else it schedules the products of all parts first, and their results
+        # go through memory instead of the cache. It drops an optimization_barrier too early to help.
+        chain = jnp.minimum(jnp.abs(maxima[-1][0, 0]), 0)
+    return scratch_NB, jnp.concatenate(maxima)
+
+
+def _scan_rows(score: Score, queries_TBD: Array, corpus: Corpus, scratch_NB: Array) -> tuple[Array, Array]:
+    """Scores of all ads for some queries, and their block maxima [M, B], from the rows."""
+    n, batch = scratch_NB.shape
+    tasks, dim = corpus.rows_NTD.shape[1:]
+    size = min(CHUNK, n)
+    rows_NF = corpus.rows_NTD.reshape(n, tasks * dim)
+    queries_TBD = queries_TBD.astype(rows_NF.dtype).astype(jnp.float32)
+
+    def scan(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        scratch_NB, maxima_MB = carry
+        start = jnp.minimum(i * size, n - size)  # the last chunk scores some ads again
+        # Always 1, but the compiler cannot know: it copies a chunk on one core unless there is something to compute.
+        one = (i >= 0).astype(jnp.float32)
+
+        def logits_CB(task: int) -> Array:
+            rows_CD = lax.dynamic_slice(rows_NF, (start, task * dim), (size, dim)).astype(jnp.float32) * one
+            return jnp.matmul(rows_CD, queries_TBD[task].T, precision="highest")
+
+        bids_C, valid_C = (lax.dynamic_slice(x, (start,), (size,)) for x in (corpus.bids_N, corpus.valid_N))
+        scores_CB = score({t: logits_CB(t) for t in corpus.columns}, bids_C, valid_C)
+        scratch_NB = lax.dynamic_update_slice(scratch_NB, scores_CB, (start, 0))
+        stored_CB = lax.dynamic_slice(scratch_NB, (start, 0), (size, batch))  # else XLA stores the scores twice
+        return scratch_NB, lax.dynamic_update_slice(maxima_MB, _block_maxima(stored_CB, BLOCK), (start // BLOCK, 0))
+
+    maxima_MB = jnp.zeros((n // BLOCK, batch), jnp.float32)
+    return lax.fori_loop(0, -(-n // size), scan, (scratch_NB, maxima_MB))
 
 
 def _product(queries_BD: Array, columns_DC: Array) -> Array:
@@ -262,9 +304,11 @@ def _probabilities_at(queries_TBD: Array, corpus: Corpus, biases_TB: Array, posi
     return jax.nn.sigmoid(jnp.moveaxis(bend(logits_BCT + biases_TB.T[:, None, :], None), 2, 0))
 
 
-def _eligible(utility: Array, valid: Array, batch: int) -> Array:
-    """Utilities [B, C] as they are ranked; a utility of the bid alone comes without a B axis."""
-    return jnp.broadcast_to(_ordered(jnp.where(valid, utility, -jnp.inf)), (batch, valid.shape[-1]))
+def _eligible(utility: Array, valid: Array, shape: tuple[int, int]) -> Array:
+    """Utilities as they are ranked, of this shape; a utility of the bid alone comes without queries."""
+    # Added, not selected: for the selection XLA makes a branch around the sigmoid, 5 times as slow as vectors of them.
+    scores = utility + jnp.where(valid, jnp.float32(0), -jnp.inf)  # also makes -0 a 0; NaN is an undefined utility,
+    return jnp.broadcast_to(jnp.where(jnp.isnan(scores), -jnp.inf, scores), shape)  # or an infinite one of no ad
 
 
 def _ordered(scores: Array) -> Array:
@@ -272,8 +316,8 @@ def _ordered(scores: Array) -> Array:
     return jnp.where(scores == 0, jnp.zeros_like(scores), jnp.where(jnp.isnan(scores), -jnp.inf, scores))
 
 
-def _block_maxima(scores_BN: Array, block: int) -> Array:
-    return jnp.max(scores_BN.reshape(scores_BN.shape[0], -1, block), axis=2)
+def _block_maxima(scores_NB: Array, block: int) -> Array:
+    return jnp.max(scores_NB.reshape(-1, block, scores_NB.shape[1]), axis=1)
 
 
 def _blocks_pay(n: int, k: int, block: int) -> bool:
@@ -281,16 +325,19 @@ def _blocks_pay(n: int, k: int, block: int) -> bool:
     return 2 * (-(-n // block) + k * block) <= n and k <= n // block
 
 
-def _top_k_of_blocks(scores_BN: Array, maxima_BM: Array, k: int) -> tuple[Array, Array]:
-    batch, n = scores_BN.shape
-    block = n // maxima_BM.shape[1]
+def _top_k_of_blocks(maxima_BM: Array, k: int, block: int, take: Callable[[Array], Array]) -> tuple[Array, Array]:
+    """The best k by the maxima of all blocks; `take` gives the scores `[B, k, block]` of some."""
     maxima_Bk, blocks_Bk = lax.top_k(maxima_BM, k)
     blocks_Bk = jnp.sort(blocks_Bk, axis=1)  # so that a lower place among the gathered scores means a lower position
-    gathered = jnp.take_along_axis(scores_BN.reshape(batch, -1, block), blocks_Bk[:, :, None], axis=1)
-    gathered = gathered.reshape(batch, -1)
+    gathered = take(blocks_Bk).reshape(maxima_BM.shape[0], -1)
     # No score below the k-th maximum can be among the best k. Without them the selection, a heap on a CPU, is half the
     # work. `min`, not the last column: a slice of a top k makes XLA sort the whole row.
     gathered = jnp.where(gathered >= jnp.min(maxima_Bk, axis=1, keepdims=True), gathered, -jnp.inf)
     values_Bk, places_Bk = lax.top_k(gathered, k)
     positions_Bk = jnp.take_along_axis(blocks_Bk, places_Bk // block, axis=1) * block + places_Bk % block
     return values_Bk, positions_Bk
+
+
+def _take_blocks(blocks_MLB: Array, chosen_Bk: Array) -> Array:
+    """Of each query's own blocks `[M, L]` the chosen ones: [B, k, L]."""
+    return jax.vmap(lambda blocks_ML, chosen_k: blocks_ML[chosen_k], in_axes=(2, 0))(blocks_MLB, chosen_Bk)
