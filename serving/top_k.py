@@ -21,7 +21,7 @@ from jax import Array, lax
 from tt_jax.calibration import Curves
 from tt_jax.utility import Utility
 
-BLOCK = 64  # scores per block maximum; for k = 1000 of 10^6 on a CPU, 32 is as fast and 128 a tenth slower
+BLOCK = 32  # scores per block maximum; for k = 1000 of 10^6 on a CPU, 32 is as fast and 128 a tenth slower
 Bend = Callable[[Array, int | None], Array]
 Score = Callable[[dict[int, Array], Array, Array], Array]  # logits [C, B] of each task, bids, valid -> scores [C, B]
 PART = 65_536  # ads scored at a time for one query, a multiple of BLOCK
@@ -252,14 +252,13 @@ def _scan_columns(score: Score, queries_TBD: Array, corpus: Corpus, scratch_NB: 
 
 def _scan_rows(score: Score, queries_TBD: Array, corpus: Corpus, scratch_NB: Array) -> tuple[Array, Array]:
     """Scores of all ads for some queries, and their block maxima [M, B], from the rows."""
-    n, batch = scratch_NB.shape
+    n = scratch_NB.shape[0]
     tasks, dim = corpus.rows_NTD.shape[1:]
     size = min(CHUNK, n)
     rows_NF = corpus.rows_NTD.reshape(n, tasks * dim)
     queries_TBD = queries_TBD.astype(rows_NF.dtype).astype(jnp.float32)
 
-    def scan(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        scratch_NB, maxima_MB = carry
+    def scan(i: Array, scratch_NB: Array) -> Array:
         start = jnp.minimum(i * size, n - size)  # the last chunk scores some ads again
         # Always 1, but the compiler cannot know: it copies a chunk on one core unless there is something to compute.
         one = (i >= 0).astype(jnp.float32)
@@ -270,12 +269,11 @@ def _scan_rows(score: Score, queries_TBD: Array, corpus: Corpus, scratch_NB: Arr
 
         bids_C, valid_C = (lax.dynamic_slice(x, (start,), (size,)) for x in (corpus.bids_N, corpus.valid_N))
         scores_CB = score({t: logits_CB(t) for t in corpus.columns}, bids_C, valid_C)
-        scratch_NB = lax.dynamic_update_slice(scratch_NB, scores_CB, (start, 0))
-        stored_CB = lax.dynamic_slice(scratch_NB, (start, 0), (size, batch))  # else XLA stores the scores twice
-        return scratch_NB, lax.dynamic_update_slice(maxima_MB, _block_maxima(stored_CB, BLOCK), (start // BLOCK, 0))
+        return lax.dynamic_update_slice(scratch_NB, scores_CB, (start, 0))
 
-    maxima_MB = jnp.zeros((n // BLOCK, batch), jnp.float32)
-    return lax.fori_loop(0, -(-n // size), scan, (scratch_NB, maxima_MB))
+    # The maxima are taken of all at once: XLA copies a chunk of the buffer before it takes those of the chunk.
+    scratch_NB = lax.fori_loop(0, -(-n // size), scan, scratch_NB)
+    return scratch_NB, _block_maxima(scratch_NB, BLOCK)
 
 
 def _product(queries_BD: Array, columns_DC: Array) -> Array:
