@@ -255,7 +255,8 @@ def _scan_rows(score: Score, queries_TBD: Array, corpus: Corpus, scratch_NB: Arr
     """Scores of all ads for some queries, and their block maxima [M, B], from the rows."""
     n = scratch_NB.shape[0]
     tasks, dim = corpus.rows_NTD.shape[1:]
-    size = min(CHUNK, n)
+    # One task in float32 needs no copy of its rows and leaves its logits where the scores will be: no chunks.
+    size = n if tasks == 1 and corpus.rows_NTD.dtype == jnp.float32 else min(CHUNK, n)
     rows_NF = corpus.rows_NTD.reshape(n, tasks * dim)
     queries_TBD = queries_TBD.astype(rows_NF.dtype).astype(jnp.float32)
 
@@ -302,7 +303,7 @@ def _probabilities_at(queries_TBD: Array, corpus: Corpus, biases_TB: Array, posi
     return jax.nn.sigmoid(jnp.moveaxis(bend(logits_BCT + biases_TB.T[:, None, :], None), 2, 0))
 
 
-def _eligible(utility: Array, valid: Array, shape: tuple[int, int]) -> Array:
+def _eligible(utility: Array, valid: Array, shape: tuple[int, ...]) -> Array:
     """Utilities as they are ranked, of this shape; a utility of the bid alone comes without queries."""
     # Added, not selected: for the selection XLA makes a branch around the sigmoid, 5 times as slow as vectors of them.
     scores = utility + jnp.where(valid, jnp.float32(0), -jnp.inf)  # also makes -0 a 0; NaN is an undefined utility,
