@@ -258,7 +258,7 @@ def test_an_update_is_as_if_the_corpus_had_been_packed_anew(monkeypatch: pytest.
     )
     corpus = Corpus.pack(jnp.asarray(rows), jnp.asarray(bids), jnp.asarray(valid), (0, 2), places=390)
     assert (corpus.valid_N.shape, [part.shape for part in corpus.columns[2]]) == ((416,), [(4, 128)] * 3 + [(4, 32)])
-    put, marked = np.array([0, 127, 128, 299, 320, 447, 448, 10**6]), np.array([5, 128, 447, 448])
+    put, marked = np.array([0, 127, 128, 299, 320, 415, 416, 10**6]), np.array([5, 128, 415, 416])
     vectors, new_bids = rng.normal(size=(8, tasks, dim)).astype(np.float32), rng.random(4, np.float32)
     flags = np.array([True, False, True, True])
     update = jax.jit(Corpus.updated, donate_argnums=0)
