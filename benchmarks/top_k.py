@@ -59,13 +59,13 @@ def random_corpus(a: argparse.Namespace, rng: np.random.Generator) -> Corpus:
 
 def scan_call(queries_TBD: Array, corpus: Corpus, utility: Utility, k: int) -> Callable[[], TopK]:
     """A call that ranks all ads, and hands its score buffer on to the next."""
-    compiled = jax.jit(score_and_top_k, static_argnames=("utility", "k"), donate_argnames="scratch_NB")
+    compiled = jax.jit(score_and_top_k, static_argnames=("utility", "k"), donate_argnames="scratch_BN")
     biases_T = jnp.zeros(queries_TBD.shape[0], jnp.float32)
-    scratch_NB = corpus.scratch(queries_TBD.shape[1])
+    scratch_BN = corpus.scratch(queries_TBD.shape[1])
 
     def call() -> TopK:
-        nonlocal scratch_NB
-        result, scratch_NB = compiled(queries_TBD, corpus, biases_T, utility, k, scratch_NB)
+        nonlocal scratch_BN
+        result, scratch_BN = compiled(queries_TBD, corpus, biases_T, utility, k, scratch_BN)
         return result
 
     return call

@@ -2,9 +2,9 @@
 
 Letters in names: B queries, T tasks, N ads, D embedding width, C ads of one part or candidates of one query, k results.
 
-How it is made fast. Ads are scored in parts that fit a cache: dot, sigmoid and utility of one part are done before the
-next part is read, so memory sees each ad vector once. One query reads them in columns, several in rows. The top k
-then need only the k blocks with the largest maxima. The scores live in a buffer that the caller hands in and gets back:
+How it is made fast. Ads are scored in parts that fit a cache: dot, sigmoid, utility and block maxima of one part
+are done before the next part is read, so memory sees each ad vector once and each score once. The top k then need
+only the k blocks with the largest maxima. The scores live in a buffer that the caller hands in and gets back:
 the page faults of a fresh one (128 MB for 32 queries over 10^6 ads) cost a CPU as much as the products do.
 """
 
@@ -21,11 +21,10 @@ from jax import Array, lax
 from tt_jax.calibration import Curves
 from tt_jax.utility import Utility
 
-BLOCK = 32  # scores per block maximum; for k = 1000 of 10^6 on a CPU, 32 is as fast and 128 a tenth slower
+BLOCK = 64  # scores per block maximum; for k = 1000 of 10^6 on a CPU, 32 is as fast and 128 a tenth slower
 Bend = Callable[[Array, int | None], Array]
-Score = Callable[[dict[int, Array], Array, Array], Array]  # logits [C, B] of each task, bids, valid -> scores [C, B]
-PART = 65_536  # ads scored at a time for one query, a multiple of BLOCK
-CHUNK = 16_384  # ads scored at a time for more queries, a multiple of BLOCK
+ROW_BLOCK = 32  # where the scores of an ad stand together, each of a block is read from a line of its own
+PART = 65_536  # ads scored at a time, a multiple of BLOCK; with 131,072 compiling takes 1.7 s less, B = 32 1.1x as long
 
 
 @jax.tree_util.register_dataclass
@@ -51,9 +50,9 @@ class Corpus:
 
     Attributes:
       rows_NTD: float32 or bfloat16 embeddings, one ad contiguous: what candidate lists and the winners are read from,
-        and a scan over all ads for several queries.
-      columns: for each task of the utility, the same numbers as parts `[D, C]`: what a scan for one query reads. Its
-        product is 1.2-1.5x as fast in this layout as in rows (CPU), that of 8 or 32 queries up to half as fast.
+        and one float32 task by several queries.
+      columns: for each task of the utility, the same numbers as parts `[D, C]`: what other scans over all ads read. A
+        product with a few queries is 1.4x as fast in this layout as in rows (B = 8, CPU).
       bids_N: float32.
       valid_N: bool; False for padding and ads that are not eligible.
     """
@@ -82,7 +81,7 @@ class Corpus:
 
     def scratch(self, batch: int) -> Array:
         """A score buffer for `score_and_top_k` with that many queries."""
-        return jnp.zeros((self.valid_N.shape[0], batch), jnp.float32)
+        return jnp.zeros((batch, self.valid_N.shape[0]), jnp.float32)
 
     def updated(self, put_P: Array, vectors_PTD: Array, marked_M: Array, bids_M: Array, valid_M: Array) -> Corpus:
         """With other vectors at positions `put_P`, other bids and eligibility at `marked_M`. Donate `self` to the jit.
@@ -118,9 +117,8 @@ def top_k(scores_BN: Array, k: int, block: int = BLOCK) -> tuple[Array, Array]:
         return lax.top_k(scores_BN, k)
     spare = -scores_BN.shape[1] % block
     scores_BN = jnp.pad(scores_BN, ((0, 0), (0, spare)), constant_values=-jnp.inf)
-    blocks_BML = scores_BN.reshape(scores_BN.shape[0], -1, block)
-    maxima_BM = jnp.max(blocks_BML, axis=2)
-    return _top_k_of_blocks(maxima_BM, k, block, lambda at: jnp.take_along_axis(blocks_BML, at[:, :, None], axis=1))
+    take = partial(_take_blocks, scores_BN.reshape(scores_BN.shape[0], -1, block))
+    return _top_k_of_blocks(_block_maxima(scores_BN, block), k, block, take)
 
 
 def score_and_top_k(
@@ -129,7 +127,7 @@ def score_and_top_k(
     biases_T: Array,
     utility: Utility,
     k: int,
-    scratch_NB: Array,
+    scratch_BN: Array,
     curves: Curves | None = None,
 ) -> tuple[TopK, Array]:
     """Scores every ad for every query: the best min(k, N), with N counting the padding of `Corpus.pack`.
@@ -140,29 +138,19 @@ def score_and_top_k(
       biases_T: float32 bias of each task's logit.
       utility: what to rank by, over all T tasks; a NaN utility counts as -inf.
       k: results per query.
-      scratch_NB: from `corpus.scratch(B)` or from the last call. Donate it to the jit.
+      scratch_BN: from `corpus.scratch(B)` or from the last call. Donate it to the jit.
       curves: calibration `[B, T]` of the queries' logits; None = none.
 
     Returns:
       The best ads, and the scratch buffer.
     """
-    n, batch = scratch_NB.shape
+    batch, n = scratch_BN.shape
     k = min(k, n)
     queries_TBD, biases_TB, bend = _calibrated(queries_TBD, biases_T, curves)
-
-    def score(logits: dict[int, Array], bids_C: Array, valid_C: Array) -> Array:
-        probabilities = {utility.tasks[t]: jax.nn.sigmoid(bend(x_CB + biases_TB[t], t)) for t, x_CB in logits.items()}
-        return _eligible(utility(probabilities, bids_C[:, None]), valid_C[:, None], (bids_C.shape[0], batch))
-
-    scan = _scan_columns if batch == 1 else _scan_rows
-    scratch_NB, maxima_MB = scan(score, queries_TBD, corpus, scratch_NB)
-    if _blocks_pay(n, k, BLOCK):
-        blocks_MLB = scratch_NB.reshape(-1, BLOCK, batch)
-        utility_Bk, positions_Bk = _top_k_of_blocks(maxima_MB.T, k, BLOCK, partial(_take_blocks, blocks_MLB))
-    else:
-        utility_Bk, positions_Bk = lax.top_k(scratch_NB.T, k)
+    scan = _best_by_rows if batch > 1 and _one_float32_task(corpus) else _best_by_columns
+    utility_Bk, positions_Bk, scratch_BN = scan(queries_TBD, corpus, biases_TB, bend, utility, k, scratch_BN)
     probabilities_TBk = _probabilities_at(queries_TBD, corpus, biases_TB, positions_Bk, bend)
-    return TopK(positions_Bk, utility_Bk, probabilities_TBk), scratch_NB
+    return TopK(positions_Bk, utility_Bk, probabilities_TBk), scratch_BN
 
 
 def score_candidates(
@@ -185,7 +173,7 @@ def score_candidates(
     utility_BC, probabilities_TBC = score_positions(queries_TBD, corpus, biases_T, utility, candidates_BC, curves)
     inside_BC = (candidates_BC >= 0) & (candidates_BC < corpus.valid_N.shape[0])
     valid_BC = corpus.valid_N[candidates_BC] & inside_BC
-    utility_Bk, chosen_Bk = top_k(_eligible(utility_BC, valid_BC, utility_BC.shape), k)
+    utility_Bk, chosen_Bk = top_k(_eligible(utility_BC, valid_BC, candidates_BC.shape[0]), k)
     return TopK(
         positions_Bk=jnp.take_along_axis(candidates_BC, chosen_Bk, axis=1),
         utility_Bk=utility_Bk,
@@ -227,7 +215,7 @@ def _put_columns(part_DC: Array, places_P: Array, vectors_PD: Array) -> Array:
 def _calibrated(queries_TBD: Array, biases_T: Array, curves: Curves | None) -> tuple[Array, Array, Bend]:
     """Queries and biases `[T, B]` with the affine part folded in, and what is left to do to the logits.
 
-    It takes the logits `[C, B]` of a task, or `[B, C, T]` of all.
+    It takes the logits `[B, C]` of a task, or `[B, C, T]` of all.
     """
     if curves is None:
         biases_TB = jnp.broadcast_to(biases_T[:, None], queries_TBD.shape[:2])
@@ -236,56 +224,68 @@ def _calibrated(queries_TBD: Array, biases_T: Array, curves: Curves | None) -> t
     return queries_TBD, biases_TB, lambda z, t: (curves.per_ad() if t is None else curves.head(t)).bend(z)
 
 
-def _scan_columns(score: Score, queries_TBD: Array, corpus: Corpus, scratch_NB: Array) -> tuple[Array, Array]:
-    """Scores of all ads for one query, and their block maxima [M, 1], from the columns."""
-    n, maxima, chain = scratch_NB.shape[0], [], jnp.float32(0)
+def _best_by_columns(
+    queries_TBD: Array, corpus: Corpus, biases_TB: Array, bend: Bend, utility: Utility, k: int, scratch_BN: Array
+) -> tuple[Array, Array, Array]:
+    """Utilities and positions [B, k] of the best ads, and the scratch buffer."""
+    batch, n = scratch_BN.shape
+    maxima, chain_B1 = [], jnp.zeros((batch, 1), jnp.float32)
     for part, start in enumerate(range(0, n, PART)):
         ads = slice(start, min(start + PART, n))
-        logits = {t: _product(queries_TBD[t] + chain, columns[part]) for t, columns in corpus.columns.items()}
-        scores_CB = score(logits, corpus.bids_N[ads], corpus.valid_N[ads])
-        scratch_NB = lax.dynamic_update_slice(scratch_NB, scores_CB, (start, 0))
-        maxima.append(_block_maxima(scratch_NB[ads], BLOCK))  # read back, else XLA stores the scores twice
+        logits = {t: _product(queries_TBD[t] + chain_B1, columns[part]) for t, columns in corpus.columns.items()}
+        probabilities = {
+            utility.tasks[t]: jax.nn.sigmoid(bend(x_BC + biases_TB[t][:, None], t)) for t, x_BC in logits.items()
+        }
+        utility_BC = _eligible(utility(probabilities, corpus.bids_N[ads]), corpus.valid_N[ads], batch)
+        scratch_BN = lax.dynamic_update_slice(scratch_BN, utility_BC, (0, start))
+        maxima.append(_block_maxima(scratch_BN[:, ads], BLOCK))  # read back, else XLA stores the utilities twice
         # Always 0, but the compiler cannot know: else it schedules the products of all parts first, and their results
-        # go through memory instead of the cache. It drops an optimization_barrier too early to help.
-        chain = jnp.minimum(jnp.abs(maxima[-1][0, 0]), 0)
-    return scratch_NB, jnp.concatenate(maxima)
+        # (T x B x N) go through memory instead of the cache. It drops an optimization_barrier too early to help.
+        chain_B1 = jnp.minimum(jnp.abs(maxima[-1][:, :1]), 0)
+    if _blocks_pay(n, k, BLOCK):
+        take = partial(_take_blocks, scratch_BN.reshape(batch, -1, BLOCK))
+        return *_top_k_of_blocks(jnp.concatenate(maxima, axis=1), k, BLOCK, take), scratch_BN
+    return *lax.top_k(scratch_BN, k), scratch_BN
 
 
-def _scan_rows(score: Score, queries_TBD: Array, corpus: Corpus, scratch_NB: Array) -> tuple[Array, Array]:
-    """Scores of all ads for some queries, and their block maxima [M, B], from the rows."""
-    n = scratch_NB.shape[0]
-    tasks, dim = corpus.rows_NTD.shape[1:]
-    # One task in float32 needs no copy of its rows and leaves its logits where the scores will be: no chunks.
-    size = n if tasks == 1 and corpus.rows_NTD.dtype == jnp.float32 else min(CHUNK, n)
-    rows_NF = corpus.rows_NTD.reshape(n, tasks * dim)
-    queries_TBD = queries_TBD.astype(rows_NF.dtype).astype(jnp.float32)
-
-    def scan(i: Array, scratch_NB: Array) -> Array:
-        start = jnp.minimum(i * size, n - size)  # the last chunk scores some ads again
-        # Always 1, but the compiler cannot know: it copies a chunk on one core unless there is something to compute.
-        one = (i >= 0).astype(jnp.float32)
-
-        def logits_CB(task: int) -> Array:
-            rows_CD = lax.dynamic_slice(rows_NF, (start, task * dim), (size, dim)).astype(jnp.float32) * one
-            # "highest", here as elsewhere: a GPU would otherwise round float32 to TF32.
-            return jnp.matmul(rows_CD, queries_TBD[task].T, precision="highest")
-
-        bids_C, valid_C = (lax.dynamic_slice(x, (start,), (size,)) for x in (corpus.bids_N, corpus.valid_N))
-        scores_CB = score({t: logits_CB(t) for t in corpus.columns}, bids_C, valid_C)
-        return lax.dynamic_update_slice(scratch_NB, scores_CB, (start, 0))
-
-    # The maxima are taken of all at once: XLA copies a chunk of the buffer before it takes those of the chunk.
-    scratch_NB = lax.fori_loop(0, -(-n // size), scan, scratch_NB)
-    return scratch_NB, _block_maxima(scratch_NB, BLOCK)
+def _one_float32_task(corpus: Corpus) -> bool:
+    return corpus.rows_NTD.shape[1] == 1 and corpus.rows_NTD.dtype == jnp.float32
 
 
-def _product(query_1D: Array, columns_DC: Array) -> Array:
-    """Inner products [C, 1], summed in float32."""
-    query_1D = query_1D.astype(columns_DC.dtype)
-    if columns_DC.dtype == jnp.bfloat16:
+def _best_by_rows(
+    queries_TBD: Array, corpus: Corpus, biases_TB: Array, bend: Bend, utility: Utility, k: int, scratch_BN: Array
+) -> tuple[Array, Array, Array]:
+    """As `_best_by_columns`, of one float32 task. The buffer holds `[N, B]`: XLA puts the product there, and then the
+    scores in its place."""
+    batch, n = scratch_BN.shape
+    rows_ND = corpus.rows_NTD.reshape(n, -1)
+    logits_NB = jnp.matmul(rows_ND, queries_TBD[0].T, precision="highest") + biases_TB[0]
+    probability_NB = jax.nn.sigmoid(bend(logits_NB.T, 0).T)
+    # Added, not selected: for a selection XLA makes a branch around the sigmoid, 5 times as slow as vectors of them.
+    out_N = jnp.where(corpus.valid_N, jnp.float32(0), -jnp.inf)
+    scores_NB = utility({utility.tasks[0]: probability_NB}, corpus.bids_N[:, None]) + out_N[:, None]  # -0 becomes 0
+    scores_NB = jnp.broadcast_to(jnp.where(jnp.isnan(scores_NB), -jnp.inf, scores_NB), (n, batch))
+    scratch_NB = lax.dynamic_update_slice(scratch_BN.reshape(n, batch), scores_NB, (0, 0))
+    scratch_BN = scratch_NB.reshape(batch, n)
+    if not _blocks_pay(n, k, ROW_BLOCK):
+        return *lax.top_k(scratch_NB.T, k), scratch_BN
+    blocks_MLB = scratch_NB.reshape(-1, ROW_BLOCK, batch)
+
+    def take(chosen_Bk: Array) -> Array:
+        return jax.vmap(lambda blocks_ML, chosen_k: blocks_ML[chosen_k], in_axes=(2, 0))(blocks_MLB, chosen_Bk)
+
+    return *_top_k_of_blocks(jnp.max(blocks_MLB, axis=1).T, k, ROW_BLOCK, take), scratch_BN
+
+
+def _product(queries_BD: Array, columns_DC: Array) -> Array:
+    """Inner products [B, C], summed in float32."""
+    batch = queries_BD.shape[0]
+    queries_BD = queries_BD.astype(columns_DC.dtype)
+    if batch == 1 and columns_DC.dtype == jnp.bfloat16:
         # A CPU multiplies a lone bfloat16 vector by writing all the ads out as float32 first: slower than two vectors.
-        query_1D = jnp.pad(query_1D, ((0, 1), (0, 0)))
-    return jnp.matmul(query_1D, columns_DC, precision="highest", preferred_element_type=jnp.float32)[:1].T
+        queries_BD = jnp.pad(queries_BD, ((0, 1), (0, 0)))
+    # "highest": a GPU would otherwise round float32 to TF32.
+    return jnp.matmul(queries_BD, columns_DC, precision="highest", preferred_element_type=jnp.float32)[:batch]
 
 
 def _probabilities_at(queries_TBD: Array, corpus: Corpus, biases_TB: Array, positions_BC: Array, bend: Bend) -> Array:
@@ -303,11 +303,9 @@ def _probabilities_at(queries_TBD: Array, corpus: Corpus, biases_TB: Array, posi
     return jax.nn.sigmoid(jnp.moveaxis(bend(logits_BCT + biases_TB.T[:, None, :], None), 2, 0))
 
 
-def _eligible(utility: Array, valid: Array, shape: tuple[int, ...]) -> Array:
-    """Utilities as they are ranked, of this shape; a utility of the bid alone comes without queries."""
-    # Added, not selected: for the selection XLA makes a branch around the sigmoid, 5 times as slow as vectors of them.
-    scores = utility + jnp.where(valid, jnp.float32(0), -jnp.inf)  # also makes -0 a 0; NaN is an undefined utility,
-    return jnp.broadcast_to(jnp.where(jnp.isnan(scores), -jnp.inf, scores), shape)  # or an infinite one of no ad
+def _eligible(utility: Array, valid: Array, batch: int) -> Array:
+    """Utilities [B, C] as they are ranked; a utility of the bid alone comes without a B axis."""
+    return jnp.broadcast_to(_ordered(jnp.where(valid, utility, -jnp.inf)), (batch, valid.shape[-1]))
 
 
 def _ordered(scores: Array) -> Array:
@@ -315,8 +313,8 @@ def _ordered(scores: Array) -> Array:
     return jnp.where(scores == 0, jnp.zeros_like(scores), jnp.where(jnp.isnan(scores), -jnp.inf, scores))
 
 
-def _block_maxima(scores_NB: Array, block: int) -> Array:
-    return jnp.max(scores_NB.reshape(-1, block, scores_NB.shape[1]), axis=1)
+def _block_maxima(scores_BN: Array, block: int) -> Array:
+    return jnp.max(scores_BN.reshape(scores_BN.shape[0], -1, block), axis=2)
 
 
 def _blocks_pay(n: int, k: int, block: int) -> bool:
@@ -337,6 +335,5 @@ def _top_k_of_blocks(maxima_BM: Array, k: int, block: int, take: Callable[[Array
     return values_Bk, positions_Bk
 
 
-def _take_blocks(blocks_MLB: Array, chosen_Bk: Array) -> Array:
-    """Of each query's own blocks `[M, L]` the chosen ones: [B, k, L]."""
-    return jax.vmap(lambda blocks_ML, chosen_k: blocks_ML[chosen_k], in_axes=(2, 0))(blocks_MLB, chosen_Bk)
+def _take_blocks(blocks_BML: Array, chosen_Bk: Array) -> Array:
+    return jnp.take_along_axis(blocks_BML, chosen_Bk[:, :, None], axis=1)

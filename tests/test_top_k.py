@@ -113,7 +113,7 @@ def corpus_of(d: dict[str, np.ndarray], utility: Utility, dtype: jnp.dtype) -> C
 def scan(d: dict[str, np.ndarray], expression: str, k: int, dtype: jnp.dtype = jnp.float32) -> module.TopK:
     utility = Utility.parse(expression, TASKS[: d["ads"].shape[1]])
     corpus = corpus_of(d, utility, dtype)
-    call = jax.jit(score_and_top_k, static_argnames=("utility", "k"), donate_argnames="scratch_NB")
+    call = jax.jit(score_and_top_k, static_argnames=("utility", "k"), donate_argnames="scratch_BN")
     dirty = jnp.full_like(corpus.scratch(d["queries"].shape[1]), jnp.nan)
     args = jnp.asarray(d["queries"]), corpus, jnp.asarray(d["biases"]), utility, k
     _, scratch = call(*args, dirty)
@@ -123,9 +123,8 @@ def scan(d: dict[str, np.ndarray], expression: str, k: int, dtype: jnp.dtype = j
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several parts, the last one smaller, and several chunks, the last one over the one before."""
+    """Several parts, the last one smaller."""
     monkeypatch.setattr(module, "PART", 2 * BLOCK)
-    monkeypatch.setattr(module, "CHUNK", 2 * BLOCK)
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -165,7 +164,7 @@ def test_scan_breaks_ties_by_position(queries: int) -> None:
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("queries", [1, 2, 8, 32])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("tasks", [1, 2])  # one task in float32 goes without chunks
+@pytest.mark.parametrize("tasks", [1, 2])  # one task in float32 is read in rows
 def test_equal_ads_tie_wherever_they_stand(tasks: int, dtype: jnp.dtype, queries: int) -> None:
     """To the last bit, of numbers that are rounded, so that they stand in order of position."""
     rng = np.random.default_rng(13)

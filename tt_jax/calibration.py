@@ -146,8 +146,8 @@ class Curves:
         return jax.tree.map(lambda x: x[..., scenario_B, :], self)
 
     def head(self, h: int) -> Curves:
-        """`[B]`, of maps `[B, H]`: those of one head, for logits `[ads, B]`."""
-        return jax.tree.map(lambda x: x[..., h], self)
+        """`[B, 1]`, of maps `[B, H]`: those of one head, for logits `[B, ads]`."""
+        return jax.tree.map(lambda x: x[..., h : h + 1], self)
 
     def per_ad(self) -> Curves:
         """`[B, 1, H]`, of maps `[B, H]`: for logits `[B, ads, H]`."""
