@@ -81,7 +81,16 @@ class Corpus:
 
     def scratch(self, batch: int) -> Array:
         """A score buffer for `score_and_top_k` with that many queries."""
-        return jnp.zeros((batch, self.valid_N.shape[0]), jnp.float32)
+        return jnp.zeros(self.scratch_shape(batch), jnp.float32)
+
+    def scratch_shape(self, batch: int) -> tuple[int, int]:
+        """`[N, B]` if these queries read one float32 task in rows, else `[B, N]`."""
+        n = self.valid_N.shape[0]
+        return (n, batch) if self.reads_rows(batch) else (batch, n)
+
+    def reads_rows(self, batch: int) -> bool:
+        """Whether that many queries read one float32 task in rows."""
+        return batch > 1 and self.rows_NTD.shape[1] == 1 and self.rows_NTD.dtype == jnp.float32
 
     def updated(self, put_P: Array, vectors_PTD: Array, marked_M: Array, bids_M: Array, valid_M: Array) -> Corpus:
         """With other vectors at positions `put_P`, other bids and eligibility at `marked_M`. Donate `self` to the jit.
@@ -127,7 +136,7 @@ def score_and_top_k(
     biases_T: Array,
     utility: Utility,
     k: int,
-    scratch_BN: Array,
+    scratch: Array,
     curves: Curves | None = None,
 ) -> tuple[TopK, Array]:
     """Scores every ad for every query: the best min(k, N), with N counting the padding of `Corpus.pack`.
@@ -138,19 +147,18 @@ def score_and_top_k(
       biases_T: float32 bias of each task's logit.
       utility: what to rank by, over all T tasks; a NaN utility counts as -inf.
       k: results per query.
-      scratch_BN: from `corpus.scratch(B)` or from the last call. Donate it to the jit.
+      scratch: from `corpus.scratch(B)` or from the last call. Donate it to the jit.
       curves: calibration `[B, T]` of the queries' logits; None = none.
 
     Returns:
       The best ads, and the scratch buffer.
     """
-    batch, n = scratch_BN.shape
-    k = min(k, n)
+    k = min(k, corpus.valid_N.shape[0])
     queries_TBD, biases_TB, bend = _calibrated(queries_TBD, biases_T, curves)
-    scan = _best_by_rows if batch > 1 and _one_float32_task(corpus) else _best_by_columns
-    utility_Bk, positions_Bk, scratch_BN = scan(queries_TBD, corpus, biases_TB, bend, utility, k, scratch_BN)
+    scan = _best_by_rows if corpus.reads_rows(queries_TBD.shape[1]) else _best_by_columns
+    utility_Bk, positions_Bk, scratch = scan(queries_TBD, corpus, biases_TB, bend, utility, k, scratch)
     probabilities_TBk = _probabilities_at(queries_TBD, corpus, biases_TB, positions_Bk, bend)
-    return TopK(positions_Bk, utility_Bk, probabilities_TBk), scratch_BN
+    return TopK(positions_Bk, utility_Bk, probabilities_TBk), scratch
 
 
 def score_candidates(
@@ -248,16 +256,11 @@ def _best_by_columns(
     return *lax.top_k(scratch_BN, k), scratch_BN
 
 
-def _one_float32_task(corpus: Corpus) -> bool:
-    return corpus.rows_NTD.shape[1] == 1 and corpus.rows_NTD.dtype == jnp.float32
-
-
 def _best_by_rows(
-    queries_TBD: Array, corpus: Corpus, biases_TB: Array, bend: Bend, utility: Utility, k: int, scratch_BN: Array
+    queries_TBD: Array, corpus: Corpus, biases_TB: Array, bend: Bend, utility: Utility, k: int, scratch_NB: Array
 ) -> tuple[Array, Array, Array]:
-    """As `_best_by_columns`, of one float32 task. The buffer holds `[N, B]`: XLA puts the product there, and then the
-    scores in its place."""
-    batch, n = scratch_BN.shape
+    """As `_best_by_columns`, of one float32 task. XLA puts the product into the buffer, then the scores in its place."""
+    n, batch = scratch_NB.shape
     rows_ND = corpus.rows_NTD.reshape(n, -1)
     logits_NB = jnp.matmul(rows_ND, queries_TBD[0].T, precision="highest") + biases_TB[0]
     probability_NB = jax.nn.sigmoid(bend(logits_NB.T, 0).T)
@@ -265,16 +268,15 @@ def _best_by_rows(
     out_N = jnp.where(corpus.valid_N, jnp.float32(0), -jnp.inf)
     scores_NB = utility({utility.tasks[0]: probability_NB}, corpus.bids_N[:, None]) + out_N[:, None]  # -0 becomes 0
     scores_NB = jnp.broadcast_to(jnp.where(jnp.isnan(scores_NB), -jnp.inf, scores_NB), (n, batch))
-    scratch_NB = lax.dynamic_update_slice(scratch_BN.reshape(n, batch), scores_NB, (0, 0))
-    scratch_BN = scratch_NB.reshape(batch, n)
+    scratch_NB = lax.dynamic_update_slice(scratch_NB, scores_NB, (0, 0))
     if not _blocks_pay(n, k, ROW_BLOCK):
-        return *lax.top_k(scratch_NB.T, k), scratch_BN
+        return *lax.top_k(scratch_NB.T, k), scratch_NB
     blocks_MLB = scratch_NB.reshape(-1, ROW_BLOCK, batch)
 
     def take(chosen_Bk: Array) -> Array:
         return jax.vmap(lambda blocks_ML, chosen_k: blocks_ML[chosen_k], in_axes=(2, 0))(blocks_MLB, chosen_Bk)
 
-    return *_top_k_of_blocks(jnp.max(blocks_MLB, axis=1).T, k, ROW_BLOCK, take), scratch_BN
+    return *_top_k_of_blocks(jnp.max(blocks_MLB, axis=1).T, k, ROW_BLOCK, take), scratch_NB
 
 
 def _product(queries_BD: Array, columns_DC: Array) -> Array:

@@ -113,7 +113,7 @@ def corpus_of(d: dict[str, np.ndarray], utility: Utility, dtype: jnp.dtype) -> C
 def scan(d: dict[str, np.ndarray], expression: str, k: int, dtype: jnp.dtype = jnp.float32) -> module.TopK:
     utility = Utility.parse(expression, TASKS[: d["ads"].shape[1]])
     corpus = corpus_of(d, utility, dtype)
-    call = jax.jit(score_and_top_k, static_argnames=("utility", "k"), donate_argnames="scratch_BN")
+    call = jax.jit(score_and_top_k, static_argnames=("utility", "k"), donate_argnames="scratch")
     dirty = jnp.full_like(corpus.scratch(d["queries"].shape[1]), jnp.nan)
     args = jnp.asarray(d["queries"]), corpus, jnp.asarray(d["biases"]), utility, k
     _, scratch = call(*args, dirty)
