@@ -259,7 +259,7 @@ def _best_by_columns(
 def _best_by_rows(
     queries_TBD: Array, corpus: Corpus, biases_TB: Array, bend: Bend, utility: Utility, k: int, scratch_NB: Array
 ) -> tuple[Array, Array, Array]:
-    """As `_best_by_columns`, of one float32 task. XLA puts the product into the buffer, then the scores in its place."""
+    """As `_best_by_columns`, of one float32 task. XLA puts the product, then the scores into the buffer."""
     n, batch = scratch_NB.shape
     rows_ND = corpus.rows_NTD.reshape(n, -1)
     logits_NB = jnp.matmul(rows_ND, queries_TBD[0].T, precision="highest") + biases_TB[0]
