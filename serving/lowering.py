@@ -58,7 +58,7 @@ def lower(shape: Shape, model: TwoTower, utility: Utility, most: int, state: Sta
         return jax.jit(partial(query_gates, model)).lower(*state[:2], ids, floats)
     lists = jax.ShapeDtypeStruct((b, shape.size), jnp.int32)
     if shape.kind == "all":
-        scratch = jax.ShapeDtypeStruct((b, len(corpus.valid_N)), jnp.float32)
+        scratch = jax.ShapeDtypeStruct(corpus.scratch_shape(b), jnp.float32)
         run = jax.jit(partial(best, model, utility, shape.size), donate_argnums=6)
         return run.lower(*state, ids, floats, scratch)
     if shape.kind == "candidates":

@@ -279,7 +279,7 @@ class Programs:
         return found
 
     def _fresh_scratch(self, queries: int) -> Array:
-        return jax.device_put(np.zeros((queries, self._ads), np.float32))
+        return jax.device_put(np.zeros(self._state[2].scratch_shape(queries), np.float32))
 
 
 def _sizes(usual: tuple[int, ...], largest: int) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ from tt_jax.utility import Utility
 
 BLOCK = 64  # scores per block maximum; for k = 1000 of 10^6 on a CPU, 32 is as fast and 128 a tenth slower
 Bend = Callable[[Array, int | None], Array]
+ROW_BLOCK = 32  # where the scores of an ad stand together, each of a block is read from a line of its own
 PART = 65_536  # ads scored at a time, a multiple of BLOCK; with 131,072 compiling takes 1.7 s less, B = 32 1.1x as long
 
 
@@ -48,8 +49,9 @@ class Corpus:
     """The ads, laid out for scoring. Build it with `pack`.
 
     Attributes:
-      rows_NTD: float32 or bfloat16 embeddings, one ad contiguous: what candidate lists and the winners are read from.
-      columns: for each task of the utility, the same numbers as parts `[D, C]`: what a scan over all ads reads. A
+      rows_NTD: float32 or bfloat16 embeddings, one ad contiguous: what candidate lists and the winners are read from,
+        and one float32 task by several queries.
+      columns: for each task of the utility, the same numbers as parts `[D, C]`: what other scans over all ads read. A
         product with a few queries is 1.4x as fast in this layout as in rows (B = 8, CPU).
       bids_N: float32.
       valid_N: bool; False for padding and ads that are not eligible.
@@ -79,7 +81,16 @@ class Corpus:
 
     def scratch(self, batch: int) -> Array:
         """A score buffer for `score_and_top_k` with that many queries."""
-        return jnp.zeros((batch, self.valid_N.shape[0]), jnp.float32)
+        return jnp.zeros(self.scratch_shape(batch), jnp.float32)
+
+    def scratch_shape(self, batch: int) -> tuple[int, int]:
+        """`[N, B]` if these queries read one float32 task in rows, else `[B, N]`."""
+        n = self.valid_N.shape[0]
+        return (n, batch) if self.reads_rows(batch) else (batch, n)
+
+    def reads_rows(self, batch: int) -> bool:
+        """Whether that many queries read one float32 task in rows."""
+        return batch > 1 and self.rows_NTD.shape[1] == 1 and self.rows_NTD.dtype == jnp.float32
 
     def updated(self, put_P: Array, vectors_PTD: Array, marked_M: Array, bids_M: Array, valid_M: Array) -> Corpus:
         """With other vectors at positions `put_P`, other bids and eligibility at `marked_M`. Donate `self` to the jit.
@@ -115,7 +126,8 @@ def top_k(scores_BN: Array, k: int, block: int = BLOCK) -> tuple[Array, Array]:
         return lax.top_k(scores_BN, k)
     spare = -scores_BN.shape[1] % block
     scores_BN = jnp.pad(scores_BN, ((0, 0), (0, spare)), constant_values=-jnp.inf)
-    return _top_k_of_blocks(scores_BN, _block_maxima(scores_BN, block), k)
+    take = partial(_take_blocks, scores_BN.reshape(scores_BN.shape[0], -1, block))
+    return _top_k_of_blocks(_block_maxima(scores_BN, block), k, block, take)
 
 
 def score_and_top_k(
@@ -124,7 +136,7 @@ def score_and_top_k(
     biases_T: Array,
     utility: Utility,
     k: int,
-    scratch_BN: Array,
+    scratch: Array,
     curves: Curves | None = None,
 ) -> tuple[TopK, Array]:
     """Scores every ad for every query: the best min(k, N), with N counting the padding of `Corpus.pack`.
@@ -135,34 +147,18 @@ def score_and_top_k(
       biases_T: float32 bias of each task's logit.
       utility: what to rank by, over all T tasks; a NaN utility counts as -inf.
       k: results per query.
-      scratch_BN: from `corpus.scratch(B)` or from the last call. Donate it to the jit.
+      scratch: from `corpus.scratch(B)` or from the last call. Donate it to the jit.
       curves: calibration `[B, T]` of the queries' logits; None = none.
 
     Returns:
       The best ads, and the scratch buffer.
     """
-    batch, n = scratch_BN.shape
-    k = min(k, n)
+    k = min(k, corpus.valid_N.shape[0])
     queries_TBD, biases_TB, bend = _calibrated(queries_TBD, biases_T, curves)
-    maxima, chain_B1 = [], jnp.zeros((batch, 1), jnp.float32)
-    for part, start in enumerate(range(0, n, PART)):
-        ads = slice(start, min(start + PART, n))
-        logits = {t: _product(queries_TBD[t] + chain_B1, columns[part]) for t, columns in corpus.columns.items()}
-        probabilities = {
-            utility.tasks[t]: jax.nn.sigmoid(bend(x_BC + biases_TB[t][:, None], t)) for t, x_BC in logits.items()
-        }
-        utility_BC = _eligible(utility(probabilities, corpus.bids_N[ads]), corpus.valid_N[ads], batch)
-        scratch_BN = lax.dynamic_update_slice(scratch_BN, utility_BC, (0, start))
-        maxima.append(_block_maxima(scratch_BN[:, ads], BLOCK))  # read back, else XLA stores the utilities twice
-        # Always 0, but the compiler cannot know: else it schedules the products of all parts first, and their results
-        # (T x B x N) go through memory instead of the cache. It drops an optimization_barrier too early to help.
-        chain_B1 = jnp.minimum(jnp.abs(maxima[-1][:, :1]), 0)
-    if _blocks_pay(n, k, BLOCK):
-        utility_Bk, positions_Bk = _top_k_of_blocks(scratch_BN, jnp.concatenate(maxima, axis=1), k)
-    else:
-        utility_Bk, positions_Bk = lax.top_k(scratch_BN, k)
+    scan = _best_by_rows if corpus.reads_rows(queries_TBD.shape[1]) else _best_by_columns
+    utility_Bk, positions_Bk, scratch = scan(queries_TBD, corpus, biases_TB, bend, utility, k, scratch)
     probabilities_TBk = _probabilities_at(queries_TBD, corpus, biases_TB, positions_Bk, bend)
-    return TopK(positions_Bk, utility_Bk, probabilities_TBk), scratch_BN
+    return TopK(positions_Bk, utility_Bk, probabilities_TBk), scratch
 
 
 def score_candidates(
@@ -236,6 +232,53 @@ def _calibrated(queries_TBD: Array, biases_T: Array, curves: Curves | None) -> t
     return queries_TBD, biases_TB, lambda z, t: (curves.per_ad() if t is None else curves.head(t)).bend(z)
 
 
+def _best_by_columns(
+    queries_TBD: Array, corpus: Corpus, biases_TB: Array, bend: Bend, utility: Utility, k: int, scratch_BN: Array
+) -> tuple[Array, Array, Array]:
+    """Utilities and positions [B, k] of the best ads, and the scratch buffer."""
+    batch, n = scratch_BN.shape
+    maxima, chain_B1 = [], jnp.zeros((batch, 1), jnp.float32)
+    for part, start in enumerate(range(0, n, PART)):
+        ads = slice(start, min(start + PART, n))
+        logits = {t: _product(queries_TBD[t] + chain_B1, columns[part]) for t, columns in corpus.columns.items()}
+        probabilities = {
+            utility.tasks[t]: jax.nn.sigmoid(bend(x_BC + biases_TB[t][:, None], t)) for t, x_BC in logits.items()
+        }
+        utility_BC = _eligible(utility(probabilities, corpus.bids_N[ads]), corpus.valid_N[ads], batch)
+        scratch_BN = lax.dynamic_update_slice(scratch_BN, utility_BC, (0, start))
+        maxima.append(_block_maxima(scratch_BN[:, ads], BLOCK))  # read back, else XLA stores the utilities twice
+        # Always 0, but the compiler cannot know: else it schedules the products of all parts first, and their results
+        # (T x B x N) go through memory instead of the cache. It drops an optimization_barrier too early to help.
+        chain_B1 = jnp.minimum(jnp.abs(maxima[-1][:, :1]), 0)
+    if _blocks_pay(n, k, BLOCK):
+        take = partial(_take_blocks, scratch_BN.reshape(batch, -1, BLOCK))
+        return *_top_k_of_blocks(jnp.concatenate(maxima, axis=1), k, BLOCK, take), scratch_BN
+    return *lax.top_k(scratch_BN, k), scratch_BN
+
+
+def _best_by_rows(
+    queries_TBD: Array, corpus: Corpus, biases_TB: Array, bend: Bend, utility: Utility, k: int, scratch_NB: Array
+) -> tuple[Array, Array, Array]:
+    """As `_best_by_columns`, of one float32 task. XLA puts the product, then the scores into the buffer."""
+    n, batch = scratch_NB.shape
+    rows_ND = corpus.rows_NTD.reshape(n, -1)
+    logits_NB = jnp.matmul(rows_ND, queries_TBD[0].T, precision="highest") + biases_TB[0]
+    probability_NB = jax.nn.sigmoid(bend(logits_NB.T, 0).T)
+    # Added, not selected: for a selection XLA makes a branch around the sigmoid, 5 times as slow as vectors of them.
+    out_N = jnp.where(corpus.valid_N, jnp.float32(0), -jnp.inf)
+    scores_NB = utility({utility.tasks[0]: probability_NB}, corpus.bids_N[:, None]) + out_N[:, None]  # -0 becomes 0
+    scores_NB = jnp.broadcast_to(jnp.where(jnp.isnan(scores_NB), -jnp.inf, scores_NB), (n, batch))
+    scratch_NB = lax.dynamic_update_slice(scratch_NB, scores_NB, (0, 0))
+    if not _blocks_pay(n, k, ROW_BLOCK):
+        return *lax.top_k(scratch_NB.T, k), scratch_NB
+    blocks_MLB = scratch_NB.reshape(-1, ROW_BLOCK, batch)
+
+    def take(chosen_Bk: Array) -> Array:
+        return jax.vmap(lambda blocks_ML, chosen_k: blocks_ML[chosen_k], in_axes=(2, 0))(blocks_MLB, chosen_Bk)
+
+    return *_top_k_of_blocks(jnp.max(blocks_MLB, axis=1).T, k, ROW_BLOCK, take), scratch_NB
+
+
 def _product(queries_BD: Array, columns_DC: Array) -> Array:
     """Inner products [B, C], summed in float32."""
     batch = queries_BD.shape[0]
@@ -281,16 +324,18 @@ def _blocks_pay(n: int, k: int, block: int) -> bool:
     return 2 * (-(-n // block) + k * block) <= n and k <= n // block
 
 
-def _top_k_of_blocks(scores_BN: Array, maxima_BM: Array, k: int) -> tuple[Array, Array]:
-    batch, n = scores_BN.shape
-    block = n // maxima_BM.shape[1]
+def _top_k_of_blocks(maxima_BM: Array, k: int, block: int, take: Callable[[Array], Array]) -> tuple[Array, Array]:
+    """The best k by the maxima of all blocks; `take` gives the scores `[B, k, block]` of some."""
     maxima_Bk, blocks_Bk = lax.top_k(maxima_BM, k)
     blocks_Bk = jnp.sort(blocks_Bk, axis=1)  # so that a lower place among the gathered scores means a lower position
-    gathered = jnp.take_along_axis(scores_BN.reshape(batch, -1, block), blocks_Bk[:, :, None], axis=1)
-    gathered = gathered.reshape(batch, -1)
+    gathered = take(blocks_Bk).reshape(maxima_BM.shape[0], -1)
     # No score below the k-th maximum can be among the best k. Without them the selection, a heap on a CPU, is half the
     # work. `min`, not the last column: a slice of a top k makes XLA sort the whole row.
     gathered = jnp.where(gathered >= jnp.min(maxima_Bk, axis=1, keepdims=True), gathered, -jnp.inf)
     values_Bk, places_Bk = lax.top_k(gathered, k)
     positions_Bk = jnp.take_along_axis(blocks_Bk, places_Bk // block, axis=1) * block + places_Bk % block
     return values_Bk, positions_Bk
+
+
+def _take_blocks(blocks_BML: Array, chosen_Bk: Array) -> Array:
+    return jnp.take_along_axis(blocks_BML, chosen_Bk[:, :, None], axis=1)

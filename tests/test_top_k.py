@@ -111,9 +111,9 @@ def corpus_of(d: dict[str, np.ndarray], utility: Utility, dtype: jnp.dtype) -> C
 
 
 def scan(d: dict[str, np.ndarray], expression: str, k: int, dtype: jnp.dtype = jnp.float32) -> module.TopK:
-    utility = Utility.parse(expression, TASKS)
+    utility = Utility.parse(expression, TASKS[: d["ads"].shape[1]])
     corpus = corpus_of(d, utility, dtype)
-    call = jax.jit(score_and_top_k, static_argnames=("utility", "k"), donate_argnames="scratch_BN")
+    call = jax.jit(score_and_top_k, static_argnames=("utility", "k"), donate_argnames="scratch")
     dirty = jnp.full_like(corpus.scratch(d["queries"].shape[1]), jnp.nan)
     args = jnp.asarray(d["queries"]), corpus, jnp.asarray(d["biases"]), utility, k
     _, scratch = call(*args, dirty)
@@ -121,11 +121,19 @@ def scan(d: dict[str, np.ndarray], expression: str, k: int, dtype: jnp.dtype = j
     return result
 
 
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several parts, the last one smaller."""
+    monkeypatch.setattr(module, "PART", 2 * BLOCK)
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("queries", [1, 3])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize(("n", "k"), [(1000, 3), (130, 100)])
-def test_scan_ranks_every_ad(monkeypatch: pytest.MonkeyPatch, n: int, k: int, dtype: jnp.dtype) -> None:
-    monkeypatch.setattr(module, "PART", 2 * BLOCK)  # so that there are several parts, the last one smaller
+@pytest.mark.parametrize(("n", "k"), [(970, 3), (130, 100)])
+def test_scan_ranks_every_ad(n: int, k: int, dtype: jnp.dtype, queries: int) -> None:
     d = random_ads(np.random.default_rng(n), n)
+    d["queries"] = d["queries"][:, :queries]
     p = reference_probabilities(d)
     got = scan(d, "bid * click + 0.25 * long_view", k, dtype)
     utility = np.where(d["valid"], d["bids"] * p[0] + 0.25 * p[1], -np.inf)
@@ -142,20 +150,67 @@ def test_scan_ranks_every_ad(monkeypatch: pytest.MonkeyPatch, n: int, k: int, dt
     assert all(len(set(row)) == k for row in np.asarray(got.positions_Bk).tolist())
 
 
-def test_scan_breaks_ties_by_position(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PART", 2 * BLOCK)
-    d = random_ads(np.random.default_rng(7), 1000)
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("queries", [1, 3])
+def test_scan_breaks_ties_by_position(queries: int) -> None:
+    d = random_ads(np.random.default_rng(7), 970)
+    d["queries"] = d["queries"][:, :queries]
     logits = np.einsum("bd,nd->bn", d["queries"][0], d["ads"][:, 0])
     for expression, ranked in (("click", logits), ("bid", np.broadcast_to(d["bids"], logits.shape))):
         _, want = reference_top_k(np.where(d["valid"], ranked, -np.inf), 3)
         np.testing.assert_array_equal(scan(d, expression, 3).positions_Bk, want)
 
 
-def test_one_query_in_bfloat16() -> None:
-    d = random_ads(np.random.default_rng(3), 500)
-    d["queries"] = d["queries"][:, :1]
-    _, want = reference_top_k(np.where(d["valid"], d["queries"][0] @ d["ads"][:, 0].T, -np.inf), 3)
-    np.testing.assert_array_equal(scan(d, "click", 3, jnp.bfloat16).positions_Bk, want)
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("queries", [1, 2, 8, 32])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("tasks", [1, 2])  # one task in float32 is read in rows
+def test_equal_ads_tie_wherever_they_stand(tasks: int, dtype: jnp.dtype, queries: int) -> None:
+    """To the last bit, of numbers that are rounded, so that they stand in order of position."""
+    rng = np.random.default_rng(13)
+    d = random_ads(rng, 970, 64)
+    which = rng.integers(0, 7, 970)
+    d["ads"] = np.asarray(jnp.asarray(rng.standard_normal((7, tasks, 64))[which] / 8, dtype), np.float32)
+    d["queries"] = np.asarray(jnp.asarray(rng.standard_normal((tasks, queries, 64)), dtype), np.float32)
+    d["biases"] = d["biases"][:tasks]
+    d["bids"] = np.full(970, 0.3, np.float32)
+    utility = np.where(d["valid"], reference_probabilities(d)[0], -np.inf)
+    _, want = reference_top_k(utility, 300)
+    np.testing.assert_array_equal(scan(d, "bid * click", 300, dtype).positions_Bk, want)
+    np.testing.assert_array_equal(scan(d, "bid * click", 10, dtype).positions_Bk, want[:, :10])
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("queries", [1, 3])
+@pytest.mark.parametrize("size", [1e-18, 1e18])
+def test_scan_of_tiny_and_of_huge_numbers(size: float, queries: int) -> None:
+    """Logits that all but vanish, and ones whose probabilities are 0 and 1."""
+    d = random_ads(np.random.default_rng(14), 970)
+    d["queries"] = d["queries"][:, :queries]
+    d["ads"] *= np.float32(size)
+    with np.errstate(over="ignore"):
+        p = reference_probabilities(d)[0]
+    utility = np.where(d["valid"], d["bids"] * p, -np.inf).astype(np.float32)  # float64 tells tiny logits apart
+    want, positions = reference_top_k(utility, 20)
+    got = scan(d, "bid * click", 20)
+    np.testing.assert_array_equal(got.positions_Bk, positions)
+    np.testing.assert_allclose(got.utility_Bk, want, rtol=2e-6)
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("queries", [1, 3])
+def test_infinite_utilities(queries: int) -> None:
+    """Of an ad that may be returned one is the best there is; of any other it counts for nothing."""
+    d = random_ads(np.random.default_rng(15), 970)
+    d["queries"] = d["queries"][:, :queries]
+    d["bids"][[5, 700]] = np.inf
+    d["bids"][[6, 701]] = -np.inf
+    d["valid"][[5, 6, 700]] = [True, True, False]
+    got = scan(d, "bid * click", 970)
+    assert (np.asarray(got.positions_Bk)[:, 0] == 5).all()
+    assert np.isposinf(np.asarray(got.utility_Bk)[:, 0]).all()
+    eligible = d["valid"] & np.isfinite(d["bids"])
+    assert (np.isfinite(np.asarray(got.utility_Bk)).sum(axis=1) == eligible.sum()).all()
 
 
 def test_float32_products_are_float32() -> None:
