@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from serving.top_k import Corpus, TopK, score_and_top_k, score_candidates, score_positions
+from serving.corpus import Corpus
+from serving.top_k import TopK, score_and_top_k, score_candidates, score_positions
 from tt_jax.calibration import Curves, query_scenarios
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.utility import Utility

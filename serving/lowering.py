@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from serving.calls import ad_vectors, best, best_candidates, query_gates, scores
-from serving.top_k import Corpus
+from serving.corpus import Corpus
 from tt_jax.calibration import Curves
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.schema import PAD_ID

@@ -22,9 +22,10 @@ import numpy as np
 from jax import Array
 
 from serving.ads import Update
+from serving.corpus import Corpus
 from serving.index import AdIndex
 from serving.lowering import CHANGES, QUERIES, Shape, State, at_least, lower, pad, pad_lists, update_shape
-from serving.top_k import Corpus, TopK
+from serving.top_k import TopK
 from tt_jax.calibration import Calibration
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.utility import Utility

@@ -18,13 +18,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from serving.corpus import BLOCK, Corpus
 from tt_jax.calibration import Curves
 from tt_jax.utility import Utility
 
-BLOCK = 64  # scores per block maximum; for k = 1000 of 10^6 on a CPU, 32 is as fast and 128 a tenth slower
 Bend = Callable[[Array, int | None], Array]
 ROW_BLOCK = 32  # where the scores of an ad stand together, each of a block is read from a line of its own
-PART = 65_536  # ads scored at a time, a multiple of BLOCK; with 131,072 compiling takes 1.7 s less, B = 32 1.1x as long
 
 
 @jax.tree_util.register_dataclass
@@ -41,75 +40,6 @@ class TopK:
     positions_Bk: Array
     utility_Bk: Array
     probabilities_TBk: Array
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Corpus:
-    """The ads, laid out for scoring. Build it with `pack`.
-
-    Attributes:
-      rows_NTD: float32 or bfloat16 embeddings, one ad contiguous: what candidate lists and the winners are read from,
-        and one float32 task by several queries.
-      columns: for each task of the utility, the same numbers as parts `[D, C]`: what other scans over all ads read. A
-        product with a few queries is 1.4x as fast in this layout as in rows (B = 8, CPU).
-      bids_N: float32.
-      valid_N: bool; False for padding and ads that are not eligible.
-    """
-
-    rows_NTD: Array
-    columns: dict[int, tuple[Array, ...]]
-    bids_N: Array
-    valid_N: Array
-
-    @staticmethod
-    def pack(rows_NTD: Array, bids_N: Array, valid_N: Array, scanned: tuple[int, ...], places: int = 0) -> Corpus:
-        """Pads the ads to at least that many places, a whole number of blocks.
-
-        Copies the tasks `scanned` (those the utility uses) to columns.
-        """
-        spare = -(-max(places, rows_NTD.shape[0]) // BLOCK) * BLOCK - rows_NTD.shape[0]
-        rows_NTD = jnp.asarray(rows_NTD)
-        if spare:  # else it would be a copy of all
-            rows_NTD = jnp.pad(rows_NTD, ((0, spare), (0, 0), (0, 0)))
-        return Corpus(
-            rows_NTD=rows_NTD,
-            columns=_columns(rows_NTD, scanned, PART),
-            bids_N=jnp.pad(jnp.asarray(bids_N, jnp.float32), (0, spare)),
-            valid_N=jnp.pad(jnp.asarray(valid_N, bool), (0, spare)),
-        )
-
-    def scratch(self, batch: int) -> Array:
-        """A score buffer for `score_and_top_k` with that many queries."""
-        return jnp.zeros(self.scratch_shape(batch), jnp.float32)
-
-    def scratch_shape(self, batch: int) -> tuple[int, int]:
-        """`[N, B]` if these queries read one float32 task in rows, else `[B, N]`."""
-        n = self.valid_N.shape[0]
-        return (n, batch) if self.reads_rows(batch) else (batch, n)
-
-    def reads_rows(self, batch: int) -> bool:
-        """Whether that many queries read one float32 task in rows."""
-        return batch > 1 and self.rows_NTD.shape[1] == 1 and self.rows_NTD.dtype == jnp.float32
-
-    def updated(self, put_P: Array, vectors_PTD: Array, marked_M: Array, bids_M: Array, valid_M: Array) -> Corpus:
-        """With other vectors at positions `put_P`, other bids and eligibility at `marked_M`. Donate `self` to the jit.
-
-        Positions are int32; N and more is padding, which changes nothing.
-        """
-        columns = {
-            task: tuple(
-                _put_columns(part_DC, put_P - start, vectors_PTD[:, task])
-                for part_DC, start in zip(parts, range(0, self.rows_NTD.shape[0], PART), strict=True)
-            )
-            for task, parts in self.columns.items()
-        }
-        return Corpus(
-            rows_NTD=self.rows_NTD.at[put_P].set(vectors_PTD, mode="drop"),
-            columns=columns,
-            bids_N=self.bids_N.at[marked_M].set(bids_M, mode="drop"),
-            valid_N=self.valid_N.at[marked_M].set(valid_M, mode="drop"),
-        )
 
 
 def top_k(scores_BN: Array, k: int, block: int = BLOCK) -> tuple[Array, Array]:
@@ -207,19 +137,6 @@ def score_positions(
     return utility_BC, probabilities_TBC
 
 
-@partial(jax.jit, static_argnums=(1, 2))  # one program; slice by slice, each would be compiled
-def _columns(rows_NTD: Array, scanned: tuple[int, ...], part: int) -> dict[int, tuple[Array, ...]]:
-    starts = range(0, rows_NTD.shape[0], part)
-    return {t: tuple(rows_NTD[i : i + part, t].T for i in starts) for t in scanned}
-
-
-def _put_columns(part_DC: Array, places_P: Array, vectors_PD: Array) -> Array:
-    """With these vectors at the places that are inside of the part; a negative index would count from its end."""
-    size = part_DC.shape[1]
-    places_P = jnp.where((places_P >= 0) & (places_P < size), places_P, size)
-    return part_DC.at[:, places_P].set(vectors_PD.T, mode="drop")
-
-
 def _calibrated(queries_TBD: Array, biases_T: Array, curves: Curves | None) -> tuple[Array, Array, Bend]:
     """Queries and biases `[T, B]` with the affine part folded in, and what is left to do to the logits.
 
@@ -238,14 +155,13 @@ def _best_by_columns(
     """Utilities and positions [B, k] of the best ads, and the scratch buffer."""
     batch, n = scratch_BN.shape
     maxima, chain_B1 = [], jnp.zeros((batch, 1), jnp.float32)
-    for part, start in enumerate(range(0, n, PART)):
-        ads = slice(start, min(start + PART, n))
+    for part, ads in enumerate(corpus.parts()):
         logits = {t: _product(queries_TBD[t] + chain_B1, columns[part]) for t, columns in corpus.columns.items()}
         probabilities = {
             utility.tasks[t]: jax.nn.sigmoid(bend(x_BC + biases_TB[t][:, None], t)) for t, x_BC in logits.items()
         }
         utility_BC = _eligible(utility(probabilities, corpus.bids_N[ads]), corpus.valid_N[ads], batch)
-        scratch_BN = lax.dynamic_update_slice(scratch_BN, utility_BC, (0, start))
+        scratch_BN = lax.dynamic_update_slice(scratch_BN, utility_BC, (0, ads.start))
         maxima.append(_block_maxima(scratch_BN[:, ads], BLOCK))  # read back, else XLA stores the utilities twice
         # Always 0, but the compiler cannot know: else it schedules the products of all parts first, and their results
         # (T x B x N) go through memory instead of the cache. It drops an optimization_barrier too early to help.

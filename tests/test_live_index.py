@@ -13,14 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from serving import top_k
+from serving import corpus as corpus_module
 from serving.admin_messages import read_changes
 from serving.ads import AdIdError, AdIds, Ads
 from serving.changes import ChangeError
 from serving.changing import prepare
+from serving.corpus import Corpus
 from serving.index import build_index, now
 from serving.scorer import RequestError, Scorer
-from serving.top_k import Corpus
 from tests import tiny
 from tt_jax.bundle import Bundle
 
@@ -248,7 +248,7 @@ def test_ids_and_positions_stay_in_step(kind: type, monkeypatch: pytest.MonkeyPa
 
 def test_an_update_is_as_if_the_corpus_had_been_packed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over several parts, the last one shorter; positions of the capacity or beyond are padding."""
-    monkeypatch.setattr(top_k, "PART", 128)
+    monkeypatch.setattr(corpus_module, "PART", 128)
     rng = np.random.default_rng(0)
     n, tasks, dim = 300, 3, 4
     rows, bids, valid = (

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from serving import corpus as corpus_module
 from serving import top_k as module
-from serving.top_k import BLOCK, Corpus, score_and_top_k, score_candidates, top_k
+from serving.corpus import BLOCK, Corpus
+from serving.top_k import score_and_top_k, score_candidates, top_k
+from tt_jax.calibration import Curve, Curves
 from tt_jax.utility import Utility
 
 TASKS = ("click", "long_view")
@@ -110,21 +113,23 @@ def corpus_of(d: dict[str, np.ndarray], utility: Utility, dtype: jnp.dtype) -> C
     return Corpus.pack(jnp.asarray(d["ads"], dtype), jnp.asarray(d["bids"]), jnp.asarray(d["valid"]), scanned)
 
 
-def scan(d: dict[str, np.ndarray], expression: str, k: int, dtype: jnp.dtype = jnp.float32) -> module.TopK:
+def scan(
+    d: dict[str, np.ndarray], expression: str, k: int, dtype: jnp.dtype = jnp.float32, curves: Curves | None = None
+) -> module.TopK:
     utility = Utility.parse(expression, TASKS[: d["ads"].shape[1]])
     corpus = corpus_of(d, utility, dtype)
     call = jax.jit(score_and_top_k, static_argnames=("utility", "k"), donate_argnames="scratch")
     dirty = jnp.full_like(corpus.scratch(d["queries"].shape[1]), jnp.nan)
     args = jnp.asarray(d["queries"]), corpus, jnp.asarray(d["biases"]), utility, k
-    _, scratch = call(*args, dirty)
-    result, _ = call(*args, scratch)
+    _, scratch = call(*args, dirty, curves)
+    result, _ = call(*args, scratch, curves)
     return result
 
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several parts, the last one smaller."""
-    monkeypatch.setattr(module, "PART", 2 * BLOCK)
+    monkeypatch.setattr(corpus_module, "PART", 2 * BLOCK)
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -178,6 +183,25 @@ def test_equal_ads_tie_wherever_they_stand(tasks: int, dtype: jnp.dtype, queries
     _, want = reference_top_k(utility, 300)
     np.testing.assert_array_equal(scan(d, "bid * click", 300, dtype).positions_Bk, want)
     np.testing.assert_array_equal(scan(d, "bid * click", 10, dtype).positions_Bk, want[:, :10])
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("queries", [1, 3])
+def test_a_calibrated_task_is_ranked_by_the_maps_of_the_queries(queries: int) -> None:
+    """One task, in rows or columns: each query has a map of its own, by which other ads may win where bids differ."""
+    d = random_ads(np.random.default_rng(21), 970)
+    d |= {"queries": d["queries"][:1, :queries], "ads": d["ads"][:, :1], "biases": d["biases"][:1]}
+    knots = Curve(knots=(-3.0, -1.0, 0.5, 4.0), values=(-2.0, -1.9, 1.0, 1.1))
+    maps = Curves.of([[knots], [Curve(0.5, 0.25)]]).at(jnp.arange(queries, dtype=jnp.int32) % 2)
+    z = np.einsum("bd,nd->bn", d["queries"][0].astype(np.float64), d["ads"][:, 0]) + d["biases"][0]
+    inner = np.interp(z, knots.knots, knots.values)
+    bent = inner + np.minimum(z - knots.knots[0], 0) + np.maximum(z - knots.knots[-1], 0)
+    z = np.where((np.arange(queries) % 2 == 0)[:, None], bent, 0.5 * z + 0.25)
+    utility = np.where(d["valid"], d["bids"] / (1 + np.exp(-z)), -np.inf)
+    want, _ = reference_top_k(utility, 5)
+    got = scan(d, "bid * click", 5, curves=maps)
+    np.testing.assert_allclose(got.utility_Bk, want, rtol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(utility, np.asarray(got.positions_Bk), axis=1), want, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("small_parts")
