@@ -1,7 +1,7 @@
 """Raw logs to a prepared set: encoded, partitioned by split and scenario, stored as blocks, counted in a manifest.
 
-It streams: at any time a few chunks of the logs and one unfinished block per split and scenario are in memory. Two
-threads encode while the calling one reads the next chunk and writes.
+It streams: at any time a few chunks of the logs, one unfinished block per split and scenario and two finished ones are
+in memory. Two threads encode and one writes, while the calling one reads the next chunk.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ from input_pipeline.manifest import (
 )
 from tt_jax.schema import Schema
 
+_WAITING = 2  # blocks to be written
+_HASHING = 4  # threads
 _PART_BLOCKS = 256  # blocks of a file: a footer stays small, a file below a few GB
 Key = tuple[str, str]  # split, scenario
 
@@ -49,14 +53,39 @@ class Written:
     missing: Mapping[str, int]
 
 
+class _Thread:
+    """Does one thing after another in a thread of its own; an error is raised by the next call."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "writer")
+        self._waiting: deque[Future[None]] = deque()
+
+    def do(self, thing: Callable[[], None]) -> None:
+        while len(self._waiting) >= _WAITING:
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(thing))
+
+    def close(self) -> None:
+        """Waits until all is done."""
+        try:
+            while self._waiting:
+                self._waiting.popleft().result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+
 class PreparedWriter:
-    """Collects encoded rows into blocks and writes a prepared set: `add` as often as needed, `close`, then `finish`."""
+    """Collects encoded rows into blocks and writes a prepared set: `add` as often as needed, `close`, then `finish`.
+
+    A thread writes the blocks. Its error is raised by a later call: by `close` at the latest.
+    """
 
     def __init__(self, folder: Path, schema: Schema, block_rows: int) -> None:
         if block_rows < 1:
             raise ValueError(f"block_rows {block_rows} is not >= 1")
         self._folder, self._schema, self._block_rows = folder, schema, block_rows
         self._parts: dict[Key, _Part] = {}
+        self._thread = _Thread()
         self.splits: list[str] = []
 
     def declare(self, split: str) -> None:
@@ -69,22 +98,28 @@ class PreparedWriter:
         self.declare(split)
         key = (split, scenario)
         if key not in self._parts:
-            self._parts[key] = _Part(self._folder / folder_of(*key), self._schema, self._block_rows)
+            self._parts[key] = _Part(self._folder / folder_of(*key), self._schema, self._block_rows, self._thread)
         self._parts[key].add(arrays, missing)
 
     def close(self) -> None:
         """Writes the unfinished blocks and the footers."""
         for part in self._parts.values():
             part.close()
+        self._thread.close()
 
     def abandon(self) -> None:
         """Closes the files after an error, which another one is not to hide."""
+        with suppress(Exception):
+            self._thread.close()
         for part in self._parts.values():
             part.abandon()
 
     def written(self) -> dict[Key, Written]:
         """What has been written, once closed. It hashes the files."""
-        return {key: part.written_of(self._folder, *key) for key, part in self._parts.items()}
+        paths = [path for part in self._parts.values() for path in part.paths()]
+        with ThreadPoolExecutor(_HASHING) as pool:
+            hashes = dict(zip(paths, pool.map(sha256_of, paths), strict=True))
+        return {key: part.written_of(self._folder, *key, hashes) for key, part in self._parts.items()}
 
     def finish(self, rejected: int = 0) -> Manifest:
         """Writes schema and manifest; `rejected` counts the rows that were left out."""
@@ -116,15 +151,15 @@ def write_manifest(
 class _Part:
     """The rows of one split and scenario: an unfinished block, the open file, and what has been counted."""
 
-    def __init__(self, folder: Path, schema: Schema, block_rows: int) -> None:
-        self._rows = 0
+    def __init__(self, folder: Path, schema: Schema, block_rows: int, thread: _Thread) -> None:
+        self._rows, self._thread = 0, thread
         self._labelled = np.zeros(len(schema.tasks), np.int64)
         self._label_sum = np.zeros(len(schema.tasks), np.float64)
         self._missing = dict.fromkeys((f.name for f in schema.features), 0)
         self._written: list[tuple[Path, int, int]] = []  # path, rows, blocks
         self._folder, self._schema = folder, schema
-        self._block = {n: np.empty((block_rows, w), d) for n, (d, w) in stored_specs(schema).items()}
         self._capacity, self._filled = block_rows, 0
+        self._block = self._empty_block()
         self._writer: BlockWriter | None = None
         folder.mkdir(parents=True)
 
@@ -143,22 +178,30 @@ class _Part:
                 self._write()
 
     def _write(self) -> None:
+        """Has the block written by the thread, which alone touches the file and the counts of blocks, until `close`."""
+        block = {name: matrix[: self._filled] for name, matrix in self._block.items()}
+        self._block, self._filled = self._empty_block(), 0
+        self._thread.do(lambda: self._write_block(block))
+
+    def _write_block(self, block: Mapping[str, np.ndarray]) -> None:
         if self._writer is None:
             path = self._folder / f"part-{len(self._written):05d}.parquet"
             self._writer = BlockWriter(path, self._schema)
             self._written.append((path, 0, 0))
         try:
-            self._writer.write({name: matrix[: self._filled] for name, matrix in self._block.items()})
+            self._writer.write(block)
         except OSError as e:  # pyarrow does not name the file
             raise OSError(f"{self._written[-1][0]}: cannot be written: {e}") from e
-        labels = self._block["labels"][: self._filled]
+        labels = block["labels"]
         self._rows += len(labels)
         self._labelled += (~np.isnan(labels)).sum(0)
         self._label_sum += np.nansum(labels, 0, dtype=np.float64)
-        self._filled = 0
         self._written[-1] = (self._written[-1][0], self._writer.rows, self._writer.blocks)
         if self._writer.blocks == _PART_BLOCKS:
             self._end_file()
+
+    def _empty_block(self) -> dict[str, np.ndarray]:
+        return {n: np.empty((self._capacity, w), d) for n, (d, w) in stored_specs(self._schema).items()}
 
     def _end_file(self) -> None:
         if self._writer is not None:
@@ -168,17 +211,21 @@ class _Part:
     def close(self) -> None:
         if self._filled:
             self._write()
-        self._end_file()
+        self._thread.do(self._end_file)
 
     def abandon(self) -> None:
+        """Closes the file, once the thread has ended."""
         with suppress(OSError, ValueError):
             self._end_file()
 
-    def written_of(self, root: Path, split: str, scenario: str) -> Written:
+    def paths(self) -> list[Path]:
+        return [path for path, *_ in self._written]
+
+    def written_of(self, root: Path, split: str, scenario: str, hashes: Mapping[Path, str]) -> Written:
         """The files, their paths below `root`, and the counts."""
         files = tuple(
             DataFile(
-                path.relative_to(root).as_posix(), split, scenario, rows, blocks, path.stat().st_size, sha256_of(path)
+                path.relative_to(root).as_posix(), split, scenario, rows, blocks, path.stat().st_size, hashes[path]
             )
             for path, rows, blocks in self._written
         )
