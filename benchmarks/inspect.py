@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import statistics
 import sys
 from pathlib import Path
 
-from benchmarks.prepare import PEERS, run_process
+from benchmarks.prepare import PEERS, figures, run_in_turn
 from benchmarks.prepare_log import log_in
 
 READ = """
@@ -43,18 +41,8 @@ def main() -> None:
     commands = {"ours": inspect, "read": [sys.executable, "-c", READ, *map(str, sorted(log.iterdir()))]}
     if a.peer_python:
         commands["duckdb"] = [a.peer_python, str(PEERS / "summarize_duckdb.py"), f"{log}/*.parquet"]
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
-    for _ in range(a.rounds):
-        for name, command in commands.items():
-            found[name].append(run_process(command))
-            shutil.rmtree(out, ignore_errors=True)
-    for name, runs in found.items():
-        seconds, peaks = zip(*runs, strict=True)
-        speeds = [round(a.rows / s) for s in seconds]
-        print(json.dumps({
-            "program": name, "rows": a.rows, "rows_per_s": round(statistics.median(speeds)), "all": speeds,
-            "peak_mb": round(statistics.median(peaks)),
-        }))  # fmt: skip
+    for name, runs in run_in_turn(commands, a.rounds, out).items():
+        print(json.dumps(figures(name, a.rows, runs)))
 
 
 if __name__ == "__main__":

@@ -19,13 +19,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.prepare_log import EVAL_FROM, log_in
 
 PEERS = Path(__file__).parent / "peers"
 
 
-def run_process(command: list[str]) -> tuple[float, float]:
+def _run(command: list[str]) -> tuple[float, float]:
     """Seconds and peak megabytes of a process. Raises if it fails."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -34,6 +35,31 @@ def run_process(command: list[str]) -> tuple[float, float]:
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
     return time.perf_counter() - start, usage.ru_maxrss / 1e3
+
+
+def run_in_turn(commands: dict[str, list[str]], rounds: int, out: Path) -> dict[str, list[tuple[float, float]]]:
+    """Seconds and peak megabytes of each program, by round. `out`, which they write, is removed each time."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    for _ in range(rounds):
+        for name, command in commands.items():
+            shutil.rmtree(out, ignore_errors=True)
+            found[name].append(_run(command))
+    shutil.rmtree(out, ignore_errors=True)
+    return found
+
+
+def figures(name: str, rows: int, runs: list[tuple[float, float]]) -> dict[str, Any]:
+    """What is printed of a program's rounds."""
+    seconds, peaks = zip(*runs, strict=True)
+    speeds = [round(rows / s) for s in seconds]
+    peak = round(statistics.median(peaks))
+    return {
+        "program": name,
+        "rows": rows,
+        "rows_per_s": round(statistics.median(speeds)),
+        "all": speeds,
+        "peak_mb": peak,
+    }
 
 
 def main() -> None:
@@ -54,20 +80,10 @@ def main() -> None:
             "duckdb, in order": [*peer["duckdb"], *given, "ordered"],
             "polars": [*peer["polars"], *given],
         }
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
-    for _ in range(a.rounds):
-        for name, command in commands.items():
-            shutil.rmtree(out, ignore_errors=True)
-            found[name].append(run_process(command))
-    shutil.rmtree(out, ignore_errors=True)
+    found = run_in_turn(commands, a.rounds, out)
     for name, runs in found.items():
-        seconds, peaks = zip(*runs, strict=True)
-        speeds = [round(a.rows / s) for s in seconds]
-        print(json.dumps({
-            "program": name, "rows": a.rows, "rows_per_s": round(statistics.median(speeds)), "all": speeds,
-            "peak_mb": round(statistics.median(peaks)), "to_ours": round(statistics.median(
-                o / s for (o, _), (s, _) in zip(found["ours"], runs, strict=True)), 2),
-        }))  # fmt: skip
+        ratios = [ours / seconds for (ours, _), (seconds, _) in zip(found["ours"], runs, strict=True)]
+        print(json.dumps({**figures(name, a.rows, runs), "to_ours": round(statistics.median(ratios), 2)}))
 
 
 if __name__ == "__main__":
