@@ -60,13 +60,13 @@ def random_corpus(a: argparse.Namespace, rng: np.random.Generator) -> Corpus:
 
 def scan_call(queries_TBD: Array, corpus: Corpus, utility: Utility, k: int) -> Callable[[], TopK]:
     """A call that ranks all ads, and hands its score buffer on to the next."""
-    compiled = jax.jit(score_and_top_k, static_argnames=("utility", "k"), donate_argnames="scratch")
+    compiled = jax.jit(score_and_top_k, static_argnames=("utility", "ks"), donate_argnames="scratch")
     biases_T = jnp.zeros(queries_TBD.shape[0], jnp.float32)
     scratch = corpus.scratch(queries_TBD.shape[1])
 
     def call() -> TopK:
         nonlocal scratch
-        result, scratch = compiled(queries_TBD, corpus, biases_T, utility, k, scratch)
+        result, scratch = compiled(queries_TBD, corpus, biases_T, utility, (k,), scratch)
         return result
 
     return call

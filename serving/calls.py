@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from serving.corpus import Corpus
-from serving.top_k import TopK, score_and_top_k, score_candidates, score_positions
+from serving.top_k import TopK, one_of, score_and_top_k, score_candidates, score_positions
 from tt_jax.calibration import Curves, query_scenarios
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.utility import Utility
@@ -35,21 +36,25 @@ def _of_queries(model: TwoTower, curves: Curves | None, ids: Array) -> Curves | 
 
 
 def best(
-    model: TwoTower, utility: Utility, k: int, params: Any, tables: Any, corpus: Corpus,
-    curves: Curves | None, ids: Array, floats: Array, scratch: Array,
+    model: TwoTower, utility: Utility, ks: tuple[int, ...], params: Any, tables: Any, corpus: Corpus,
+    curves: Curves | None, ids: Array, floats: Array, which: Array, scratch: Array,
 ) -> tuple[TopK, Array]:  # fmt: skip
-    """The best k of all ads for each query, and the scratch buffer."""
+    """The best `ks[which]` of all ads for each query, and the scratch buffer."""
     queries, of_query = _queries(model, params, tables, ids, floats), _of_queries(model, curves, ids)
-    return score_and_top_k(queries, corpus, params["bias"], utility, k, scratch, of_query)
+    return score_and_top_k(queries, corpus, params["bias"], utility, ks, scratch, of_query, which)
 
 
 def best_candidates(
-    model: TwoTower, utility: Utility, k: int, params: Any, tables: Any, corpus: Corpus,
-    curves: Curves | None, ids: Array, floats: Array, lists: Array,
+    model: TwoTower, utility: Utility, k: int, sizes: tuple[int, ...], params: Any, tables: Any, corpus: Corpus,
+    curves: Curves | None, ids: Array, floats: Array, which: Array, lists: Array,
 ) -> TopK:  # fmt: skip
-    """The best k of the ads at the positions of each query's list."""
+    """The best k of the ads at the first `sizes[which]` positions of each query's list."""
     queries, of_query = _queries(model, params, tables, ids, floats), _of_queries(model, curves, ids)
-    return score_candidates(queries, corpus, params["bias"], utility, k, lists, of_query)
+
+    def best_of(size: int) -> TopK:
+        return score_candidates(queries, corpus, params["bias"], utility, k, lists[:, :size], of_query)
+
+    return one_of(which, [partial(best_of, size) for size in sizes], min(k, max(sizes)))
 
 
 def scores(

@@ -33,7 +33,8 @@ class Shape:
       kind: `all` ranks all ads, `candidates` the ads of a list, `score` scores the ads of a list; `embed` makes vectors
         of ads, `update` changes ads, `gates` gives those of the query tower.
       queries: number of queries; of ads that are embedded, or whose vectors change.
-      size: results of `all`, else length of the lists; number of ads whose bid or eligibility changes.
+      size: results of `all`, else length of the lists, in both cases the most that a program gives or takes; number of
+        ads whose bid or eligibility changes.
     """
 
     kind: Literal["all", "candidates", "score", "embed", "update", "gates"]
@@ -41,10 +42,12 @@ class Shape:
     size: int
 
 
-def lower(shape: Shape, model: TwoTower, utility: Utility, most: int, state: State) -> Any:
+def lower(
+    shape: Shape, model: TwoTower, utility: Utility, ks: tuple[int, ...], lengths: tuple[int, ...], state: State
+) -> Any:
     """What XLA is to compile for a shape. Of the state only shapes and dtypes matter.
 
-    `most`: results of a list of candidates, at most.
+    `ks`, `lengths`: numbers of results, and lengths of lists, that calls can ask for, up to the shape's size.
     """
     b, corpus = shape.queries, state[2]
     if shape.kind == "update":
@@ -56,16 +59,17 @@ def lower(shape: Shape, model: TwoTower, utility: Utility, most: int, state: Sta
         return jax.jit(partial(ad_vectors, model, corpus.rows_NTD.dtype)).lower(*state[:2], ids, floats)
     if shape.kind == "gates":
         return jax.jit(partial(query_gates, model)).lower(*state[:2], ids, floats)
-    lists = jax.ShapeDtypeStruct((b, shape.size), jnp.int32)
+    which = jax.ShapeDtypeStruct((), jnp.int32)
     if shape.kind == "all":
         scratch = jax.ShapeDtypeStruct(corpus.scratch_shape(b), jnp.float32)
-        run = jax.jit(partial(best, model, utility, shape.size), donate_argnums=6)
-        return run.lower(*state, ids, floats, scratch)
+        run = jax.jit(partial(best, model, utility, ks), donate_argnums=7)
+        return run.lower(*state, ids, floats, which, scratch)
+    lists = jax.ShapeDtypeStruct((b, shape.size), jnp.int32)
     if shape.kind == "candidates":
-        run = partial(best_candidates, model, utility, min(most, shape.size))
-    else:
-        run = partial(scores, model, utility)
-    return jax.jit(run).lower(*state, ids, floats, lists)
+        sizes = tuple(length for length in lengths if length <= shape.size)
+        run = jax.jit(partial(best_candidates, model, utility, ks[-1], sizes))
+        return run.lower(*state, ids, floats, which, lists)
+    return jax.jit(partial(scores, model, utility)).lower(*state, ids, floats, lists)
 
 
 def _lower_update(corpus: Corpus, put: int, marked: int) -> Any:

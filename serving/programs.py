@@ -127,12 +127,11 @@ class Programs:
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
-        """Of what ranks. Long lists go one query at a time: on a CPU, 8 of 16,384 ads at once took 1.6x as long."""
-        short, *long = self._candidates
+        """Of what ranks, each for all numbers of results, or lengths of lists. Long lists go one query at a time: on a
+        CPU, 8 of 16,384 ads at once took 1.6x as long."""
         return (
-            *(Shape("all", b, k) for b in QUERIES for k in self._results),
-            *(Shape("candidates", b, short) for b in QUERIES),
-            *(Shape("candidates", 1, size) for size in long),
+            *(Shape("all", b, self._results[-1]) for b in QUERIES),
+            *(Shape("candidates", b, self._longest(b)) for b in QUERIES),
         )
 
     def warm_up(self, changes: bool = False) -> None:
@@ -155,15 +154,17 @@ class Programs:
 
     def best(self, ids: np.ndarray, floats: np.ndarray, k: int) -> Running:
         """The best of all ads, at least min(k, N) of them, for at most `QUERIES[-1]` queries."""
-        shape = Shape("all", at_least(QUERIES, len(ids)), at_least(self._results, k))
-        return Running(self._run_on_scratch(shape, *pad(ids, floats, shape.queries)), len(ids))
+        shape = Shape("all", at_least(QUERIES, len(ids)), self._results[-1])
+        which = np.int32(self._results.index(at_least(self._results, k)))
+        return Running(self._run_on_scratch(shape, *pad(ids, floats, shape.queries), which), len(ids))
 
     def best_candidates(self, ids: np.ndarray, floats: np.ndarray, positions: list[np.ndarray]) -> Running:
         """The best min(max_k, C) of a list of positions for each query; at most `queries_at_once(C)` queries."""
         size = at_least(self._candidates, max(map(len, positions)))
-        shape = Shape("candidates", at_least(self._batches(size), len(ids)), size)
+        queries, which = at_least(self._batches(size), len(ids)), np.int32(self._candidates.index(size))
+        shape = Shape("candidates", queries, self._longest(queries))
         lists = pad_lists(positions, shape)
-        return Running(self._get(shape)(*self._state, *pad(ids, floats, shape.queries), lists), len(ids))
+        return Running(self._get(shape)(*self._state, *pad(ids, floats, queries), which, lists), len(ids))
 
     def scores(self, ids: np.ndarray, floats: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Utility `[C]` and probabilities `[T, C]` of the ads at these positions, for one query."""
@@ -247,7 +248,8 @@ class Programs:
         return other
 
     def lane(self, k: int, candidates: int | None) -> Shape:
-        """The largest program that a query can share with others: of the whole index, or of lists of that length."""
+        """What a query must have in common with others to share a call: by how many at most, of how many results or of
+        lists of what length."""
         if candidates is None:
             return Shape("all", QUERIES[-1], at_least(self._results, k))
         size = at_least(self._candidates, candidates)
@@ -260,6 +262,10 @@ class Programs:
     def _batches(self, size: int) -> tuple[int, ...]:
         return QUERIES if size == self._candidates[0] else (1,)
 
+    def _longest(self, queries: int) -> int:
+        """Length of the lists that a program takes for that many queries."""
+        return self._candidates[-1 if queries == 1 else 0]
+
     def _get(self, shape: Shape) -> Any:
         if shape not in self._compiled:
             with self._compiling:
@@ -268,15 +274,15 @@ class Programs:
         return self._compiled[shape]
 
     def _lower(self, shape: Shape) -> Any:
-        return lower(shape, self._model, self._utility, self._results[-1], self._state)
+        return lower(shape, self._model, self._utility, self._results, self._candidates, self._state)
 
-    def _run_on_scratch(self, shape: Shape, ids: np.ndarray, floats: np.ndarray) -> TopK:
+    def _run_on_scratch(self, shape: Shape, *arguments: Any) -> TopK:
         program = self._get(shape)
         with self._scratch_locks[shape.queries]:
             # Taken out while in use: a run that fails has consumed it.
             scratch = self._scratch.pop(shape.queries, None)
             scratch = self._fresh_scratch(shape.queries) if scratch is None else scratch
-            found, self._scratch[shape.queries] = program(*self._state, ids, floats, scratch)
+            found, self._scratch[shape.queries] = program(*self._state, *arguments, scratch)
         return found
 
     def _fresh_scratch(self, queries: int) -> Array:

@@ -5,14 +5,15 @@ Letters in names: B queries, T tasks, N ads, D embedding width, C ads of one par
 How it is made fast. Ads are scored in parts that fit a cache: dot, sigmoid, utility and block maxima of one part
 are done before the next part is read, so memory sees each ad vector once and each score once. Several queries of one
 float32 task are one product with all rows instead, written where the scores will be: its operands are read in order,
-unpacked. The top k then need only the k blocks with the largest maxima. The scores live in a buffer that the caller
+unpacked. The top k then need only the k blocks with the largest maxima, and one program serves several k: the scores
+cost most, also to compile. The scores live in a buffer that the caller
 hands in and gets back: the page faults of a fresh one (128 MB for 32 queries over 10^6 ads) cost a CPU as much as the
 products do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -67,9 +68,10 @@ def score_and_top_k(
     corpus: Corpus,
     biases_T: Array,
     utility: Utility,
-    k: int,
+    ks: tuple[int, ...],
     scratch: Array,
     curves: Curves | None = None,
+    which: Array | int = 0,
 ) -> tuple[TopK, Array]:
     """Scores every ad for every query: the best min(k, N), with N counting the padding of `Corpus.pack`.
 
@@ -78,19 +80,41 @@ def score_and_top_k(
       corpus: the ads; `corpus.columns` must hold the tasks that the utility uses.
       biases_T: float32 bias of each task's logit.
       utility: what to rank by, over all T tasks; a NaN utility counts as -inf.
-      k: results per query.
+      ks: numbers of results per query, of which each call can have another.
       scratch: from `corpus.scratch(B)` or from the last call. Donate it to the jit.
       curves: calibration `[B, T]` of the queries' logits; None = none.
+      which: int32, the place in `ks` of the k that is wanted.
 
     Returns:
-      The best ads, and the scratch buffer.
+      The best ads, as many as the largest k, of utility -inf past the k that is wanted, and the scratch buffer.
     """
-    k = min(k, corpus.valid_N.shape[0])
+    ks = tuple(min(k, corpus.valid_N.shape[0]) for k in ks)
     queries_TBD, biases_TB, bend = _calibrated(queries_TBD, biases_T, curves)
-    scan = _best_by_rows if corpus.reads_rows(queries_TBD.shape[1]) else _best_by_columns
-    utility_Bk, positions_Bk, scratch = scan(queries_TBD, corpus, biases_TB, bend, utility, k, scratch)
-    probabilities_TBk = _probabilities_at(queries_TBD, corpus, biases_TB, positions_Bk, bend)
-    return TopK(positions_Bk, utility_Bk, probabilities_TBk), scratch
+    by_rows = corpus.reads_rows(queries_TBD.shape[1])
+    scan = _scores_by_rows if by_rows else _scores_by_columns
+    scratch, maxima_BM = scan(queries_TBD, corpus, biases_TB, bend, utility, scratch)
+
+    def best(k: int) -> TopK:
+        utility_Bk, positions_Bk = (_best_of_rows if by_rows else _best_of_columns)(scratch, maxima_BM, k)
+        probabilities_TBk = _probabilities_at(queries_TBD, corpus, biases_TB, positions_Bk, bend)
+        return TopK(positions_Bk, utility_Bk, probabilities_TBk)
+
+    return one_of(which, [partial(best, k) for k in ks], max(ks)), scratch
+
+
+def one_of(which: Array | int, found: Sequence[Callable[[], TopK]], k: int) -> TopK:
+    """What the function at the place `which` gives, filled up to `k` results: the others do not run."""
+
+    def filled(best: Callable[[], TopK]) -> TopK:
+        x = best()
+        spare = (0, k - x.utility_Bk.shape[1])
+        return TopK(
+            jnp.pad(x.positions_Bk, ((0, 0), spare)),
+            jnp.pad(x.utility_Bk, ((0, 0), spare), constant_values=-jnp.inf),
+            jnp.pad(x.probabilities_TBk, ((0, 0), (0, 0), spare)),
+        )
+
+    return lax.switch(which, [partial(filled, best) for best in found])
 
 
 def score_candidates(
@@ -107,7 +131,8 @@ def score_candidates(
     An ad listed twice is returned twice: the caller removes duplicates.
 
     Args:
-      queries_TBD, corpus, biases_T, utility, k, curves: as for `score_and_top_k`, but `corpus.columns` is not read.
+      queries_TBD, corpus, biases_T, utility, curves: as for `score_and_top_k`, but `corpus.columns` is not read.
+      k: results per query.
       candidates_BC: int32 positions of the ads; one outside 0..N-1, such as -1, is padding.
     """
     utility_BC, probabilities_TBC = score_positions(queries_TBD, corpus, biases_T, utility, candidates_BC, curves)
@@ -151,33 +176,42 @@ def _calibrated(queries_TBD: Array, biases_T: Array, curves: Curves | None) -> t
     return queries_TBD, biases_TB, lambda z, t: (curves.per_ad() if t is None else curves.head(t)).bend(z)
 
 
-def _best_by_columns(
-    queries_TBD: Array, corpus: Corpus, biases_TB: Array, bend: Bend, utility: Utility, k: int, scratch_BN: Array
-) -> tuple[Array, Array, Array]:
-    """Utilities and positions [B, k] of the best ads, and the scratch buffer."""
-    batch, n = scratch_BN.shape
+def _scores_by_columns(
+    queries_TBD: Array, corpus: Corpus, biases_TB: Array, bend: Bend, utility: Utility, scratch_BN: Array
+) -> tuple[Array, Array]:
+    """Utilities `[B, N]` of all ads, in the scratch buffer, and the maximum of each block of them."""
+    batch, zero = scratch_BN.shape[0], jnp.int32(0)
     maxima, chain_B1 = [], jnp.zeros((batch, 1), jnp.float32)
-    for part, ads in enumerate(corpus.parts()):
-        logits = {t: _product(queries_TBD[t] + chain_B1, columns[part]) for t, columns in corpus.columns.items()}
+    for part, start in enumerate(corpus.starts):
+        columns = {t: parts[part] for t, parts in corpus.columns.items()}
+        logits = {t: _product(queries_TBD[t] + chain_B1, columns_DC) for t, columns_DC in columns.items()}
         probabilities = {
             utility.tasks[t]: jax.nn.sigmoid(bend(x_BC + biases_TB[t][:, None], t)) for t, x_BC in logits.items()
         }
-        utility_BC = _eligible(utility(probabilities, corpus.bids_N[ads]), corpus.valid_N[ads], batch)
-        scratch_BN = lax.dynamic_update_slice(scratch_BN, utility_BC, (0, ads.start))
-        maxima.append(_block_maxima(scratch_BN[:, ads], BLOCK))  # read back, else XLA stores the utilities twice
+        size = corpus.part_size(part)
+        bids_C, valid_C = (lax.dynamic_slice(x_N, (start,), (size,)) for x_N in (corpus.bids_N, corpus.valid_N))
+        utility_BC = _eligible(utility(probabilities, bids_C), valid_C, batch)
+        scratch_BN = lax.dynamic_update_slice(scratch_BN, utility_BC, (zero, start))
+        # Read back, else XLA stores the utilities twice.
+        maxima.append(_block_maxima(lax.dynamic_slice(scratch_BN, (zero, start), (batch, size)), BLOCK))
         # Always 0, but the compiler cannot know: else it schedules the products of all parts first, and their results
         # (T x B x N) go through memory instead of the cache. It drops an optimization_barrier too early to help.
         chain_B1 = jnp.minimum(jnp.abs(maxima[-1][:, :1]), 0)
-    if _blocks_pay(n, k, BLOCK):
-        take = partial(_take_blocks, scratch_BN.reshape(batch, -1, BLOCK))
-        return *_top_k_of_blocks(jnp.concatenate(maxima, axis=1), k, BLOCK, take), scratch_BN
-    return *lax.top_k(scratch_BN, k), scratch_BN
+    return scratch_BN, jnp.concatenate(maxima, axis=1)
 
 
-def _best_by_rows(
-    queries_TBD: Array, corpus: Corpus, biases_TB: Array, bend: Bend, utility: Utility, k: int, scratch_NB: Array
-) -> tuple[Array, Array, Array]:
-    """As `_best_by_columns`, of one float32 task. XLA puts the product, then the scores into the buffer."""
+def _best_of_columns(scores_BN: Array, maxima_BM: Array, k: int) -> tuple[Array, Array]:
+    """The k largest scores and their positions, `[B, k]`, by the maxima of all blocks."""
+    batch, n = scores_BN.shape
+    if not _blocks_pay(n, k, BLOCK):
+        return lax.top_k(scores_BN, k)
+    return _top_k_of_blocks(maxima_BM, k, BLOCK, partial(_take_blocks, scores_BN.reshape(batch, -1, BLOCK)))
+
+
+def _scores_by_rows(
+    queries_TBD: Array, corpus: Corpus, biases_TB: Array, bend: Bend, utility: Utility, scratch_NB: Array
+) -> tuple[Array, Array]:
+    """As `_scores_by_columns`, of one float32 task, `[N, B]`. XLA puts the product, then the scores into the buffer."""
     n, batch = scratch_NB.shape
     rows_ND = corpus.rows_NTD.reshape(n, -1)
     logits_NB = jnp.matmul(rows_ND, queries_TBD[0].T, precision="highest") + biases_TB[0]
@@ -187,14 +221,20 @@ def _best_by_rows(
     scores_NB = utility({utility.tasks[0]: probability_NB}, corpus.bids_N[:, None]) + out_N[:, None]  # -0 becomes 0
     scores_NB = jnp.broadcast_to(jnp.where(jnp.isnan(scores_NB), -jnp.inf, scores_NB), (n, batch))
     scratch_NB = lax.dynamic_update_slice(scratch_NB, scores_NB, (0, 0))
+    return scratch_NB, jnp.max(scratch_NB.reshape(-1, ROW_BLOCK, batch), axis=1).T
+
+
+def _best_of_rows(scores_NB: Array, maxima_BM: Array, k: int) -> tuple[Array, Array]:
+    """As `_best_of_columns`, of scores that stand in columns."""
+    n, batch = scores_NB.shape
     if not _blocks_pay(n, k, ROW_BLOCK):
-        return *lax.top_k(scratch_NB.T, k), scratch_NB
-    blocks_MLB = scratch_NB.reshape(-1, ROW_BLOCK, batch)
+        return lax.top_k(scores_NB.T, k)
+    blocks_MLB = scores_NB.reshape(-1, ROW_BLOCK, batch)
 
     def take(chosen_Bk: Array) -> Array:
         return jax.vmap(lambda blocks_ML, chosen_k: blocks_ML[chosen_k], in_axes=(2, 0))(blocks_MLB, chosen_Bk)
 
-    return *_top_k_of_blocks(jnp.max(blocks_MLB, axis=1).T, k, ROW_BLOCK, take), scratch_NB
+    return _top_k_of_blocks(maxima_BM, k, ROW_BLOCK, take)
 
 
 def _product(queries_BD: Array, columns_DC: Array) -> Array:
