@@ -9,7 +9,7 @@ import pytest
 
 from serving import corpus as corpus_module
 from serving.corpus import BLOCK, Corpus
-from serving.top_k import TopK, score_and_top_k, score_candidates, top_k
+from serving.top_k import TopK, score_and_top_k, score_candidates
 from tests.test_top_k import reference_top_k
 from tt_jax.calibration import Curve, Curves
 from tt_jax.utility import Utility
