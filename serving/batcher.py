@@ -82,10 +82,12 @@ class Batcher:
 
         `deadline`: of `time.perf_counter`. `lag`: seconds for which the request waited for the event loop.
         """
-        wait = self._expected_wait(queries)
         if self._queued and self._queued + queries > self._load.max_queue:
             self._metrics.shed["full"].inc()
-            raise OverloadError(f"the queue is full: {self._queued} queries wait", wait)
+            raise OverloadError(f"the queue is full: {self._queued} queries wait", self._expected_wait(queries))
+        if deadline == math.inf:
+            return
+        wait = self._expected_wait(queries)
         if wait and time.perf_counter() + _MARGIN * wait + _LAGS * lag > deadline:
             self._metrics.shed["slow"].inc()
             raise OverloadError(f"an answer would take about {wait * 1e3:.0f} ms, longer than the request allows", wait)
@@ -134,7 +136,8 @@ class Batcher:
         """Seconds until as many more queries would be answered; 0 if nothing is before them."""
         if not self._running and not self._queued:
             return 0.0
-        return max(0.0, self._busy_until - time.perf_counter()) + self._pace.queue(self._queued + queries)
+        busy = max(0.0, self._busy_until - time.perf_counter())
+        return busy + self._pace.queue(self._queued + queries) + self._pace.sending
 
     def _run(self) -> None:
         running: Batch | None = None
@@ -153,7 +156,7 @@ class Batcher:
                 self._change(*change)
             started = self._start(requests) if requests else None
             if running is not None:
-                self._finish(running)
+                self._finish(running, started)
             running = started
         self._refuse_rest()
 
@@ -216,14 +219,15 @@ class Batcher:
                 self._metrics.wait.observe(batch.started - request.arrived)
         return batch
 
-    def _finish(self, batch: Batch) -> None:
+    def _finish(self, batch: Batch, following: Batch | None) -> None:
         outcomes = batch.outcomes()
         now = time.perf_counter()
         own = now - max(batch.started, self._finished)  # seconds, of two that overlap
         self._pace.measured(batch.queries, own)
         self._finished, self._running = now, self._running - 1
-        self._busy_until = max(now, self._busy_until) if self._running else now
-        deliver(outcomes)
+        # Anew, not added up: what batches took less, or more, than expected would stay in it for as long as it is busy.
+        self._busy_until = now + (self._pace.queue(following.queries) if following else 0.0)
+        deliver(outcomes, self._pace.sent)
         self._metrics.shed["late"].inc(sum(isinstance(result, DeadlineError) for _, result in outcomes))
 
     def _change(self, change: Change, done: asyncio.Future[Any]) -> None:

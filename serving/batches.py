@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,14 +160,17 @@ def _encode(scorer: Scorer, requests: list[Queued], failed: list[Outcome]) -> li
     return _encode(scorer, requests[:half], failed) + _encode(scorer, requests[half:], failed)
 
 
-def deliver(outcomes: list[Outcome]) -> None:
-    """Hands results and errors to the event loop that waits for them. For any thread."""
+def deliver(outcomes: list[Outcome], sent: Callable[[float], None] | None = None) -> None:
+    """Hands results and errors to the event loop that waits for them. For any thread.
+
+    `sent` is told there, once all who wait have had their turn, how many seconds that took.
+    """
     if outcomes:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
-            outcomes[0][0].get_loop().call_soon_threadsafe(_settle, outcomes)
+            outcomes[0][0].get_loop().call_soon_threadsafe(_settle, outcomes, sent, time.perf_counter())
 
 
-def _settle(outcomes: list[Outcome]) -> None:
+def _settle(outcomes: list[Outcome], sent: Callable[[float], None] | None, start: float) -> None:
     for future, result in outcomes:
         if future.done():  # cancelled
             continue
@@ -174,3 +178,5 @@ def _settle(outcomes: list[Outcome]) -> None:
             future.set_exception(result)
         else:
             future.set_result(result)
+    if sent is not None:  # each result has put one who waits in the queue of the loop: this comes after them
+        asyncio.get_running_loop().call_soon(lambda: sent(time.perf_counter() - start))

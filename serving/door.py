@@ -1,73 +1,107 @@
-"""What stands before the application when it is overloaded: requests are refused before any effort is spent on them.
+"""What stands before the application, for `POST /v1/rank` alone.
 
-The application refuses them too, but a task, routing, reading and explaining cost it many times as much, and under
-overload that effort is taken from the requests that are served.
+When the service is overloaded, requests are refused before any effort is spent on them. The application refuses them
+too, but a task, routing, reading and explaining cost it many times as much, and under overload that effort is taken
+from the requests that are served. Those of the usual form are also answered here, for the same reason.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from http import HTTPStatus
 
 import msgspec
+from litestar.types import HTTPScope
 
 from serving.access import Tokens
-from serving.batcher import Batcher, OverloadError
+from serving.batcher import OverloadError, Ranked
+from serving.errors import client_left
 from serving.messages import ErrorAnswer, read_deadline
+from serving.rank import RANK, Asked, Rank, Reply
 from serving.scorer import RequestError
-from serving.telemetry import Telemetry
 
-_LONGEST_BODY = 65_536  # of a refused request, bytes: it is still read. A longer one is for the application to refuse.
-_HEAD = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n"
+_LONGEST_BODY = 65_536  # bytes: it is still read. A longer one is for the application to read, or refuse.
+_STATUS = {s.value: b"HTTP/1.1 %d %b\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
 
 Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Door:
-    """Refuses a `POST` to `path` with 503 while the batcher takes no more. Knows a request by its head only."""
+    """Refuses with 503 while the batcher takes no more, knowing a request by its head only; answers the others."""
 
-    def __init__(
-        self, path: str, batcher: Batcher, telemetry: Telemetry, headers: Headers = (), tokens: Tokens | None = None
-    ) -> None:
-        """`headers`: of every refusal. `tokens`: without one, a request is for the application to refuse."""
-        self._path, self._batcher, self._headers, self._tokens = path.encode(), batcher, headers, tokens
+    def __init__(self, rank: Rank, headers: Headers = (), tokens: Tokens | None = None) -> None:
+        """`headers`: of every answer. `tokens`: without one, a request is for the application to refuse."""
+        self._rank, self._headers, self._tokens = rank, headers, tokens
+        self._longest = min(_LONGEST_BODY, rank.limits.body)
         self._coming = 0  # let through in this turn of the event loop: they enter the queue in the next one
-        self._refused = telemetry.requests.labels(path, "503")
+        self._refused = rank.telemetry.requests.labels(RANK, "503")
 
-    def refusal(self, method: bytes, target: bytes, headers: Headers, arrived: float, more: Headers) -> bytes | None:
-        """The whole answer to a request that is refused, with `more` headers; None lets it through.
+    def enter(self, method: bytes, target: bytes, headers: Headers, arrived: float) -> Reply | bool:
+        """The refusal of a request, or whether `answer` takes it: else it is for the application.
 
         `headers`: of the request, with names in lower case. `arrived`: of `time.perf_counter`.
         """
-        if target != self._path or method != b"POST" or not _is_short(headers):
-            return None
+        if target != _PATH or method != b"POST" or not self._is_short(headers):
+            return False
         if self._tokens is not None and not self._tokens.let_in(headers):
-            return None  # neither told how busy the service is, nor counted among those who come
+            return False  # neither told how busy the service is, nor counted among those who come
         try:
             lag = time.perf_counter() - arrived
-            self._batcher.admit(1 + self._coming, read_deadline(headers, arrived), lag)
+            self._rank.batcher.admit(1 + self._coming, read_deadline(headers, arrived), lag)
         except OverloadError as e:
             self._refused.inc()
-            return _answer(e, [*more, *self._headers])
-        except RequestError:  # a deadline that is none: the application explains it
+            return _refusal(e)
+        except RequestError:  # a deadline that is none: that is explained when the request is whole
             pass
         if not self._coming:
             asyncio.get_running_loop().call_soon(self._all_came)
         self._coming += 1
-        return None
+        return True
+
+    def answer(self, scope: HTTPScope, body: bytes, send: Callable[[Reply], None]) -> None:
+        """Answers a request that `enter` let through, now or later."""
+        try:
+            asked = self._rank.ask(scope, body)
+        except Exception as e:
+            send(self._rank.refuse(e, scope))
+        else:
+            asked.answer.add_done_callback(partial(self._ranked, asked, scope, send))
+
+    def _ranked(
+        self, asked: Asked, scope: HTTPScope, send: Callable[[Reply], None], answer: asyncio.Future[Ranked]
+    ) -> None:
+        try:
+            reply = self._rank.reply(asked, scope, answer.result())
+        except asyncio.CancelledError:
+            reply = self._rank.refuse(client_left(), scope)
+        except Exception as e:
+            reply = self._rank.refuse(e, scope)
+        send(reply)
+
+    def message(self, reply: Reply, more: Headers) -> bytes:
+        """A reply as it is sent, with `more` headers."""
+        lines = [b"%b: %b\r\n" % header for header in (*more, *self._headers, *reply.headers)]
+        return b"".join((_STATUS[reply.status], *lines, b"\r\n", reply.body))
+
+    def _is_short(self, headers: Headers) -> bool:
+        """Whether the body is, and the request says so."""
+        return any(name == b"content-length" and int(value) <= self._longest for name, value in headers)
 
     def _all_came(self) -> None:
         self._coming = 0
 
 
-def _is_short(headers: Headers) -> bool:
-    """Whether the body is, and the request says so."""
-    return any(name == b"content-length" and int(value) <= _LONGEST_BODY for name, value in headers)
+_PATH = RANK.encode()
 
 
-def _answer(error: OverloadError, more: Headers) -> bytes:
+def _refusal(error: OverloadError) -> Reply:
     body = msgspec.json.encode(ErrorAnswer(str(error)))
-    lines = b"".join(b"%b: %b\r\n" % header for header in more)
-    retry_after = error.retry_after_header.encode()
-    return b"%b%bretry-after: %b\r\ncontent-length: %d\r\n\r\n%b" % (_HEAD, lines, retry_after, len(body), body)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"retry-after", error.retry_after_header.encode()),
+        (b"content-length", b"%d" % len(body)),
+    ]
+    return Reply(503, headers, body)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from serving.messages import (
     ErrorAnswer,
     Limits,
     RankAnswer,
+    Work,
     read_deadline,
     read_request,
     to_work,
@@ -28,12 +30,31 @@ from serving.telemetry import STARTED, Telemetry
 
 RANK = "/v1/rank"
 ANSWER = "tt_jax_answer"  # in the state of a request: the future that its connection cancels when the client leaves
-BODY = "tt_jax_body"  # in the state of a request: its body, if it came with its head
+_JSON = (b"content-type", b"application/json")
 _ENCODER = msgspec.json.Encoder()
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Asked:
+    """A request that is being ranked. `for_many`: it has `queries`, not a `query`."""
+
+    work: Work
+    for_many: bool
+    answer: asyncio.Future[Ranked]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Reply:
+    """An answer that is ready to be sent. Its headers name its length."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
 class Rank:
-    """An ASGI application for that one route: the best ads for a query, or for each of several.
+    """Answers that one route: the best ads for a query, or for each of several. An ASGI application, and the steps of
+    it for who needs none: `ask`, and when its answer is there `reply`, or `refuse`.
 
     The body is read as JSON, whatever its Content-Type: `curl -d` sends that of a form.
     """
@@ -42,40 +63,52 @@ class Rank:
         self, batcher: Batcher, telemetry: Telemetry, limits: Limits, read: float, log: RequestLog | None
     ) -> None:
         """`read`: seconds for a body."""
-        self._batcher, self._telemetry, self._limits, self._read, self._log = batcher, telemetry, limits, read, log
+        self.batcher, self.telemetry, self.limits, self._read, self._log = batcher, telemetry, limits, read, log
 
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         state = scope.setdefault("state", {})
-        started: float = state.setdefault(STARTED, time.perf_counter())  # the server knows when it arrived
-        headers = [(b"content-type", b"application/json")]
+        state.setdefault(STARTED, time.perf_counter())  # the server knows when it arrived
         try:
-            status, body = 200, await self._answer(scope["headers"], state, receive)
+            body = await receive_body(scope["headers"], receive, self.limits.body, self._read)
+            asked = self.ask(scope, body)
+            reply = self.reply(asked, scope, await _unless_gone(asked.answer))
         except Exception as e:
-            refused = refusal(e, scope, self._limits.body)
-            status, body = refused.status, _ENCODER.encode(ErrorAnswer(refused.message))
-            headers += [(name.encode(), value.encode()) for name, value in refused.headers.items()]
-        headers.append((b"content-length", b"%d" % len(body)))
-        self._telemetry.answered(RANK, status, started)
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+            reply = self.refuse(e, scope)
+        await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+        await send({"type": "http.response.body", "body": reply.body, "more_body": False})
 
-    async def _answer(self, headers: Any, state: dict[str, Any], receive: Receive) -> bytes:
-        deadline = read_deadline(headers, state[STARTED])
-        body: bytes | None = state.get(BODY)
-        if body is None or len(body) > self._limits.body:
-            body = await receive_body(headers, receive, self._limits.body, self._read)
+    def ask(self, scope: HTTPScope, body: bytes) -> Asked:
+        """Has the batcher rank what a body asks for. Raises `RequestError` and `OverloadError`."""
+        state = scope["state"]
+        deadline = read_deadline(scope["headers"], state[STARTED])
         message = read_request(body)
-        work = to_work(message, self._limits.queries)
-        state[ANSWER] = answer = self._batcher.submit(work, deadline)
-        ranked = await _unless_gone(answer)
-        self._telemetry.ranked(work.queries, ranked.found)
+        work = to_work(message, self.limits.queries)
+        state[ANSWER] = answer = self.batcher.submit(work, deadline)
+        return Asked(work, message.query is None, answer)
+
+    def reply(self, asked: Asked, scope: HTTPScope, ranked: Ranked) -> Reply:
+        """What is sent for a request with these ads."""
+        self.telemetry.ranked(asked.work.queries, ranked.found)
         if self._log:
-            self._log.offer(work, ranked)
+            self._log.offer(asked.work, ranked)
         ads: list[Any] = [msgspec.Raw(ads) for ads in ranked.json]  # JSON already, of the type that is declared
-        if message.query is not None:
-            return _ENCODER.encode(RankAnswer(ads[0], ranked.bundle, ranked.index))
-        return _ENCODER.encode(BatchAnswer([Ads(found) for found in ads], ranked.bundle, ranked.index))
+        if asked.for_many:
+            body = _ENCODER.encode(BatchAnswer([Ads(found) for found in ads], ranked.bundle, ranked.index))
+        else:
+            body = _ENCODER.encode(RankAnswer(ads[0], ranked.bundle, ranked.index))
+        return self._reply(scope, 200, [_JSON], body)
+
+    def refuse(self, error: Exception, scope: HTTPScope) -> Reply:
+        """What is sent for a request that failed with this error."""
+        refused = refusal(error, scope, self.limits.body)
+        more = [(name.encode(), value.encode()) for name, value in refused.headers.items()]
+        return self._reply(scope, refused.status, [_JSON, *more], _ENCODER.encode(ErrorAnswer(refused.message)))
+
+    def _reply(self, scope: HTTPScope, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Reply:
+        self.telemetry.answered(RANK, status, scope["state"][STARTED])
+        headers.append((b"content-length", b"%d" % len(body)))
+        return Reply(status, headers, body)
 
 
 async def _unless_gone(answer: asyncio.Future[Ranked]) -> Ranked:

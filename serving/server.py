@@ -21,12 +21,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from serving.door import Door
 from serving.load import Load
-from serving.rank import ANSWER, BODY
+from serving.rank import ANSWER, Reply
 from serving.telemetry import STARTED
 
 BACKLOG = 2048  # connections that the kernel accepts before we do
 _LONGEST_HEAD = 65_536  # bytes
-_AT_ONCE = 65_536  # bytes of a body; of more, uvicorn stops to read until the application has received them
 _LAST_DATA = 52  # where Linux' struct tcp_info has tcpi_last_data_recv, ms
 _LAST_ANSWER = 0.8  # of the grace time: when answers that are not written yet are given up
 
@@ -41,16 +40,21 @@ def unread_seconds(transport: BaseTransport) -> float:
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. uvicorn closes those that are idle after an answer; `close_if_stuck` is for the others."""
+    """One connection. uvicorn closes those that are idle after an answer; `close_if_stuck` is for the others.
+
+    A request that came in one piece and that the door takes is answered without a task: that and the messages of ASGI
+    cost the event loop a third of an answer.
+    """
 
     def __init__(self, door: Door, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._door = door
-        self._refusal: bytes | None = None  # for the request that is being read, of which the application knows nothing
+        self._refusal: Reply | None = None  # for the request that is being read, of which the application knows nothing
+        self._is_taken = False  # by the door, as the request that is being read
+        self._waiting: Any = None  # the application that gets that request if its body did not come with its head
         self._head_since: float | None = None  # a head is awaited since then, or the body of a refused request
         self._head_bytes = 0
         self._unread_since: float | None = None
-        self._is_whole = False  # the message that is being read has come in one piece so far
         self._answering: RequestResponseCycle | None = None  # `cycle` is the last one read, of several in a row
 
     def connection_made(self, transport: BaseTransport) -> None:
@@ -64,7 +68,9 @@ class Connection(HttpToolsProtocol):
             self._head_since, self._head_bytes = time.monotonic(), 0
         self._head_bytes += len(data)
         super().data_received(data)
-        self._is_whole = False
+        if self._waiting is not None and self._answering is not None:
+            super()._start_asgi_task(self._answering, self._waiting)
+            self._waiting = None
         if self._head_since is not None and self._head_bytes > _LONGEST_HEAD and not self.transport.is_closing():
             self.send_400_response("The head of the request is too long.")
 
@@ -74,11 +80,13 @@ class Connection(HttpToolsProtocol):
         arrived = time.perf_counter() - unread_seconds(self.transport)
         self.scope["state"][STARTED] = arrived  # pyright: ignore[reportTypedDictNotRequiredAccess], uvicorn sets it
         assert self.parser is not None
+        self._is_taken = False
         if self._is_idle() and self.parser.should_keep_alive() and not self.expect_100_continue:
-            more = self.server_state.default_headers
-            self._refusal = self._door.refusal(self.parser.get_method(), self.url, self.headers, arrived, more)
+            entered = self._door.enter(self.parser.get_method(), self.url, self.headers, arrived)
+            self._refusal = entered if isinstance(entered, Reply) else None
+            self._is_taken = entered is True and not self.flow.write_paused
         if self._refusal is None:
-            self._head_since, self._is_whole = None, True
+            self._head_since = None
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -89,12 +97,24 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Only now a refused one is answered: its client may not read before it has written all."""
         if self._refusal is None:
-            if self._is_whole and len(self.cycle.body) <= _AT_ONCE:
-                self.scope["state"][BODY] = bytes(self.cycle.body)  # pyright: ignore[reportTypedDictNotRequiredAccess]
             super().on_message_complete()
+            if self._waiting is not None:
+                self._waiting = None
+                self._door.answer(self.scope, bytes(self.cycle.body), partial(self._send, self.cycle))  # pyright: ignore[reportArgumentType]
             return
-        self.transport.write(self._refusal)
+        self.transport.write(self._door.message(self._refusal, self.server_state.default_headers))
         self._refusal = self._head_since = None
+        self.on_response_complete()
+
+    def _send(self, cycle: RequestResponseCycle, reply: Reply) -> None:
+        """Ends a request as uvicorn does that of an application."""
+        if cycle.disconnected:
+            return
+        more = self.server_state.default_headers + ([] if cycle.keep_alive else [(b"connection", b"close")])
+        self.transport.write(self._door.message(reply, more))
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:  # since the request came, the process drains
+            self.transport.close()
         self.on_response_complete()
 
     def _is_idle(self) -> bool:
@@ -103,7 +123,10 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
-        super()._start_asgi_task(cycle, app)
+        if self._is_taken:
+            self._waiting, self._is_taken = app, False
+        else:
+            super()._start_asgi_task(cycle, app)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """uvicorn tells the last request that was read; this tells the one that is being answered."""

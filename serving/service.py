@@ -257,7 +257,7 @@ def run(
         if console and console.origin:
             entry = CrossOrigin(entry, console.origin)  # outermost: browsers may read refusals too
             headers = (entry.header,)
-        door = Door(RANK, service.batcher, service.telemetry, headers, tokens)
+        door = Door(app.rank, headers, tokens)
         pages = "docs at /schema" + (f", console at {CONSOLE}" if console else "")
         print(f"serving http://{address} ({pages}): {_describe(service.batcher.scorer)}", flush=True)
         Server(entry, door, load, service.drain, lambda: beside(service)).run(sockets=[listener])

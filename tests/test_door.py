@@ -1,4 +1,4 @@
-"""The door before the application: who is refused there, who is let through, and when a request counts as come."""
+"""The door before the application: who is refused, answered or let through, and when a request counts as come."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from uvicorn.server import ServerState
 
 from serving.access import Tokens
 from serving.batcher import Batcher
-from serving.door import Door
+from serving.door import Door, Headers
 from serving.load import Load
-from serving.messages import Work
-from serving.rank import BODY
+from serving.messages import Limits, Work
+from serving.rank import RANK, Rank, Reply
 from serving.scorer import Scorer
 from serving.server import Connection
 from serving.telemetry import STARTED, Telemetry
@@ -31,23 +31,34 @@ SMALL = {"content_length": "100"}
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-def refusal(door: Door, target: str = "/v1/rank", method: str = "POST", **headers: str) -> bytes | None:
+def door_of(batcher: Batcher, *, headers: Headers = (), tokens: Tokens | None = None) -> Door:
+    telemetry = Telemetry(batcher.scorer, {})
+    return Door(Rank(batcher, telemetry, Limits(10, 10, 10, 2**20), 1.0, None), headers, tokens)
+
+
+def entered(door: Door, target: str = "/v1/rank", method: str = "POST", **headers: str) -> Reply | bool:
     pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    return door.refusal(method.encode(), target.encode(), pairs, time.perf_counter(), [(b"date", b"today")])
+    return door.enter(method.encode(), target.encode(), pairs, time.perf_counter())
+
+
+def refusal(door: Door, **headers: str) -> bytes:
+    reply = entered(door, **headers)
+    assert isinstance(reply, Reply)
+    return door.message(reply, [(b"date", b"today")])
 
 
 def test_only_what_the_batcher_would_refuse_is_refused(warm_scorer: Scorer) -> None:
     telemetry = Telemetry(warm_scorer, {})
     batcher = Batcher(warm_scorer, load=Load(max_queue=2), metrics=telemetry.queue)
-    door = Door("/v1/rank", batcher, telemetry, [(b"allow", b"them")])
+    door = Door(Rank(batcher, telemetry, Limits(10, 10, 10, 90_000), 1.0, None), [(b"allow", b"them")])
 
     async def test() -> None:
         await batcher.submit(Work([{}], 1, None))  # it knows how long a batch takes
-        assert refusal(door, **SMALL) is None
+        assert entered(door, **SMALL) is True
         await asyncio.sleep(0)
         async with held(batcher):
             waiting = [batcher.submit(Work([{}], 1, None)) for _ in range(2)]
-            head, body = (refusal(door, **SMALL) or b"").split(b"\r\n\r\n")
+            head, body = refusal(door, **SMALL).split(b"\r\n\r\n")
             status, *lines = head.split(b"\r\n")
             headers = dict(line.split(b": ") for line in lines)
             assert status == b"HTTP/1.1 503 Service Unavailable"
@@ -56,13 +67,13 @@ def test_only_what_the_batcher_would_refuse_is_refused(warm_scorer: Scorer) -> N
             assert headers[b"date"] == b"today"
             assert headers[b"allow"] == b"them"
             assert json.loads(body) == {"error": "the queue is full: 2 queries wait"}
-            assert refusal(door, "/health/ready", **SMALL) is None
-            assert refusal(door, method="GET", **SMALL) is None
-            assert refusal(door, content_length="100000") is None
-            assert refusal(door) is None  # chunked
-            assert refusal(door, **SMALL, x_deadline_ms="soon") is None
+            assert entered(door, "/health/ready", **SMALL) is False
+            assert entered(door, method="GET", **SMALL) is False
+            assert entered(door, content_length="70000") is False
+            assert entered(door) is False  # chunked
+            assert entered(door, **SMALL, x_deadline_ms="soon") is True
         await asyncio.gather(*waiting)
-        assert refusal(door, **SMALL) is None
+        assert entered(door, **SMALL) is True
 
     run(batcher, test())
     text = telemetry.text().decode()
@@ -72,17 +83,17 @@ def test_only_what_the_batcher_would_refuse_is_refused(warm_scorer: Scorer) -> N
 
 def test_who_has_no_token_is_not_told_of_the_queue(warm_scorer: Scorer) -> None:
     batcher, tokens = Batcher(warm_scorer, load=Load(max_queue=2)), Tokens.of("a-token-of-the-tests")
-    door = Door("/v1/rank", batcher, Telemetry(warm_scorer, {}), tokens=tokens)
+    door = door_of(batcher, tokens=tokens)
     right = {**SMALL, "authorization": "Bearer a-token-of-the-tests"}
 
     async def test() -> None:
         await batcher.submit(Work([{}], 1, None))
         async with held(batcher):
             waiting = batcher.submit(Work([{}], 1, None))
-            assert refusal(door, **SMALL, authorization="Bearer another-token-of-the-tests") is None
-            assert refusal(door, **right) is None  # the one before has taken no place
-            assert b" 503 " in (refusal(door, **right) or b"")
-            assert refusal(door, **SMALL) is None  # the application says 401
+            assert entered(door, **SMALL, authorization="Bearer another-token-of-the-tests") is False
+            assert entered(door, **right) is True  # the one before has taken no place
+            assert b" 503 " in refusal(door, **right)
+            assert entered(door, **SMALL) is False  # the application says 401
         await waiting
 
     run(batcher, test())
@@ -90,15 +101,15 @@ def test_who_has_no_token_is_not_told_of_the_queue(warm_scorer: Scorer) -> None:
 
 def test_those_let_through_count_before_they_are_in_the_queue(warm_scorer: Scorer) -> None:
     batcher = Batcher(warm_scorer, load=Load(max_queue=4))
-    door = Door("/v1/rank", batcher, Telemetry(warm_scorer, {}))
+    door = door_of(batcher)
 
     async def test() -> None:
         await batcher.submit(Work([{}], 1, None))
         async with held(batcher):
             waiting = batcher.submit(Work([{}], 1, None))
-            assert [refusal(door, **SMALL) is None for _ in range(5)] == [True, True, True, False, False]
+            assert [entered(door, **SMALL) is True for _ in range(5)] == [True, True, True, False, False]
             await asyncio.sleep(0)  # in this turn they would have entered the queue
-            assert refusal(door, **SMALL) is None
+            assert entered(door, **SMALL) is True
         await waiting
 
     run(batcher, test())
@@ -106,15 +117,13 @@ def test_those_let_through_count_before_they_are_in_the_queue(warm_scorer: Score
 
 def test_a_deadline_that_cannot_be_kept_is_refused_at_the_door(warm_scorer: Scorer) -> None:
     batcher = Batcher(warm_scorer)
-    door = Door("/v1/rank", batcher, Telemetry(warm_scorer, {}))
+    door = door_of(batcher)
 
     async def test() -> None:
         await batcher.submit(Work([{}], 1, None))
         async with held(batcher):
             waiting = batcher.submit(Work([{}], 1, None))
-            refused = refusal(door, **SMALL, x_deadline_ms="0")
-            assert refused is not None
-            assert b"longer than the request allows" in refused
+            assert b"longer than the request allows" in refusal(door, **SMALL, x_deadline_ms="0")
         await waiting
 
     run(batcher, test())
@@ -126,7 +135,7 @@ def test_a_connection_goes_on_after_a_refusal(warm_scorer: Scorer) -> None:
 
     async def test() -> None:
         await batcher.submit(Work([{}], 1, None))
-        async with connected(Door("/v1/rank", batcher, Telemetry(warm_scorer, {})), seen) as (reader, writer):
+        async with connected(door_of(batcher), seen) as (reader, writer):
             request = b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
             async with held(batcher):
                 waiting = batcher.submit(Work([{}], 1, None))
@@ -140,7 +149,7 @@ def test_a_connection_goes_on_after_a_refusal(warm_scorer: Scorer) -> None:
                 assert (await answer(reader))[0] == 503
                 assert not seen
             await waiting
-            writer.write(request + b"3456")
+            writer.write(request.replace(RANK.encode(), b"/other") + b"3456")
             assert await answer(reader) == (200, b"3456")
 
     run(batcher, test())
@@ -151,8 +160,8 @@ def test_a_request_counts_from_when_it_came_not_from_when_it_was_read(warm_score
     seen: list[Any] = []
 
     async def test() -> None:
-        async with connected(Door("/v1/rank", batcher, Telemetry(warm_scorer, {})), seen) as (reader, writer):
-            writer.write(b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+        async with connected(door_of(batcher), seen) as (reader, writer):
+            writer.write(b"POST /other HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
             time.sleep(0.2)  # the event loop does something else
             read_at = time.perf_counter()
             assert (await answer(reader))[0] == 200
@@ -161,37 +170,82 @@ def test_a_request_counts_from_when_it_came_not_from_when_it_was_read(warm_score
     run(batcher, test())
 
 
+ECHO, TAKEN = 200, 400  # by the application; by the door, as none of these bodies is an object
+
+
 @pytest.mark.parametrize(
-    ("pieces", "bodies", "told"),
+    ("pieces", "statuses"),
     [
-        ([HEAD + b"1234"], [b"1234"], [b"1234"]),
-        ([HEAD + b"1234" + HEAD + b"5678"], [b"1234", b"5678"], [b"1234", b"5678"]),  # the second one waits
-        ([HEAD, b"1234"], [b"1234"], [None]),
-        ([HEAD + b"12", b"34" + HEAD + b"5678"], [b"1234", b"5678"], [None, b"5678"]),
-        ([CHUNKED + b"1\r\n1\r\n3\r\n234\r\n0\r\n\r\n"], [b"1234"], [b"1234"]),
-        ([HEAD.replace(b"4", b"70000") + b"1" * 70_000], [b"1" * 70_000], [None]),  # uvicorn would wait for `receive`
+        ([HEAD + b"1234"], [TAKEN]),
+        ([HEAD + b"1234", HEAD + b"5678"], [TAKEN, TAKEN]),
+        ([HEAD + b"1234" + HEAD + b"5678"], [TAKEN, TAKEN]),
+        ([HEAD, b"1234"], [ECHO]),
+        ([HEAD + b"12", b"34" + HEAD + b"5678"], [ECHO, ECHO]),  # the second one came before the first was answered
+        ([HEAD + b"12", b"34", HEAD + b"5678"], [ECHO, TAKEN]),
+        ([HEAD.replace(b"\r\n", b"\r\nExpect: 100-continue\r\n", 1) + b"1234"], [ECHO]),
+        ([CHUNKED + b"1\r\n1\r\n3\r\n234\r\n0\r\n\r\n"], [ECHO]),
+        ([HEAD.replace(b"4", b"70000") + b"1" * 70_000], [ECHO]),
     ],
 )
-def test_a_body_that_came_with_its_head_is_in_the_state(
-    warm_scorer: Scorer, pieces: list[bytes], bodies: list[bytes], told: list[bytes | None]
+def test_a_request_in_one_piece_is_answered_by_the_door(
+    warm_scorer: Scorer, pieces: list[bytes], statuses: list[int]
 ) -> None:
     batcher = Batcher(warm_scorer)
-    seen: list[Any] = []
 
     async def test() -> None:
-        async with connected(Door("/v1/rank", batcher, Telemetry(warm_scorer, {})), seen) as (reader, writer):
+        async with connected(door_of(batcher), []) as (reader, writer):
             for piece in pieces:
                 writer.write(piece)
                 await asyncio.sleep(0.05)
-            assert [await answer(reader) for _ in bodies] == [(200, body) for body in bodies]
-        assert [scope["state"].get(BODY) for scope in seen] == told
+            assert [(await answer(reader))[0] for _ in statuses] == statuses
 
     run(batcher, test())
 
 
+def test_an_answer_of_the_door_is_that_of_the_application(warm_scorer: Scorer) -> None:
+    """But for the date: its head and its body, of one query and of several; and it tells the header of all answers."""
+    batcher = Batcher(warm_scorer)
+    bodies = [b'{"query": {}, "k": 3}', b'{"queries": [{}, {}], "k": 2}', b'{"query": {"x": 1}}']
+
+    async def test() -> None:
+        door = door_of(batcher, headers=[(b"allow", b"them")])
+        async with connected(door, [], door._rank) as (reader, writer):
+            for body in bodies:
+                head = HEAD.replace(b"4", b"%d" % len(body))
+                writer.write(head + body)
+                taken = await whole(reader)
+                writer.write(head)
+                await asyncio.sleep(0.05)
+                writer.write(body)
+                assert taken.replace(b"allow: them\r\n", b"") == await whole(reader)
+                assert b"allow: them\r\n" in taken
+
+    run(batcher, test())
+
+
+def test_nobody_ranks_for_a_client_of_the_door_that_left(warm_scorer: Scorer) -> None:
+    telemetry = Telemetry(warm_scorer, {})
+    batcher = Batcher(warm_scorer, metrics=telemetry.queue)
+    body = b'{"query": {}}'
+
+    async def test() -> None:
+        door = Door(Rank(batcher, telemetry, Limits(10, 10, 10, 2**20), 1.0, None))
+        async with held(batcher):
+            async with connected(door, []) as (_, writer):
+                writer.write(HEAD.replace(b"4", b"%d" % len(body)) + body)
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)
+        await batcher.submit(Work([{}], 1, None))
+
+    run(batcher, test())
+    text = telemetry.text().decode()
+    assert 'tt_jax_shed_total{reason="gone"} 1.0' in text
+    assert 'tt_jax_requests_total{route="/v1/rank",status="400"} 1.0' in text
+
+
 @asynccontextmanager
-async def connected(door: Door, seen: list[Any]) -> AsyncIterator[Streams]:
-    """A client of an application that notes the scopes it sees, and answers with the body."""
+async def connected(door: Door, seen: list[Any], app: Any = None) -> AsyncIterator[Streams]:
+    """A client of an application, by default one that notes the scopes it sees, and answers with the body."""
 
     async def echo(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope)
@@ -203,7 +257,7 @@ async def connected(door: Door, seen: list[Any]) -> AsyncIterator[Streams]:
         await send({"type": "http.response.start", "status": 200, "headers": length})
         await send({"type": "http.response.body", "body": body})
 
-    config = uvicorn.Config(echo, log_config=None, access_log=False)
+    config = uvicorn.Config(app or echo, log_config=None, access_log=False)
     protocol = partial(Connection, door, config=config, server_state=ServerState(), app_state={})
     server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1")
     try:
@@ -217,12 +271,19 @@ async def connected(door: Door, seen: list[Any]) -> AsyncIterator[Streams]:
         server.close()
 
 
+async def whole(reader: asyncio.StreamReader) -> bytes:
+    """An answer, without what says that the body may be sent."""
+    async with asyncio.timeout(20):
+        head = await reader.readuntil(b"\r\n\r\n")
+        while head.startswith(b"HTTP/1.1 100 "):
+            head = await reader.readuntil(b"\r\n\r\n")
+        return head + await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r\n")[0]))
+
+
 async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     """Status and body."""
-    async with asyncio.timeout(20):
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
-        return int(head[9:12]), await reader.readexactly(length)
+    head, body = (await whole(reader)).split(b"\r\n\r\n", 1)
+    return int(head[9:12]), body
 
 
 def run(batcher: Batcher, test: Any) -> None:

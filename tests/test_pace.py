@@ -8,10 +8,11 @@ from serving.pace import Pace
 
 
 def learnt(**seconds: float) -> Pace:
-    """After a call of each size: `of_8=4.0`."""
+    """After three calls of each size: `of_8=4.0`."""
     pace = Pace()
     for name, s in seconds.items():
-        pace.measured(int(name.removeprefix("of_")), s)
+        for _ in range(3):
+            pace.measured(int(name.removeprefix("of_")), s)
     return pace
 
 
@@ -56,9 +57,28 @@ def test_the_next_call_depends_on_what_calls_take() -> None:
 def test_a_size_that_is_unknown_is_tried() -> None:
     pace = Pace()
     for waiting, tried in ((3, 1), (3, 8), (30, 32)):
-        assert pace.batch_size(waiting, 32) == tried
-        pace.measured(tried, 100.0)
+        for _ in range(3):
+            assert pace.batch_size(waiting, 32) == tried
+            pace.measured(tried, 100.0)
     assert [pace.batch_size(waiting, 32) for waiting in (3, 30)] == [8, 32]
+
+
+def test_a_first_call_that_was_slow_decides_nothing() -> None:
+    """As one is whose memory is cold: its size is not avoided."""
+    pace = learnt(of_1=2.0, of_8=4.0)
+    for seconds in (30.0, 8.0, 9.0):
+        assert pace.batch_size(20, 32) == 32
+        pace.measured(32, seconds)
+    assert pace.call(32) == 8.5
+    assert pace.batch_size(20, 32) == 32
+
+
+def test_what_sending_takes_is_learnt() -> None:
+    pace = Pace()
+    assert pace.sending == 0
+    for _ in range(50):
+        pace.sent(0.01)
+    assert pace.sending == pytest.approx(0.01, rel=1e-3)
 
 
 @pytest.mark.parametrize("slow", [1, 8])
