@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+import time
+
 import pytest
 
+from serving.batcher import Batcher
+from serving.batches import Queued, start_batch
+from serving.messages import Work
 from serving.pace import Pace
+from serving.scorer import Scorer
 
 
 def learnt(**seconds: float) -> Pace:
@@ -95,3 +103,24 @@ def test_a_size_that_was_slow_once_is_tried_again(slow: int) -> None:
     assert used.count(8) > 700  # what is faster is used again, once it was tried
     assert pace.batch_size(4, 32) == 8
     assert 1 <= used[300:].count(1) <= 10  # the other is tried from time to time
+
+
+def test_what_was_expected_wrongly_is_forgotten_while_calls_go_on(warm_scorer: Scorer) -> None:
+    """Each call ends while the next one runs, as it does for as long as a service is busy."""
+
+    async def test() -> None:
+        batcher, loop = Batcher(warm_scorer), asyncio.get_running_loop()
+        batcher.close()  # what its thread would do is done here
+        first, second = (
+            start_batch(warm_scorer, [Queued(Work([{}], 1, None), lane, math.inf, 0.0, loop.create_future())], [])
+            for lane in [warm_scorer.lane(1, None)] * 2
+        )
+        assert first
+        assert second
+        batcher._running, batcher._busy_until = 2, time.perf_counter() + 1000.0
+        batcher._finish(first, second)
+        assert 0 < batcher._expected_wait(1) < 500
+        batcher._finish(second, None)
+        assert batcher._expected_wait(1) == 0
+
+    asyncio.run(test())
