@@ -13,16 +13,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from http import HTTPStatus
 
-import msgspec
 from litestar.types import HTTPScope
 
 from serving.access import Tokens
 from serving.batcher import OverloadError, Ranked
-from serving.errors import client_left
-from serving.messages import ErrorAnswer, read_deadline
-from serving.rank import RANK, Asked, Rank, Reply
+from serving.errors import client_left, overloaded
+from serving.messages import read_deadline
+from serving.rank import RANK, Asked, Rank, Reply, error_reply
 from serving.scorer import RequestError
 
+_PATH = RANK.encode()
 _LONGEST_BODY = 65_536  # bytes: it is still read. A longer one is for the application to read, or refuse.
 _STATUS = {s.value: b"HTTP/1.1 %d %b\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
 
@@ -53,7 +53,7 @@ class Door:
             self._rank.batcher.admit(1 + self._coming, read_deadline(headers, arrived), lag)
         except OverloadError as e:
             self._refused.inc()
-            return _refusal(e)
+            return error_reply(overloaded(e))  # counted, but not timed: it would hide how long answers take
         except RequestError:  # a deadline that is none: that is explained when the request is whole
             pass
         if not self._coming:
@@ -92,16 +92,3 @@ class Door:
 
     def _all_came(self) -> None:
         self._coming = 0
-
-
-_PATH = RANK.encode()
-
-
-def _refusal(error: OverloadError) -> Reply:
-    body = msgspec.json.encode(ErrorAnswer(str(error)))
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"retry-after", error.retry_after_header.encode()),
-        (b"content-length", b"%d" % len(body)),
-    ]
-    return Reply(503, headers, body)

@@ -49,13 +49,18 @@ def refusal(error: Exception, scope: HTTPScope, max_body: int) -> Refusal:
     if isinstance(error, RequestError):
         return Refusal(400, one_line(str(error)))
     if isinstance(error, OverloadError):
-        return Refusal(503, one_line(str(error)), {"retry-after": error.retry_after_header})
+        return overloaded(error)
     if isinstance(error, DeadlineError):
         return Refusal(504, one_line(str(error)))
     if isinstance(error, HTTPException) and (error.status_code < 500 or error.status_code == 503):
         return _http_error(error, scope, max_body)
     _log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
     return Refusal(500, "internal error")
+
+
+def overloaded(error: OverloadError) -> Refusal:
+    """For a request that is not taken."""
+    return Refusal(503, one_line(str(error)), {"retry-after": error.retry_after_header})
 
 
 def _http_error(error: HTTPException, scope: HTTPScope, max_body: int) -> Refusal:

@@ -13,7 +13,7 @@ from litestar.types import HTTPScope, Receive, Send
 
 from serving.batcher import Batcher, Ranked
 from serving.body import receive_body
-from serving.errors import client_left, refusal
+from serving.errors import Refusal, client_left, refusal
 from serving.messages import (
     Ads,
     BatchAnswer,
@@ -97,18 +97,24 @@ class Rank:
             body = _ENCODER.encode(BatchAnswer([Ads(found) for found in ads], ranked.bundle, ranked.index))
         else:
             body = _ENCODER.encode(RankAnswer(ads[0], ranked.bundle, ranked.index))
-        return self._reply(scope, 200, [_JSON], body)
+        self.telemetry.answered(RANK, 200, scope["state"][STARTED])
+        return _reply(200, [_JSON], body)
 
     def refuse(self, error: Exception, scope: HTTPScope) -> Reply:
         """What is sent for a request that failed with this error."""
         refused = refusal(error, scope, self.limits.body)
-        more = [(name.encode(), value.encode()) for name, value in refused.headers.items()]
-        return self._reply(scope, refused.status, [_JSON, *more], _ENCODER.encode(ErrorAnswer(refused.message)))
+        self.telemetry.answered(RANK, refused.status, scope["state"][STARTED])
+        return error_reply(refused)
 
-    def _reply(self, scope: HTTPScope, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Reply:
-        self.telemetry.answered(RANK, status, scope["state"][STARTED])
-        headers.append((b"content-length", b"%d" % len(body)))
-        return Reply(status, headers, body)
+
+def error_reply(refused: Refusal) -> Reply:
+    """What is sent for a request that failed."""
+    more = [(name.encode(), value.encode()) for name, value in refused.headers.items()]
+    return _reply(refused.status, [_JSON, *more], _ENCODER.encode(ErrorAnswer(refused.message)))
+
+
+def _reply(status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Reply:
+    return Reply(status, [*headers, (b"content-length", b"%d" % len(body))], body)
 
 
 async def _unless_gone(answer: asyncio.Future[Ranked]) -> Ranked:

@@ -6,9 +6,8 @@ How it is made fast. Ads are scored in parts that fit a cache: dot, sigmoid, uti
 are done before the next part is read, so memory sees each ad vector once and each score once. Several queries of one
 float32 task are one product with all rows instead, written where the scores will be: its operands are read in order,
 unpacked. The top k then need only the k blocks with the largest maxima, and one program serves several k: the scores
-cost most, also to compile. The scores live in a buffer that the caller
-hands in and gets back: the page faults of a fresh one (128 MB for 32 queries over 10^6 ads) cost a CPU as much as the
-products do.
+cost most, also to compile. They live in a buffer that the caller hands in and gets back: the page faults of a fresh one
+(128 MB for 32 queries over 10^6 ads) cost a CPU as much as the products do.
 """
 
 from __future__ import annotations

@@ -5,13 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 import pytest
-import uvicorn
 from uvicorn.server import ServerState
 
 from serving.access import Tokens
@@ -21,14 +17,13 @@ from serving.load import Load
 from serving.messages import Limits, Work
 from serving.rank import RANK, Rank, Reply
 from serving.scorer import Scorer
-from serving.server import Connection
 from serving.telemetry import STARTED, Telemetry
+from tests.raw_client import answer, connected, whole
 from tests.test_batcher import held
 
 HEAD = b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
 CHUNKED = HEAD.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked")
 SMALL = {"content_length": "100"}
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 def door_of(batcher: Batcher, *, headers: Headers = (), tokens: Tokens | None = None) -> Door:
@@ -219,6 +214,8 @@ def test_an_answer_of_the_door_is_that_of_the_application(warm_scorer: Scorer) -
                 writer.write(body)
                 assert taken.replace(b"allow: them\r\n", b"") == await whole(reader)
                 assert b"allow: them\r\n" in taken
+                writer.write(2 * (head + body))  # the second one is read while the first is ranked
+                assert [(await whole(reader))[:15] for _ in range(2)] == [taken[:15]] * 2
 
     run(batcher, test())
 
@@ -243,47 +240,22 @@ def test_nobody_ranks_for_a_client_of_the_door_that_left(warm_scorer: Scorer) ->
     assert 'tt_jax_requests_total{route="/v1/rank",status="400"} 1.0' in text
 
 
-@asynccontextmanager
-async def connected(door: Door, seen: list[Any], app: Any = None) -> AsyncIterator[Streams]:
-    """A client of an application, by default one that notes the scopes it sees, and answers with the body."""
+def test_what_the_door_has_taken_is_answered_when_the_process_drains(warm_scorer: Scorer) -> None:
+    batcher = Batcher(warm_scorer)
+    body = b'{"query": {}}'
 
-    async def echo(scope: Any, receive: Any, send: Any) -> None:
-        seen.append(scope)
-        body = b""
-        while (message := await receive())["more_body"]:
-            body += message["body"]
-        body += message["body"]
-        length = [(b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": 200, "headers": length})
-        await send({"type": "http.response.body", "body": body})
+    async def test() -> None:
+        state = ServerState()
+        async with connected(door_of(batcher), [], state=state) as (reader, writer):
+            async with held(batcher):
+                writer.write(HEAD.replace(b"4", b"%d" % len(body)) + body)
+                await asyncio.sleep(0.05)
+                for connection in tuple(state.connections):
+                    connection.shutdown()  # as uvicorn does
+            assert (await whole(reader)).startswith(b"HTTP/1.1 200 OK\r\nconnection: close\r\n")
+            assert not await reader.read()
 
-    config = uvicorn.Config(app or echo, log_config=None, access_log=False)
-    protocol = partial(Connection, door, config=config, server_state=ServerState(), app_state={})
-    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1")
-    try:
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-        try:
-            yield reader, writer
-        finally:
-            writer.close()
-            await writer.wait_closed()
-    finally:
-        server.close()
-
-
-async def whole(reader: asyncio.StreamReader) -> bytes:
-    """An answer, without what says that the body may be sent."""
-    async with asyncio.timeout(20):
-        head = await reader.readuntil(b"\r\n\r\n")
-        while head.startswith(b"HTTP/1.1 100 "):
-            head = await reader.readuntil(b"\r\n\r\n")
-        return head + await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r\n")[0]))
-
-
-async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """Status and body."""
-    head, body = (await whole(reader)).split(b"\r\n\r\n", 1)
-    return int(head[9:12]), body
+    run(batcher, test())
 
 
 def run(batcher: Batcher, test: Any) -> None:
