@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from input_pipeline.fit import cast, column_of, is_text
-from input_pipeline.readers import ReadError, read
+from input_pipeline.readers import PLAIN, ReadError, TextFormat, read
 from tt_jax.columns import decoded
 from tt_jax.lookup import IntLookup
 
@@ -44,10 +44,10 @@ def side_path(source: str | Path, pattern: str) -> str:
     return f"{str(source).rstrip('/')}/{pattern}"
 
 
-def read_side(source: str | Path, pattern: str, key: str) -> Side:
-    """Reads a table to join. Raises `ReadError` if its key is not unique."""
+def read_side(source: str | Path, pattern: str, key: str, text: TextFormat = PLAIN) -> Side:
+    """Reads a table to join, its values written as `text` says. Raises `ReadError` if its key is not unique."""
     path = side_path(source, pattern)
-    table = pa.concat_tables([t for _, _, t in read(path)], promote_options="permissive")
+    table = pa.concat_tables([t for _, _, t in read(path, text=text)], promote_options="permissive")
     keys = column_of(table, key, path)
     if keys.null_count:
         table, keys = table.filter(pc.is_valid(keys)), keys.drop_null()

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from input_pipeline.fit import EVERY_ROW, OTHER, ROW_NUMBER, Fit, cast, column_of, times
 from input_pipeline.joins import join, read_side
-from input_pipeline.readers import STRICT, Chunk, Errors, ReadError, list_files, read
+from input_pipeline.readers import PLAIN, STRICT, Chunk, Errors, ReadError, TextFormat, list_files, read
 from tt_jax.schema import Schema
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "OTHER",
     "ROW_NUMBER",
     "STRICT",
+    "TextFormat",
     "ads_of_logs",
     "by_name",
     "by_time",
@@ -89,12 +90,14 @@ def read_logs(
     joins: Joins | None = None,
     errors: Errors = STRICT,
     parts: Collection[str] | None = None,
+    text: TextFormat = PLAIN,
 ) -> Iterator[Chunk]:
     """The rows, with what the schema names. Raises `ReadError` naming file and column that do not fit it.
 
     `errors`: what becomes of a row that cannot be read at all. `parts`: only these of `parts_of_logs`.
+    `text`: how values are written as text.
     """
-    for file, first_row, raw, table in _tables(source, schema, joins or {}, errors, parts):
+    for file, first_row, raw, table in _tables(source, schema, joins or {}, errors, parts, text):
         of_row = split(file, first_row, raw)
         if len(of_row) and (of_row == of_row[0]).all():  # as in most chunks of a log in the order of time
             yield Chunk(str(of_row[0]), file, first_row, table)
@@ -104,7 +107,9 @@ def read_logs(
             yield Chunk(str(name), file, first_row, table.take(pa.array(rows)), rows)
 
 
-def ads_of_logs(source: str | Path, schema: Schema, joins: Joins | None = None) -> pa.Table | None:
+def ads_of_logs(
+    source: str | Path, schema: Schema, joins: Joins | None = None, text: TextFormat = PLAIN
+) -> pa.Table | None:
     """The corpus of `tt-jax index`: every ad as its last row in the logs has it; None if the data has no ads.
 
     All are `eligible`. The `bid` is that of a column of this name, or 1. All ads are in memory at once. Rows that
@@ -114,7 +119,7 @@ def ads_of_logs(source: str | Path, schema: Schema, joins: Joins | None = None) 
         return None
     names = dict.fromkeys([schema.ad_id, *(f.name for f in schema.tower_features("ad"))])
     corpus: pa.Table | None = None
-    for file, _, raw, table in _tables(source, schema, joins or {}, _TOLD_ELSEWHERE):
+    for file, _, raw, table in _tables(source, schema, joins or {}, _TOLD_ELSEWHERE, None, text):
         bids = column_of(raw, "bid", file) if "bid" in raw.column_names else pa.repeat(1.0, len(raw))
         columns = {name: column_of(table, name, file) for name in names}
         rows = pa.table({**columns, "bid": cast(bids, pa.float32(), "bid", file)})
@@ -131,12 +136,17 @@ def _last_of_each(table: pa.Table, name: str) -> pa.Table:
 
 
 def _tables(
-    source: str | Path, schema: Schema, joins: Joins, errors: Errors, parts: Collection[str] | None = None
+    source: str | Path,
+    schema: Schema,
+    joins: Joins,
+    errors: Errors,
+    parts: Collection[str] | None,
+    text: TextFormat,
 ) -> Iterator[tuple[str, int, pa.Table, pa.Table]]:
     """`(file, first row, rows as joined, rows as the schema has them)`."""
-    sides = [read_side(source, pattern, key) for pattern, key in joins.items()]
+    sides = [read_side(source, pattern, key, text) for pattern, key in joins.items()]
     fit = Fit(schema)
-    for file, first_row, table in read(source, errors=errors, parts=parts, dictionaries=True):
+    for file, first_row, table in read(source, errors=errors, parts=parts, dictionaries=True, text=text):
         if not _is_side(file, joins):
             of_column = dict.fromkeys(table.column_names, file)
             for side in sides:

@@ -13,11 +13,15 @@ import pyarrow as pa
 from input_pipeline.readers import array_record, arrow_ipc, delimited, jsonl, parquet, tfds, tfrecord
 from input_pipeline.readers.files import ReadError, Source, first_below, list_sources, partitions
 from input_pipeline.readers.rows import STRICT, Chunk, Errors, Types, arrow_types
+from input_pipeline.readers.text_format import PLAIN, TextFormat
 
-__all__ = ["STRICT", "Chunk", "Errors", "ReadError", "Types", "arrow_types", "first_below", "list_files", "read"]
+__all__ = [
+    "PLAIN", "STRICT", "Chunk", "Errors", "ReadError", "TextFormat", "Types", "arrow_types", "first_below",
+    "list_files", "read",
+]  # fmt: skip
 
 _Tables = Iterator[tuple[int, pa.Table]]
-_READERS: dict[str, Callable[[Source, Types, Errors], _Tables]] = {
+_READERS: dict[str, Callable[[Source, Types, Errors, TextFormat], _Tables]] = {
     "parquet": parquet.tables,
     "csv": delimited.tables,
     "tsv": delimited.tables,
@@ -39,6 +43,7 @@ def read(
     errors: Errors = STRICT,
     parts: Collection[str] | None = None,
     dictionaries: bool = False,
+    text: TextFormat = PLAIN,
 ) -> Iterator[tuple[str, int, pa.Table]]:
     """Streams a file, a glob, a directory, any of them as a URL, or `tfds:name/config:split`.
 
@@ -51,6 +56,7 @@ def read(
       errors: what becomes of a row that cannot be read.
       parts: only these of its files, named as `list_files` does.
       dictionaries: the texts of Parquet as Arrow dictionaries, as the files mostly have them: half the time to read.
+      text: how values are written as text.
 
     Yields:
       `(file, number of the first row in it, rows)`.
@@ -58,15 +64,15 @@ def read(
     Raises:
       ReadError: nothing matches, a file is not what its suffix says, or a row is bad and `errors` is strict.
     """
-    text = str(source)
-    if text.startswith("tfds:"):
-        yield from ((text, first_row, table) for first_row, table in tfds.tables(text, types, errors))
+    name = str(source)
+    if name.startswith("tfds:"):
+        yield from ((name, first_row, table) for first_row, table in tfds.tables(name, types, errors))
         return
-    sources = list_sources(text, tuple(_READERS))
+    sources = list_sources(name, tuple(_READERS))
     values_of = partitions([s.name for s in sources])
     for one in (s for s in sources if parts is None or s.name in parts):
         reader = parquet.dictionaries if dictionaries and one.format == "parquet" else _READERS[one.format]
-        for first_row, table in reader(one, types, errors):
+        for first_row, table in reader(one, types, errors, text):
             for key, value in values_of[one.name].items():
                 if key not in table.column_names:
                     table = table.append_column(key, pa.repeat(value, table.num_rows))

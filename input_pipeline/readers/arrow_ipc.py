@@ -9,11 +9,12 @@ import pyarrow as pa
 
 from input_pipeline.readers.files import Source
 from input_pipeline.readers.rows import Errors, Types
+from input_pipeline.readers.text_format import TextFormat
 
 _MAGIC = b"ARROW1"
 
 
-def tables(source: Source, _types: Types, _errors: Errors) -> Iterator[tuple[int, pa.Table]]:
+def tables(source: Source, _types: Types, _errors: Errors, _text: TextFormat) -> Iterator[tuple[int, pa.Table]]:
     """A table a record batch. Types are the file's own."""
     with source.open() as stream:
         is_file = stream.read(len(_MAGIC)) == _MAGIC

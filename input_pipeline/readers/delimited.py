@@ -17,12 +17,13 @@ import pyarrow.csv as csv
 
 from input_pipeline.readers.files import Source
 from input_pipeline.readers.rows import Errors, Types, column_of, without
+from input_pipeline.readers.text_format import TextFormat
 
 CHUNK_BYTES = 8 << 20
 _NULLS = ["", "NULL", "null"]
 
 
-def tables(source: Source, types: Types, errors: Errors) -> Iterator[tuple[int, pa.Table]]:
+def tables(source: Source, types: Types, errors: Errors, text: TextFormat) -> Iterator[tuple[int, pa.Table]]:
     """The rows. A list is a JSON array in its cell, and only where `types` asks for one."""
     ragged: list[int] = []
 
@@ -39,12 +40,12 @@ def tables(source: Source, types: Types, errors: Errors) -> Iterator[tuple[int, 
     failed: list[ValueError] = []
     kind = source.format.upper()
     with source.named_errors(kind, 0):
-        guessed = _guess(source)
+        guessed = _guess(source, text)
     types = {name: _chosen(types.get(name), guess) for name, guess in guessed.items()}
-    parse, options = _parse(source), csv.ReadOptions(block_size=CHUNK_BYTES, use_threads=False)
+    parse, options = _parse(source, text), csv.ReadOptions(block_size=CHUNK_BYTES, use_threads=False)
     parse.invalid_row_handler = reject
     convert = csv.ConvertOptions(
-        null_values=_NULLS, strings_can_be_null=True, column_types=dict.fromkeys(types, pa.string())
+        null_values=[*_NULLS, *text.missing], strings_can_be_null=True, column_types=dict.fromkeys(types, pa.string())
     )
     with source.open() as stream:
         reader, first_row = None, 0
@@ -70,14 +71,14 @@ def tables(source: Source, types: Types, errors: Errors) -> Iterator[tuple[int, 
             ragged[:] = [r for r in ragged if r >= first_row]
 
 
-def _parse(source: Source) -> csv.ParseOptions:
-    return csv.ParseOptions(delimiter="\t" if source.format == "tsv" else ",")
+def _parse(source: Source, text: TextFormat) -> csv.ParseOptions:
+    return csv.ParseOptions(delimiter=text.delimiter or ("\t" if source.format == "tsv" else ","))
 
 
-def _guess(source: Source) -> dict[str, pa.DataType]:
+def _guess(source: Source, text: TextFormat) -> dict[str, pa.DataType]:
     """Types by the look of the first block, ragged rows left out; they will be found when they are read."""
-    convert = csv.ConvertOptions(null_values=_NULLS, strings_can_be_null=True)
-    options, parse = csv.ReadOptions(block_size=CHUNK_BYTES, use_threads=False), _parse(source)
+    convert = csv.ConvertOptions(null_values=[*_NULLS, *text.missing], strings_can_be_null=True)
+    options, parse = csv.ReadOptions(block_size=CHUNK_BYTES, use_threads=False), _parse(source, text)
     parse.invalid_row_handler = lambda _: "skip"
     with source.open() as stream, csv.open_csv(stream, options, parse, convert) as reader:
         return {field.name: field.type for field in reader.schema}

@@ -11,11 +11,12 @@ import pyarrow as pa
 
 from input_pipeline.readers.files import Source
 from input_pipeline.readers.rows import Errors, Types, tables_of
+from input_pipeline.readers.text_format import TextFormat
 
 _SHOWN = 200  # characters of a bad line
 
 
-def tables(source: Source, types: Types, errors: Errors) -> Iterator[tuple[int, pa.Table]]:
+def tables(source: Source, types: Types, errors: Errors, _text: TextFormat) -> Iterator[tuple[int, pa.Table]]:
     """The rows; a row's number is that of its line, from 0. Empty lines are passed over."""
     return tables_of(source.name, _rows(source, errors), types, errors)
 

@@ -9,16 +9,17 @@ import pyarrow.parquet as pq
 
 from input_pipeline.readers.files import Source
 from input_pipeline.readers.rows import Errors, Types
+from input_pipeline.readers.text_format import TextFormat
 
 CHUNK_ROWS = 65_536
 
 
-def tables(source: Source, _types: Types, _errors: Errors) -> Iterator[tuple[int, pa.Table]]:
+def tables(source: Source, _types: Types, _errors: Errors, _text: TextFormat) -> Iterator[tuple[int, pa.Table]]:
     """The rows, in chunks that a row group's end may cut short. Types are the file's own."""
     return _tables(source, as_dictionaries=False)
 
 
-def dictionaries(source: Source, _types: Types, _errors: Errors) -> Iterator[tuple[int, pa.Table]]:
+def dictionaries(source: Source, _types: Types, _errors: Errors, _text: TextFormat) -> Iterator[tuple[int, pa.Table]]:
     """The same, columns of strings as dictionaries."""
     return _tables(source, as_dictionaries=True)
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from input_pipeline.readers.example import decode
 from input_pipeline.readers.files import ReadError, Source
 from input_pipeline.readers.rows import Errors, Types, tables_of
+from input_pipeline.readers.text_format import TextFormat
 
 _HEADER = struct.Struct("<QI")
 _TOGETHER_BYTES, _TOGETHER_ROWS = 8 << 20, 4096  # whose checksums are computed at once
@@ -55,7 +56,7 @@ def masked(crc: np.ndarray) -> np.ndarray:
     return (crc >> np.uint32(15) | crc << np.uint32(17)) + np.uint32(0xA282EAD8)
 
 
-def tables(source: Source, types: Types, errors: Errors) -> Iterator[tuple[int, pa.Table]]:
+def tables(source: Source, types: Types, errors: Errors, _text: TextFormat) -> Iterator[tuple[int, pa.Table]]:
     """The rows. A record whose checksum is wrong is a bad row; a wrong length ends the reading."""
     return tables_of(source.name, _rows(source, types, errors), types, errors)
 

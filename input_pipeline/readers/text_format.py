@@ -1,0 +1,35 @@
+"""How the values of a log are written as text. A fact of its files, not of the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+JSON = "json"
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """What text does not tell by itself.
+
+    Attributes:
+      delimiter: between the cells of CSV, one byte; "" = a tab in `.tsv`, else a comma.
+      missing: texts that stand for a missing value, as `\\N`, `NA` or `-`; an empty text always does.
+      separators: column -> what stands between the elements of its lists or vectors written as text: one or more
+        characters, as `|`, `^`, a space, `;`, a tab; or `json`, a JSON array, which is what is expected without.
+    """
+
+    delimiter: str = ""
+    missing: tuple[str, ...] = ()
+    separators: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be a delimiter or a separator."""
+        if self.delimiter and (len(self.delimiter.encode()) != 1 or self.delimiter in '"\r\n'):
+            raise ValueError(f"delimiter: expected one ASCII character, no quote or line end, got {self.delimiter!r}")
+        for column, separator in self.separators.items():
+            if not separator:
+                raise ValueError(f"separators: of column {column!r}: expected a text between elements, got ''")
+
+
+PLAIN = TextFormat()
