@@ -12,6 +12,7 @@ import msgspec
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from serving.console import CONSOLE
+from serving.log_events import log_refused
 from serving.messages import ErrorAnswer
 from serving.telemetry import UNMATCHED, Telemetry
 
@@ -42,10 +43,15 @@ class Tokens:
         given = [value for name, value in headers if name == b"authorization"]
         return len(given) == 1 and self.allow(given[0])
 
-    def read_again(self) -> None:
-        """Takes what is in the file by now, if there is one. Changes nothing if it raises what `read_tokens` does."""
+    def read_again(self) -> Path | None:
+        """Takes what is in the file by now, if there is one, and names it. Changes nothing if it raises what
+        `read_tokens` does."""
         if self._file is not None:
             self._headers = read_tokens(self._file)._headers
+        return self._file
+
+    def __len__(self) -> int:
+        return len(self._headers)
 
     def __repr__(self) -> str:
         return f"Tokens({len(self._headers)})"
@@ -90,6 +96,7 @@ class Guard:
         """Lets a request through, or refuses it."""
         if scope["type"] == "http" and scope["path"] not in OPEN and not self._tokens.let_in(scope["headers"]):
             self._refused.inc()
+            log_refused(scope.get("client"), "no token", 401)
             await _refuse(send)
             return
         await self._app(scope, receive, send)

@@ -29,12 +29,12 @@ from serving.changing import prepare, prepare_delta
 from serving.delta import Delta, DeltaError
 from serving.index import now
 from serving.live import Live, LoadError, Sources
+from serving.log_events import log_event, log_refused
 from serving.messages import ErrorAnswer, one_line
 from serving.scorer import RequestError
 from serving.service import Service
 
 MAX_BODY = 64 * 2**20  # bytes: tens of thousands of ads
-_log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -50,10 +50,7 @@ async def administered(
 
     def reload() -> None:
         for known in (tokens, callers or Tokens.of()):
-            try:
-                known.read_again()
-            except (ValueError, OSError) as e:
-                _log.warning("tokens not read again, the ones before go on: %s", one_line(str(e)))
+            _read_again(known)
         reloads.add(task := asyncio.create_task(live.reload()))  # the loop itself holds tasks only weakly
         task.add_done_callback(reloads.discard)
 
@@ -67,6 +64,14 @@ async def administered(
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
         live.close()
+
+
+def _read_again(tokens: Tokens) -> None:
+    try:
+        if path := tokens.read_again():
+            log_event("tokens", outcome="done", file=path, tokens=len(tokens))
+    except (ValueError, OSError) as e:  # those of before go on
+        log_event("tokens", logging.WARNING, outcome="failed", reason=one_line(str(e)))
 
 
 def create_admin(service: Service, live: Live, tokens: Tokens) -> Litestar:
@@ -143,6 +148,7 @@ def _parts(request: Request[Any, Any, Any]) -> tuple[Service, Live]:
 
 def _require_token(tokens: Tokens, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
     if not tokens.allow(connection.headers.get("authorization", "").encode("utf-8", "replace")):
+        log_refused(connection.scope.get("client"), "no token of the admin listener", 401)
         raise NotAuthorizedException(EXPECTED)
 
 
@@ -157,5 +163,5 @@ def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Respon
 
 
 def _crash(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
-    _log.error("%s %s failed", request.scope["method"], request.scope["path"], exc_info=error)
+    log_event("request_failed", logging.ERROR, error=error, method=request.scope["method"], path=request.scope["path"])
     return _refuse(500, request, ValueError("internal error"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import os
 import platform
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import jax
 
+from serving.log_events import log_event
 from tt_jax.publish import MANIFEST, FileEntry, describe_files, write_json
 from tt_jax.strict_json import dataclass_from_dict, parse_json
 
@@ -45,12 +47,12 @@ class CompileCache:
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # only whole programs
 
     def keep(self) -> None:
-        """Has the next start trust what is compiled by now. A failure is a line on stderr: it costs only time."""
+        """Has the next start trust what is compiled by now. A failure is only logged: it costs only time."""
         try:
             self._drop_oldest()
             write_json(self._files / MANIFEST, dataclasses.asdict(_Kept(describe_files(self._files))))
         except (OSError, ValueError) as e:
-            print(f"warning: compiled programs are not kept: {e}", file=sys.stderr)
+            log_event("compile_cache", logging.WARNING, outcome="failed", reason=f"{self._files}: {e}")
 
     def _drop_damaged(self) -> None:
         """JAX writes in place: a kill leaves a part of a file, which it would neither read nor replace."""

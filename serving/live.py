@@ -11,20 +11,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from serving.admin_messages import Count, Status
 from serving.batcher import Batcher
 from serving.changing import Change, load
 from serving.index import timestamp
 from serving.journal import record, withdraw
+from serving.log_events import log_event
 from serving.messages import one_line
 from serving.programs import Programs
 from serving.scorer import Scorer
-from serving.telemetry import ChangeKind, Telemetry
+from serving.telemetry import ChangeKind, Telemetry, log_serves
 
 R = TypeVar("R")
-_log = logging.getLogger(__name__)
+Event = Literal["load", "reload", "change"]
 
 
 class LoadError(Exception):
@@ -60,6 +61,7 @@ class Live:
         self._batcher, self._telemetry, self._ads = batcher, telemetry, ads
         self.sources, self._started_with = _resolved(sources), sources
         self._lock = asyncio.Lock()
+        self._reload_waits = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="changes")
         self._preparing: asyncio.Future[Any] | None = None
         self._ending = False
@@ -70,8 +72,12 @@ class Live:
 
     async def load(self, sources: Sources) -> None:
         """Loads, verifies and compiles, then switches between two batches. Raises `LoadError`."""
+        await self._load(sources, "load")
 
+    async def _load(self, sources: Sources, event: Event) -> None:
         async def switch() -> None:
+            if event == "reload":
+                self._reload_waits = False
             old, found = self._batcher.scorer, _resolved(sources)
             limits: Any = {"max_k": old.max_k, "max_candidates": old.max_candidates, "like": old}
             paths = found.bundle, found.index, found.deltas, found.journal
@@ -80,15 +86,20 @@ class Live:
             self.sources = found
 
         try:
-            await self._attempt("load", switch)
+            await self._attempt("load", switch, event)
         except Exception as e:
             reason = str(e) if isinstance(e, _EXPECTED) else f"{type(e).__name__}: {e}"
             raise LoadError(f"not loaded, {self._batcher.scorer.index_id[:12]} goes on: {reason}") from e
 
     async def reload(self) -> None:
-        """Loads what the service was started with, which may be something else by now. An error is only logged."""
-        with contextlib.suppress(LoadError):  # counted and logged
-            await self.load(self._started_with)
+        """Loads what the service was started with, which may be something else by now. An error is only logged.
+
+        Does nothing while another reload waits for its turn: that one loads the newest too.
+        """
+        if not self._reload_waits:
+            self._reload_waits = True
+            with contextlib.suppress(LoadError):  # counted and logged
+                await self._load(self._started_with, "reload")
 
     async def change(self, make: Callable[[Scorer], Change]) -> None:
         """Changes ads: `make` prepares that in the thread, then it happens between two batches.
@@ -107,7 +118,7 @@ class Live:
                     await self._run(partial(withdraw, kept))
                 raise
 
-        await self._attempt("change", switch)
+        await self._attempt("change", switch, "change")
 
     def status(self, ready: bool) -> Status:
         """What is served."""
@@ -162,19 +173,23 @@ class Live:
     async def _run(self, work: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    async def _attempt(self, kind: ChangeKind, switch: Callable[[], Awaitable[None]]) -> None:
+    async def _attempt(self, kind: ChangeKind, switch: Callable[[], Awaitable[None]], event: Event) -> None:
         async with self._lock:
-            count = self._counts[kind]
+            count, start = self._counts[kind], time.monotonic()
+            if kind == "load":
+                log_event(event, outcome="started")
             try:
                 await switch()
             except Exception as e:
                 expected = isinstance(e, _EXPECTED)
-                _log.warning("%s failed, nothing has changed: %s", kind, one_line(str(e)), exc_info=not expected)
+                told: Any = {"outcome": "failed", "reason": one_line(str(e)), "goes_on": self._batcher.scorer.index_id}
+                log_event(event, logging.WARNING, error=None if expected else e, **told)
                 self._last_error = one_line(f"{kind}: {e}"), time.time()
                 self._telemetry.failed(kind)
                 count.failed += 1
                 raise
             count.done += 1
+            log_serves(event, self._batcher.scorer, start)
             self._telemetry.changed(kind, self._batcher.scorer)
             self._look_ahead()
 
@@ -193,7 +208,5 @@ def _resolved(sources: Sources) -> Sources:
 def _compile_ahead(programs: Programs) -> None:
     try:
         programs.compile_ahead()
-    except Exception:
-        _log.warning(
-            "more places for ads were not compiled ahead; the change that needs them will do it", exc_info=True
-        )
+    except Exception as e:
+        log_event("compile_ahead", logging.WARNING, error=e, outcome="failed")  # the change that needs it will do it

@@ -26,6 +26,7 @@ from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter
 
 from serving.batcher import Ranked
+from serving.log_events import log_event
 from serving.messages import Id, Work
 from serving.scorer import ScoredAd
 
@@ -33,7 +34,6 @@ WAITING = 256  # answers between the event loop and the thread: some 10 MB of 10
 KEPT = 4  # full files beside the one that is written
 CLOSING_S = 5.0
 _TAIL = 2**16
-_log = logging.getLogger(__name__)
 
 
 class RequestLogError(ValueError):
@@ -118,7 +118,8 @@ class RequestLog:
             except Exception as e:  # whatever it was, the next one may do
                 self._failed.inc()
                 if healthy:  # told once, until it works again
-                    _log.error("%s: requests cannot be logged: %s", self._settings.path, e)
+                    reason = f"{self._settings.path}: requests cannot be logged: {e}"
+                    log_event("request_log", logging.ERROR, outcome="failed", reason=reason)
                 healthy = False
 
     def _write(self, data: bytes) -> None:

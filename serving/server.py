@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from serving.door import Door
 from serving.load import Load
+from serving.log_events import log_event
 from serving.rank import ANSWER, Reply
 from serving.telemetry import STARTED
 
@@ -183,6 +184,11 @@ class Server(uvicorn.Server):
         """Serves until a signal, with what runs beside it."""
         async with self._beside():
             await super().serve(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """After a signal: ends connections as they get their answers."""
+        log_event("drain", connections=len(self.server_state.connections))
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second; once a second, connections that are stuck are closed."""

@@ -24,12 +24,13 @@ from serving.docs import RankOperation, openapi_config
 from serving.door import Door
 from serving.errors import ERRORS, explain
 from serving.load import Load
+from serving.log_events import log_event
 from serving.messages import BatchAnswer, ErrorAnswer, FeatureInfo, Limits, ModelAnswer, RankAnswer
 from serving.rank import RANK, Rank
 from serving.request_log import LogSettings, RequestLog
 from serving.scorer import Scorer
 from serving.server import Server, allow_many_connections, bound, calm_garbage_collector, listen
-from serving.telemetry import Telemetry
+from serving.telemetry import Telemetry, log_serves
 from tt_jax.schema import Feature
 
 _LAST_BATCH = 0.6  # of the grace time: when no batch is started any more
@@ -234,7 +235,8 @@ def run(
     Raises ValueError for a port that is none, what `serving.changing.load` and `RequestLog` raise, and OSError naming
     an address that is taken.
     """
-    load = load or Load()
+    load, started = load or Load(), time.monotonic()
+    log_event("load", outcome="started", bundle=bundle, index=index)
     allow_many_connections()
     with bound(host, port) as listener:  # before the seconds that loading takes
         app = create_app(  # no name for the scorer: it would be kept when another takes its place
@@ -260,6 +262,7 @@ def run(
         door = Door(app.rank, headers, tokens)
         pages = "docs at /schema" + (f", console at {CONSOLE}" if console else "")
         print(f"serving http://{address} ({pages}): {_describe(service.batcher.scorer)}", flush=True)
+        log_serves("load", service.batcher.scorer, started)
         Server(entry, door, load, service.drain, lambda: beside(service)).run(sockets=[listener])
 
 

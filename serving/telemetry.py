@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.samples import Sample
 
 from serving.index import timestamp
+from serving.log_events import log_event
 from serving.scorer import Scorer
 
 ChangeKind = Literal["load", "change"]
@@ -137,6 +138,19 @@ class Telemetry:
     def text(self) -> bytes:
         """The metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+def log_serves(event: str, scorer: Scorer, started: float) -> None:
+    """Logs a load or a change that gave this scorer, begun at that time of `time.monotonic`."""
+    log_event(
+        event,
+        outcome="done",
+        bundle=scorer.fingerprint,
+        index=scorer.index_id,
+        ads=scorer.index_size,
+        eligible=scorer.eligible,
+        seconds=round(time.monotonic() - started, 3),
+    )
 
 
 def _samples(metric: Counter | Gauge | Histogram) -> list[Sample]:

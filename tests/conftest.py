@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,3 +158,15 @@ def on_ray() -> Iterator[OnRay]:
         cluster.__enter__()
     yield cluster
     cluster.__exit__()
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """Puts back what `serving.log_events.configure` sets for a whole process."""
+    root, ours, hook = logging.getLogger(), logging.getLogger("serving"), threading.excepthook
+    handlers, levels = root.handlers[:], (root.level, ours.level)
+    yield
+    logging.captureWarnings(False)
+    root.handlers[:], threading.excepthook = handlers, hook
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])

@@ -95,7 +95,16 @@ def test_the_process_reloads_what_a_link_points_to(tiny_bundle: Path, tiny_index
         out, err = process.communicate(timeout=10)  # the grace time
         reason = f"not loaded, {status['index_id'][:12]} goes on: the service is ending"
         assert (process.returncode, out, told) == (0, "", reason)
-        assert err == "WARNING serving.live: load failed, nothing has changed: the service is ending\n"
+        lines = [line.split(" ", 1)[1] for line in err.splitlines()]
+        assert [line for line in lines if line.startswith("WARNING load")] == [
+            f'WARNING load outcome=failed reason="the service is ending" goes_on={status["version"]}'
+        ]
+        assert [line for line in lines if line.startswith("INFO tokens")] == [
+            f"INFO tokens outcome=done file={tmp_path / 'token'} tokens=2"
+        ]
+        assert any(line.startswith("INFO reload outcome=done ") for line in lines)
+        assert "INFO change outcome=done " in err
+        assert lines[-1] == "INFO stopped"
     finally:
         process.kill()
         process.communicate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import os
@@ -148,3 +149,35 @@ def test_swaps_under_load(pairs: dict[tuple[str, str], Pair], warm_scorer: Score
         assert _live_bytes() <= 1.05 * before, sizes
         assert resident[-1] < resident[swaps // 2 - 1] + 20, resident
     live.close()
+
+
+def test_reloads_that_wait_for_a_load_become_one(
+    pairs: dict[tuple[str, str], Pair], warm_scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = next(iter(pairs.values()))
+    sources, begun, over, loads = Sources(pair.bundle, pair.index), threading.Event(), threading.Event(), list[Path]()
+
+    def slow_load(bundle: Path, *_: Any, **__: Any) -> Scorer:
+        loads.append(bundle)
+        begun.set()
+        assert over.wait(60)
+        return warm_scorer
+
+    monkeypatch.setattr("serving.live.load", slow_load)
+    service = create_app(warm_scorer).state.service
+
+    async def reload_often() -> None:
+        live = Live(service.batcher, service.telemetry, sources, ads=False)
+        loading = asyncio.create_task(live.load(sources))
+        await asyncio.to_thread(begun.wait, 60)
+        reloads = [asyncio.create_task(live.reload()) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        over.set()
+        await asyncio.gather(loading, *reloads)
+        assert len(loads) == 2
+        await live.reload()
+        assert len(loads) == 3
+        live.close()
+
+    asyncio.run(reload_often())
+    service.batcher.close()

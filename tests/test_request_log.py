@@ -135,7 +135,8 @@ def test_a_full_disk_leaves_whole_lines_and_is_told_once(
     assert counts(registry) == {"written": 2, "dropped": 0, "failed": 3}
     assert len(list(read_log(tmp_path / "log.jsonl"))) == 3
     assert [r.getMessage() for r in caplog.records] == [
-        f"{tmp_path / 'log.jsonl'}: requests cannot be logged: [Errno 28] No space left on device"
+        f'request_log outcome=failed reason="{tmp_path / "log.jsonl"}: requests cannot be logged: '
+        '[Errno 28] No space left on device"'
     ]
 
 

@@ -6,6 +6,7 @@ All but the first test share one process; the last one ends it.
 from __future__ import annotations
 
 import json
+import re
 import resource
 import signal
 import socket
@@ -227,5 +228,9 @@ def test_sigterm_with_a_full_queue(server: ServingProcess, expected: list[dict[s
     for connection in (watch, slow, *waiting):
         connection.close()
     out, err = server.process.communicate(timeout=60)
-    assert (server.process.returncode, out, err) == (0, "", "")
+    assert (server.process.returncode, out) == (0, "")
+    events = [line.split(" ", 1)[1] for line in err.splitlines()]
+    assert re.fullmatch(r"INFO drain connections=\d+", events[-2])
+    assert events[-1] == "INFO stopped"
+    assert not [event for event in events if event.startswith("ERROR")]
     assert time.monotonic() - start < GRACE

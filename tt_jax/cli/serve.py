@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--console", action="store_true", help="a page at /console to look at it and try requests")
     parser.add_argument("--console-beside", default="", help="origin of a service to show beside this one")
     parser.add_argument("--console-origin", default="", help="origin of a service whose console may read this one")
+    parser.add_argument("--log-format", choices=("text", "json"), default="text", help="of the log on stderr (text)")
     parser.add_argument("--log-requests", type=Path, help="JSON lines to append to; readable by their owner only")
     parser.add_argument("--log-fraction", type=float, default=0.01, help="of the answered requests (default 0.01)")
     parser.add_argument("--log-max-mb", type=float, default=100, help="of a file before it is put aside (default 100)")
@@ -61,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serves until SIGTERM; SIGHUP loads the bundle, the index, the deltas, the journal and the tokens anew."""
+    import logging
     import signal
     from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 
@@ -69,10 +71,12 @@ def run(args: argparse.Namespace) -> int:
     from serving.beside import create_metrics, open_listener, served
     from serving.compile_cache import CompileCache
     from serving.live import Sources
+    from serving.log_events import configure, log_event
     from serving.server import bound, require_port
     from serving.service import Service
     from serving.service import run as serve
 
+    configure(args.log_format)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it serves: what it is about to load is the newest
     if (args.admin_port is None) != (args.admin_token_file is None):
         raise ValueError("expected --admin-port and --admin-token-file together")
@@ -82,7 +86,8 @@ def run(args: argparse.Namespace) -> int:
     sources = Sources(args.bundle, args.index, args.deltas, args.journal)
     tokens = read_tokens(args.token_file) if args.token_file else None
     if tokens is None and not is_loopback(args.host):
-        print(f"warning: whoever reaches {args.host} may use this service; see --token-file", file=sys.stderr)
+        reason = f"whoever reaches {args.host} may use this service; see --token-file"
+        log_event("open_to_all", logging.WARNING, host=args.host, reason=reason)
     with ExitStack() as stack:
         admin, admins, metrics = None, Tokens.of(), None
         if args.admin_port is not None:
@@ -123,6 +128,7 @@ def run(args: argparse.Namespace) -> int:
             live=admin is not None,
             beside=beside,
         )
+    log_event("stopped")
     _end_threads(_LAST_THREADS * load.grace)
     if cache is not None:
         cache.keep()  # also what was compiled for a larger index, or another pair
