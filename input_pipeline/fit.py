@@ -1,4 +1,4 @@
-"""Columns of a log as the schema has them: their types, lists of text, times, labels that are a value of a column."""
+"""Columns of a log as the schema has them: their types, lists of text, times, labels that compare one."""
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions on import)
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from input_pipeline.readers import ReadError
+from input_pipeline.readers.labels import Comparison
 from tt_jax.columns import decoded, identity, one_array
 from tt_jax.schema import DType, Feature, Schema
 from tt_jax.strict_json import nearest
@@ -42,9 +43,9 @@ class Fit:
         columns = {f.name: self._feature(f, column_of(table, f.name, file, decode=False), of_column[f.name])
                    for f in schema.features if f.name != schema.scenario}  # fmt: skip
         for task in schema.tasks:
-            source = task.label.partition("=")[0]
-            if task.label not in table.column_names and source in named:
-                raise ReadError(f"task {task.name!r}: the column {source!r} of its label is also a feature")
+            compared = Comparison.of(task.label, table.column_names)
+            if compared is not None and compared.column in named:
+                raise ReadError(f"task {task.name!r}: the column {compared.column!r} of its label is also a feature")
             columns[task.label] = _label(table, task.label, file)
             for name in filter(None, (task.mask, task.weight_column)):
                 columns[name] = _label(table, name, file)
@@ -99,10 +100,10 @@ def _key(column: pa.Array, name: str, file: str) -> pa.Array:
 
 
 def _label(table: pa.Table, label: str, file: str) -> pa.Array:
-    name, equals, value = label.partition("=")
-    if label in table.column_names or not equals:
+    compared = Comparison.of(label, table.column_names)
+    if compared is None:
         return cast(column_of(table, label, file), pa.float64(), label, file)
-    return pc.equal(cast(column_of(table, name, file), pa.string(), name, file), value).cast(pa.int8())
+    return compared.holds(column_of(table, compared.column, file), file).cast(pa.int8())
 
 
 def _scenario(table: pa.Table, schema: Schema, file: str) -> pa.Array:

@@ -1,7 +1,8 @@
 """One's own logs as a recipe: files joined with side tables, columns typed as the schema has them, rows split.
 
 What `tt-jax init` writes calls this. Beside what is in the files, a schema may name
-- a label `COLUMN=VALUE`: 1 where the column has that value, 0 where it has another, none where it has none;
+- a label (or mask) that compares a column, `clicked=1`, `event!=skip`, `rating>=4`: 1 where it holds, 0 where it does
+  not, none where the column has no value; see `readers.labels.Comparison`;
 - the scenario `EVERY_ROW`: the same for all rows;
 - the ad id `ROW_NUMBER`: the row's number in its file, for data without ads.
 """

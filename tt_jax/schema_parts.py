@@ -116,11 +116,14 @@ class Task:
 
     Attributes:
       name: of the task in metrics, and of its head in answers.
-      label: label column, in [0, 1]; a null means that the row has no label for this task.
+      label: label column, in [0, 1]; a null means that the row has no label for this task. In one's own logs also a
+        comparison of a column with a value: `rating>=4` (`>=`, `<=`, `>`, `<`: a number), `event=buy` (`=`, `!=`: a
+        number or text). It is 1 where it holds, 0 where it does not, null where the column is.
       head: name of the task whose probability learns this label too and is evaluated by it, as the click probability by
         a teacher's score; "" = a head of its own.
       kind: `hard` 0 or 1, an observed outcome; `soft` a probability, a teacher's score.
-      mask: column that is 1 where the label counts (a conversion counts only where there was a click); "" = everywhere.
+      mask: column, or comparison, that is 1 where the label counts (a conversion counts only where there was a click);
+        "" = everywhere.
       weight: weight of the task in the loss.
       weight_column: column of per-row weights >= 0; "" = 1.
     """

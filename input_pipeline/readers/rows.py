@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from input_pipeline.readers.files import ReadError
+from input_pipeline.readers.labels import Comparison
 from tt_jax.schema import Schema
 
 CHUNK_ROWS = 8192  # rows of a chunk of Python values
@@ -56,12 +57,15 @@ STRICT = Errors()
 def arrow_types(schema: Schema) -> dict[str, pa.DataType]:
     """What the schema's features, labels and weights are read as from text, by column.
 
-    Scenario and keys are left open, as they are in the schema: whole numbers or strings.
+    Scenario, keys and what a label looks for by `=` or `!=` are left open, as they are in the schema: numbers or text.
     """
     ids = {"int": pa.int64(), "string": pa.string()}
     types: dict[str, pa.DataType] = {}
     for task in schema.tasks:
-        types |= {name: pa.float64() for name in (task.label, task.mask, task.weight_column) if name}
+        for name in filter(None, (task.label, task.mask, task.weight_column)):
+            types[name] = pa.float64()
+            if (compared := Comparison.of(name)) is not None and compared.is_ordered:
+                types[compared.column] = pa.float64()
     for feature in schema.features:
         if feature.kind == "numeric":
             types[feature.name] = pa.float64()
