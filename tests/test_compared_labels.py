@@ -84,7 +84,7 @@ def test_what_cannot_be_compared_is_refused_with_file_and_value(tmp_path: Path) 
         ("log.parquet", "event>1", r"label 'event>1': expected numbers, got string: .*'Buy'"),
         ("log.parquet", "stars>3", r"no column 'stars'"),
         ("log.parquet", "a=1", r"the column 'a' of its label is also a feature"),
-        ("log.csv", "rating>=4", r"log\.csv: row 2: column 'rating': expected double, got '\?'"),
+        ("log.csv", "rating>=4", r"log\.csv: .*rating.*'\?'"),
     ):
         with pytest.raises(ReadError, match=message):
             labels(tmp_path / file, label)
