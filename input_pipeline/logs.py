@@ -45,6 +45,9 @@ Joins = Mapping[str, str]  # file, or pattern, below the source -> the column by
 
 
 class _ToldElsewhere(Errors):
+    def skip(self, source: str, files: Mapping[str, str]) -> None:
+        pass
+
     def reject(self, file: str, row: int, reason: str, values: Any) -> None:
         pass
 
@@ -81,7 +84,7 @@ def every(n: int) -> Split:
 
 def parts_of_logs(source: str | Path, joins: Joins | None = None) -> list[str]:
     """The files that `read_logs` reads, in its order, without those to join."""
-    return [file for file in list_files(source) if not _is_side(file, joins or {})]
+    return [file for file in list_files(source, _TOLD_ELSEWHERE) if not _is_side(file, joins or {})]
 
 
 def read_logs(

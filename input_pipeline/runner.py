@@ -18,6 +18,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
+from input_pipeline.notices import tell, told
+
 I = TypeVar("I")  # noqa: E741
 R = TypeVar("R")
 
@@ -107,9 +109,11 @@ class OnRay:
         while answers:
             try:
                 with _told_on_stderr():
-                    error, result = pickle.loads(ray.get(answers.popleft()))
+                    error, result, lines = pickle.loads(ray.get(answers.popleft()))
             except ray.exceptions.RayError as e:
                 raise RunnerError(f"Ray: work was tried {RETRIES + 1} times and failed: {_line(e)}") from e
+            for line in lines:
+                tell(line)
             if error is not None:
                 raise error
             answers.extend(submit(1))
@@ -145,7 +149,7 @@ def _answer(work: Callable[[Any], Any], item: Any, folder: str) -> bytes:
         answer = None, work(item)
     except Exception as e:
         answer = portable(e), None
-    return pickle.dumps(answer)
+    return pickle.dumps((*answer, told()))
 
 
 def _go_to(folder: str) -> None:

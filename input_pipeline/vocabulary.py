@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,10 @@ Counts = dict[str, Counter[str | int]]
 
 
 class _Ignored(Errors):
-    """A row that cannot be read does not count; the reading that follows tells of it."""
+    """A row or file that cannot be read does not count; the reading that follows tells of it."""
+
+    def skip(self, source: str, files: Mapping[str, str]) -> None:
+        pass
 
     def reject(self, file: str, row: int, reason: str, values: Any) -> None:
         pass

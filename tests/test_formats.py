@@ -14,7 +14,7 @@ import pytest
 
 from input_pipeline.prepare import prepare
 from input_pipeline.readers import Chunk, ReadError, arrow_types, list_files, read
-from input_pipeline.readers.tfrecord import crc32c
+from input_pipeline.readers.crc import crc32c
 from tests import log_files, tiny
 
 ROWS = 250

@@ -80,7 +80,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("n,text\n1,a\n")
     (tmp_path / "empty.csv").touch()
     (tmp_path / "ragged.csv").write_text("n,text\n1,a\n2,b,c\n")
-    (tmp_path / "log.json").write_text("{}")
+    (tmp_path / "log.json").write_text('{\n "n": 1\n}')
     (tmp_path / "none").mkdir()
     damaged = bytearray(content)
     damaged[4:2000] = bytes(1996)
@@ -89,7 +89,8 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         "cut.parquet": "not readable as Parquet", "text.parquet": "not readable as Parquet",
         "damaged.parquet": "from row 0", "empty.csv": "not readable as CSV",
         "ragged.csv": "row 1: expected 2 columns, got 3",
-        "log.json": r"\.parquet", "none": "holds no", "absent.parquet": "no such file", "*.arrow": "no file matches",
+        "log.json": "unknown format: JSON, but neither",
+        "none": "holds no", "absent.parquet": "no such file", "*.arrow": "no file matches",
     }  # fmt: skip
     for name, message in cases.items():
         with pytest.raises(ReadError, match=message) as error:

@@ -41,10 +41,13 @@ def _of_splits(log: Counted) -> dict[str, Any]:
 
 def _of_days(log: Counted) -> dict[str, Any]:
     """Each of the first and of the last days is the fewest that have a third of the sampled rows."""
-    keys, valid = log.whole.sample.get(log.roles.time, (np.empty(0, np.uint64), np.empty(0, bool)))
+    time = log.roles.time
+    if time is None or time not in log.whole.sample:
+        return {}
+    keys, valid = log.whole.sample[time]
     if not valid.any():
         return {}
-    of_row, dated = days_of(Values(log.whole.columns[log.roles.time].kind, valid, keys, keys))
+    of_row, dated = days_of(Values(log.whole.columns[time].kind, valid, keys, keys))
     ordered = np.sort(of_row[dated])
     first, last = ordered[(ordered.size - 1) // 3], ordered[ordered.size - 1 - (ordered.size - 1) // 3]
     early, late = dated & (of_row <= first), dated & (of_row >= last)

@@ -82,13 +82,14 @@ class LabelCounts:
             if columns[name].lengths is not None or columns[name].kind not in _NUMBERS:
                 raise ReadError(f"{file}: column {name!r}: expected numbers, as of a label")
         for task, label in roles.labels.items():
-            y, counts = label_of(columns[label], columns.get(roles.masks.get(task, "")))
+            mask = columns[roles.masks[task]] if task in roles.masks else None
+            y, counts = label_of(columns[label], mask)
             parts += [counts, np.where(counts, y, 0)]
         return parts
 
     def _days_of(self, file: str, columns: Mapping[str, Values], rows: int) -> tuple[np.ndarray, np.ndarray]:
         name = self._roles.time
-        if not name:
+        if name is None:
             return np.zeros(rows, np.int64), np.zeros(rows, bool)
         if columns[name].lengths is not None or columns[name].kind not in _TIMES:
             raise ReadError(f"{file}: column {name!r}: expected times: a timestamp, date or Unix time")
@@ -96,7 +97,7 @@ class LabelCounts:
 
     def _scenarios_of(self, table: pa.Table) -> tuple[np.ndarray, list[str]]:
         """The scenario of each row, by its place in a list of names."""
-        if not self._roles.scenario:
+        if self._roles.scenario is None:
             return np.zeros(table.num_rows, np.int64), [""]
         column = table.column(self._roles.scenario).combine_chunks()
         if pa.types.is_dictionary(column.type):

@@ -14,14 +14,14 @@ class Roles:
     Attributes:
       labels: task -> its label column; labels are numbers, booleans included.
       masks: task -> the column that is 1 where its label counts.
-      scenario, time: columns, "" = none.
+      scenario, time: columns, None without.
       schema: of a recipe, which says which columns are features, and which of them ids.
     """
 
     labels: dict[str, str]
     masks: dict[str, str]
-    scenario: str = ""
-    time: str = ""
+    scenario: str | None = None
+    time: str | None = None
     schema: Schema | None = None
 
     @staticmethod
@@ -29,17 +29,17 @@ class Roles:
         """The roles that a schema gives."""
         labels = {t.name: t.label for t in schema.tasks}
         masks = {t.name: t.mask for t in schema.tasks if t.mask}
-        return Roles(labels, masks, schema.scenario, schema.time, schema)
+        return Roles(labels, masks, schema.scenario, schema.time or None, schema)
 
     @property
     def named(self) -> list[str]:
         """The columns that must be there."""
-        return [c for c in (*self.labels.values(), *self.masks.values(), self.scenario, self.time) if c]
+        return [*self.labels.values(), *self.masks.values(), *(c for c in (self.scenario, self.time) if c is not None)]
 
     @property
     def counted(self) -> list[str]:
         """The columns that must be of one kind, since labels are counted by them."""
-        return [*self.labels.values(), *self.masks.values(), *filter(None, [self.time])]
+        return [*self.labels.values(), *self.masks.values(), *([] if self.time is None else [self.time])]
 
     def is_ids(self, column: str) -> bool:
         """Whether numbers of the column are ids, of which a range means nothing."""

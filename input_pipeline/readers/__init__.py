@@ -1,6 +1,6 @@
 """Raw logs as a stream of Arrow tables, in bounded memory, whatever format they are in: see docs/data.md.
 
-files.py (names, globs, URLs) -> one module a format -> `read`, here
+listing.py (names, globs, URLs; formats.py says what each file is) -> one module a format -> `read`, here (names.py)
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from input_pipeline.notices import tell
 from input_pipeline.readers import array_record, arrow_ipc, delimited, jsonl, parquet, tfds, tfrecord
-from input_pipeline.readers.files import ReadError, Source, first_below, list_sources, partitions
-from input_pipeline.readers.rows import STRICT, Chunk, Errors, Types, arrow_types
+from input_pipeline.readers.files import ReadError, Source
+from input_pipeline.readers.formats import JSON_ARRAY
+from input_pipeline.readers.listing import first_below, list_sources, partitions
+from input_pipeline.readers.names import with_names
+from input_pipeline.readers.rows import STRICT, Chunk, Errors, SkipUnknown, Types, arrow_types
 from input_pipeline.readers.text_format import PLAIN, TextFormat
 
 __all__ = [
-    "PLAIN", "STRICT", "Chunk", "Errors", "ReadError", "TextFormat", "Types", "arrow_types", "first_below",
-    "list_files", "read",
+    "PLAIN", "STRICT", "Chunk", "Errors", "ReadError", "SkipUnknown", "TextFormat", "Types", "arrow_types",
+    "first_below", "list_files", "read",
 ]  # fmt: skip
 
 _Tables = Iterator[tuple[int, pa.Table]]
@@ -26,15 +30,13 @@ _READERS: dict[str, Callable[[Source, Types, Errors, TextFormat], _Tables]] = {
     "csv": delimited.tables,
     "tsv": delimited.tables,
     "jsonl": jsonl.tables,
-    "ndjson": jsonl.tables,
+    JSON_ARRAY: jsonl.tables_of_array,
     "tfrecord": tfrecord.tables,
     "array_record": array_record.tables,
     "arrow": arrow_ipc.tables,
-    "arrows": arrow_ipc.tables,
-    "ipc": arrow_ipc.tables,
-    "feather": arrow_ipc.tables,
 }
 _NO_TYPES: Types = {}
+_NAMES_TOLD = 5
 
 
 def read(
@@ -48,12 +50,13 @@ def read(
     """Streams a file, a glob, a directory, any of them as a URL, or `tfds:name/config:split`.
 
     A directory is read with everything below it, in the order of its paths, the formats mixed as they are. `key=value`
-    folders of a path become columns, of integers where every value of the key is one. A suffix tells the format.
+    folders of a path become columns, of integers where every value of the key is one. A name's suffix tells the format,
+    or the first bytes where it does not. Columns without a name, and the index of pandas, are left out.
 
     Args:
       source: what to read; `s3://`, `gs://`, ... need the fsspec package of that name.
       types: of the columns, for formats that do not tell: `arrow_types(schema)`. Else they are guessed.
-      errors: what becomes of a row that cannot be read.
+      errors: what becomes of a row that cannot be read, and of such a file of a directory.
       parts: only these of its files, named as `list_files` does.
       dictionaries: the texts of Parquet as Arrow dictionaries, as the files mostly have them: half the time to read.
       text: how values are written as text.
@@ -62,25 +65,53 @@ def read(
       `(file, number of the first row in it, rows)`.
 
     Raises:
-      ReadError: nothing matches, a file is not what its suffix says, or a row is bad and `errors` is strict.
+      ReadError: nothing matches, a file is not what its suffix says, two columns of it have one name, or `errors` is
+        strict and a row, or a file of a directory, cannot be read.
     """
     name = str(source)
     if name.startswith("tfds:"):
         yield from ((name, first_row, table) for first_row, table in tfds.tables(name, types, errors))
         return
-    sources = list_sources(name, tuple(_READERS))
+    sources = _sources(name, errors)
     values_of = partitions([s.name for s in sources])
     for one in (s for s in sources if parts is None or s.name in parts):
+        if len(sources) > 1 and one.is_empty():
+            tell(f"{one.name}: an empty file, without rows")
+            continue
         reader = parquet.dictionaries if dictionaries and one.format == "parquet" else _READERS[one.format]
         for first_row, table in reader(one, types, errors, text):
+            table = with_names(name, one.name, table, types)
             for key, value in values_of[one.name].items():
                 if key not in table.column_names:
-                    table = table.append_column(key, pa.repeat(value, table.num_rows))
+                    table = table.append_column(key, _repeated(one, key, value, types, table.num_rows))
             yield one.name, first_row, table
 
 
-def list_files(source: str | Path) -> list[str]:
-    """The data files of a source, sorted; `tfds:...` is one. Raises `ReadError` if there are none."""
+def list_files(source: str | Path, errors: Errors = STRICT) -> list[str]:
+    """The data files of a source, sorted; `tfds:...` is one. Raises `ReadError` as `read` does."""
     if str(source).startswith("tfds:"):
         return [str(source)]
-    return [s.name for s in list_sources(str(source), tuple(_READERS))]
+    return [s.name for s in _sources(str(source), errors)]
+
+
+def _sources(text: str, errors: Errors) -> list[Source]:
+    listing = list_sources(text)
+    if listing.skipped:
+        errors.skip(text, listing.skipped)
+    if listing.no_data:
+        first = ", ".join(listing.no_data[:_NAMES_TOLD])
+        tell(f"{text}: left out as no data, {len(listing.no_data):,} by name or as links to others: {first}")
+    if not listing.sources:
+        raise ReadError(f"{text}: holds no file that can be read")
+    return listing.sources
+
+
+def _repeated(file: Source, key: str, value: str | int | None, types: Types, rows: int) -> pa.Array:
+    """A folder's value as a column, of the type that is asked for."""
+    type_ = types.get(key)
+    try:
+        if value is None or type_ is None:
+            return pa.repeat(pa.scalar(value, type_), rows)
+        return pa.repeat(pa.scalar(str(value)).cast(type_), rows)
+    except pa.ArrowException:
+        raise ReadError(f"{file.name}: the folder {key}={value}: expected {type_}") from None

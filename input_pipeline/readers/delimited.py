@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 
 from input_pipeline.readers.files import Source
+from input_pipeline.readers.names import plain_name, require_different
 from input_pipeline.readers.rows import Errors, Types, column_of, without
 from input_pipeline.readers.text_format import TextFormat
 
@@ -41,7 +42,7 @@ def tables(source: Source, types: Types, errors: Errors, text: TextFormat) -> It
     kind = source.format.upper()
     with source.named_errors(kind, 0):
         guessed = _guess(source, text)
-    types = {name: _chosen(types.get(name), guess) for name, guess in guessed.items()}
+    types = {name: _chosen(types.get(name, types.get(plain_name(name))), guess) for name, guess in guessed.items()}
     parse, options = _parse(source, text), csv.ReadOptions(block_size=CHUNK_BYTES, use_threads=False)
     parse.invalid_row_handler = reject
     convert = csv.ConvertOptions(
@@ -81,6 +82,7 @@ def _guess(source: Source, text: TextFormat) -> dict[str, pa.DataType]:
     options, parse = csv.ReadOptions(block_size=CHUNK_BYTES, use_threads=False), _parse(source, text)
     parse.invalid_row_handler = lambda _: "skip"
     with source.open() as stream, csv.open_csv(stream, options, parse, convert) as reader:
+        require_different(source.name, reader.schema.names)
         return {field.name: field.type for field in reader.schema}
 
 

@@ -1,9 +1,10 @@
-"""JSON lines: an object a line, plain or compressed."""
+"""JSON: an object a line, or one array of objects, plain or compressed."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -14,15 +15,23 @@ from input_pipeline.readers.rows import Errors, Types, tables_of
 from input_pipeline.readers.text_format import TextFormat
 
 _SHOWN = 200  # characters of a bad line
+_BOM = b"\xef\xbb\xbf"
+_SPACED = (b" :", b"\t:", b"\n:", b"\r:")  # a colon that does not follow a key at once
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def tables(source: Source, types: Types, errors: Errors, _text: TextFormat) -> Iterator[tuple[int, pa.Table]]:
     """The rows; a row's number is that of its line, from 0. Empty lines are passed over."""
-    return tables_of(source.name, _rows(source, errors), types, errors)
+    return tables_of(source.name, _rows(source, _lines(source), errors), types, errors)
 
 
-def _rows(source: Source, errors: Errors) -> Iterator[tuple[int, dict[str, Any]]]:
-    decode = msgspec.json.Decoder(dict[str, Any]).decode
+def tables_of_array(source: Source, types: Types, errors: Errors, _text: TextFormat) -> Iterator[tuple[int, pa.Table]]:
+    """The rows of one array, whose text is in memory as a whole; a row's number is its place, from 0."""
+    return tables_of(source.name, _rows(source, _array(source), errors), types, errors)
+
+
+def _lines(source: Source) -> Iterator[bytes]:
     with source.open() as stream, io.BufferedReader(stream) as lines:  # pyright: ignore[reportArgumentType]
         number = 0
         while True:
@@ -30,12 +39,40 @@ def _rows(source: Source, errors: Errors) -> Iterator[tuple[int, dict[str, Any]]
                 line = lines.readline()
             if not line:
                 return
-            if line.strip():
-                try:
-                    row = decode(line)
-                except (msgspec.DecodeError, UnicodeDecodeError) as e:
-                    text = line.decode("utf-8", "replace").rstrip()
-                    errors.reject(source.name, number, f"not a JSON object: {e}: {text[:_SHOWN]!r}", text)
-                else:
-                    yield number, row
+            yield line if number else line.removeprefix(_BOM)
             number += 1
+
+
+def _array(source: Source) -> Iterator[bytes]:
+    with source.named_errors("a JSON array", 0), source.open() as stream:
+        elements = _elements(stream.read().removeprefix(_BOM))
+    return map(bytes, elements)
+
+
+def _rows(source: Source, texts: Iterable[bytes], errors: Errors) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, text in enumerate(texts):
+        if text.strip():
+            try:
+                row = _object(text)
+            except (msgspec.DecodeError, ValueError, RecursionError) as e:
+                shown = text.decode("utf-8", "replace").rstrip()
+                errors.reject(source.name, number, f"not a JSON object: {e}: {shown[:_SHOWN]!r}", shown)
+            else:
+                yield number, row
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """Raises ValueError, also for a key that comes twice, of which the decoder would keep the last one."""
+    row = _decode(text)
+    # Keys are as many as colons; or as many as `":` where no space is between. More of these may be within values.
+    if text.count(b":") != len(row) and (text.count(b'":') != len(row) or any(colon in text for colon in _SPACED)):
+        json.loads(text, object_pairs_hook=_require_different)
+    return row
+
+
+def _require_different(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for i, n in enumerate(names) if n in names[:i])!r} comes twice")
+    return found

@@ -9,11 +9,13 @@ from typing import Any, NoReturn
 import numpy as np
 import pyarrow as pa
 
+from input_pipeline.notices import tell
 from input_pipeline.readers.files import ReadError
 from input_pipeline.readers.labels import Comparison
 from tt_jax.schema import Schema
 
 CHUNK_ROWS = 8192  # rows of a chunk of Python values
+_TOLD = 10  # files that are not read
 Types = Mapping[str, pa.DataType]
 
 
@@ -41,7 +43,14 @@ class Chunk:
 
 
 class Errors:
-    """What becomes of a bad row: here, it ends the reading. `input_pipeline.quarantine` keeps it aside instead."""
+    """What becomes of a bad row, or of a file that cannot be read: here, it ends the reading.
+
+    `input_pipeline.quarantine` keeps bad rows aside instead, `SkipUnknown` leaves out files.
+    """
+
+    def skip(self, source: str, files: Mapping[str, str]) -> None:
+        """Called with the files of a directory or pattern that are not read, and why. May raise."""
+        raise ReadError(f"{source}: {skipped_files(files)}; move them away, or leave them out by --skip-unknown")
 
     def reject(self, file: str, row: int, reason: str, values: Any) -> None:
         """Called with a row that cannot be used, its number in the file, and what is known of it. May raise."""
@@ -52,6 +61,29 @@ class Errors:
 
 
 STRICT = Errors()
+
+
+class SkipUnknown(Errors):
+    """Leaves out the files of a directory that cannot be read, and says so; bad rows are for another one."""
+
+    def __init__(self, errors: Errors = STRICT) -> None:
+        """`errors`: what becomes of bad rows."""
+        self._errors = errors
+
+    def skip(self, source: str, files: Mapping[str, str]) -> None:
+        """Tells of them."""
+        tell(f"{source}: left out: {skipped_files(files)}")
+
+    def reject(self, file: str, row: int, reason: str, values: Any) -> None:
+        """As the other one."""
+        self._errors.reject(file, row, reason, values)
+
+
+def skipped_files(files: Mapping[str, str]) -> str:
+    """How many they are, and the first of them with their reasons."""
+    told = [f"{name} ({reason})" for name, reason in list(files.items())[:_TOLD]]
+    more = f", and {len(files) - _TOLD:,} more" if len(files) > _TOLD else ""
+    return f"{len(files):,} file{'s' if len(files) > 1 else ''} cannot be read: {', '.join(told)}{more}"
 
 
 def arrow_types(schema: Schema) -> dict[str, pa.DataType]:

@@ -5,55 +5,20 @@ A record is its length (uint64), the masked CRC-32C of that, the bytes, the mask
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from input_pipeline.readers.crc import HEADER, crc32c, masked, masked_of
 from input_pipeline.readers.example import decode
 from input_pipeline.readers.files import ReadError, Source
 from input_pipeline.readers.rows import Errors, Types, tables_of
 from input_pipeline.readers.text_format import TextFormat
 
-_HEADER = struct.Struct("<QI")
 _TOGETHER_BYTES, _TOGETHER_ROWS = 8 << 20, 4096  # whose checksums are computed at once
 _MAX_RECORD = 1 << 30
-
-
-def _table() -> np.ndarray:
-    table = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        table = np.where(table & 1, table >> 1 ^ np.uint32(0x82F63B78), table >> 1)
-    return table
-
-
-_CRC_TABLE = _table()
-_CRC_LIST = _CRC_TABLE.tolist()
-
-
-def crc32c(records: Sequence[bytes]) -> np.ndarray:
-    """CRC-32C (Castagnoli) of each record, uint32: all of them a byte at a time, the longest first."""
-    lengths = np.array([len(r) for r in records], np.int64)
-    order = np.argsort(-lengths, kind="stable")
-    content = np.frombuffer(b"".join(records[i] for i in order), np.uint8)
-    ordered = lengths[order]
-    starts = np.cumsum(ordered) - ordered
-    # How many records have a byte at each position.
-    active = np.searchsorted(-ordered, -np.arange(int(lengths.max(initial=0))), side="left")
-    crc = np.full(len(records), 0xFFFFFFFF, np.uint32)
-    for position, n in enumerate(active):
-        some = crc[:n]
-        crc[:n] = _CRC_TABLE[(some ^ content[starts[:n] + position]) & np.uint32(255)] ^ some >> np.uint32(8)
-    out = np.empty_like(crc)
-    out[order] = ~crc
-    return out
-
-
-def masked(crc: np.ndarray) -> np.ndarray:
-    """As TFRecord stores it."""
-    return (crc >> np.uint32(15) | crc << np.uint32(17)) + np.uint32(0xA282EAD8)
 
 
 def tables(source: Source, types: Types, errors: Errors, _text: TextFormat) -> Iterator[tuple[int, pa.Table]]:
@@ -97,22 +62,14 @@ def _groups(source: Source) -> Iterator[tuple[list[bytes], np.ndarray]]:
 def _record(source: Source, stream: pa.NativeFile, number: int) -> bytes:
     """The next record with its checksum; empty at the end."""
     with source.named_errors("TFRecord", number):
-        header = stream.read(_HEADER.size)
+        header = stream.read(HEADER.size)
         if not header:
             return b""
-        if len(header) == _HEADER.size:
-            length, expected = _HEADER.unpack(header)
-            if _masked_of(header[:8]) != expected or length > _MAX_RECORD:
+        if len(header) == HEADER.size:
+            length, expected = HEADER.unpack(header)
+            if masked_of(header[:8]) != expected or length > _MAX_RECORD:
                 raise ReadError(f"{source.name}: row {number}: the checksum of the record's length is wrong")
             record = stream.read(length + 4)
             if len(record) == length + 4:
                 return record
     raise ReadError(f"{source.name}: row {number}: the file ends within the record; it was cut short")
-
-
-def _masked_of(data: bytes) -> int:
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _CRC_LIST[(crc ^ byte) & 255] ^ crc >> 8
-    crc ^= 0xFFFFFFFF
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from input_pipeline.joins import join, read_side
-from input_pipeline.readers import ReadError, read
+from input_pipeline.readers import STRICT, Errors, ReadError, read
 from tt_jax.columns import decoded, one_array
 
 _SAME = 0.5  # files that share more than this part of their columns are of one table
@@ -37,14 +37,14 @@ class Sample:
     partial: tuple[str, ...]
 
 
-def take_sample(source: str | Path, rows: int, seed: int = 0) -> Sample:
+def take_sample(source: str | Path, rows: int, seed: int = 0, errors: Errors = STRICT) -> Sample:
     """About `rows` rows, or all, drawn evenly from every file in one pass; with the tables that can be joined.
 
     The largest table is the log. Another one is joined if it has a column of the log's whose values it has once each.
     Raises `ReadError` if a file is neither of the log nor to be joined.
     """
     groups: list[_Group] = []
-    for file, _, table in read(source):
+    for file, _, table in read(source, errors=errors):
         group = next((g for g in groups if g.takes(table)), None)
         if group is None:
             groups.append(group := _Group(rows, np.random.default_rng(seed)))

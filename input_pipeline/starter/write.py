@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from input_pipeline.fit import EVERY_ROW, OTHER, ROW_NUMBER
-from input_pipeline.readers import ReadError
+from input_pipeline.readers import STRICT, Errors, ReadError
 from input_pipeline.starter.columns import columns_of, quoted
 from input_pipeline.starter.kinds import Features, features_of
 from input_pipeline.starter.roles import Outcome, Roles, roles_of
@@ -32,9 +32,9 @@ class Starter:
     text: str
 
 
-def make_starter(source: str, out: Path, rows: int = SAMPLE_ROWS) -> Starter:
+def make_starter(source: str, out: Path, rows: int = SAMPLE_ROWS, errors: Errors = STRICT) -> Starter:
     """Looks at a source and writes, as text, the file `out`. Raises `ReadError` if nothing can be trained on it."""
-    sample = take_sample(source, rows)
+    sample = take_sample(source, rows, errors=errors)
     columns = columns_of(sample.table)
     roles = roles_of(columns, sample.files, source)
     found = _both_sides(features_of(columns, roles), source)

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from tt_jax.cli.runner import add_skip_unknown
+
 EXAMPLE = """  tt-jax init --data=data/mylogs --out=mylogs.py
   tt-jax prepare mylogs.py --source=data/mylogs --out=prepared/mylogs
   tt-jax train --config=mylogs.py --workdir=runs/mylogs"""
@@ -15,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="PATH", help="the raw logs: a file, a pattern or a directory")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.py", help="file to write")
     parser.add_argument("--rows", type=int, default=50_000, help="rows to look at, drawn evenly from all files")
+    add_skip_unknown(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,9 +30,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--rows={args.rows}: expected at least 1000")
     require_absent(args.out)  # before the work, not after it
 
+    from input_pipeline.readers import STRICT, SkipUnknown
     from input_pipeline.starter.write import make_starter
 
-    starter = make_starter(args.data, args.out, args.rows)
+    starter = make_starter(args.data, args.out, args.rows, SkipUnknown() if args.skip_unknown else STRICT)
     with args.out.open("x") as file:  # not over a file that has come meanwhile
         file.write(starter.text)
     schema = starter.schema

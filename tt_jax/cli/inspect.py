@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tt_jax.cli.runner import add_runner_arguments, runner_of
+from tt_jax.cli.runner import add_runner_arguments, add_skip_unknown, runner_of
 
 EXAMPLE = """  tt-jax inspect --data=data/kuairand_pure --recipe=kuairand --out=inspected
   tt-jax inspect --data='logs/*.parquet' --labels=is_click,long_view --scenario=tab --time=time_ms --out=inspected
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         help="time column of a raw log: timestamp, date, 20240131 or Unix time; drift is then told of one split too",
     )
+    add_skip_unknown(parser)
     add_runner_arguments(parser)
 
 
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out:
         _page_maker()  # what it needs is missed before the work, not after it
-    log, roles, progress = Log(args.data, args.recipe), _roles(args), _Progress()
+    log, roles, progress = Log(args.data, args.recipe, args.skip_unknown), _roles(args), _Progress()
     with runner_of(args) as runner:
         if args.runner == "ray":
             found = merged(progress.of_surveys(surveys(log, roles, runner)), roles)
@@ -70,7 +71,7 @@ def _roles(args: argparse.Namespace) -> Any:
 
     if args.recipe is None:
         labels = {name: name for name in args.labels.split(",") if name}
-        return Roles(labels, {}, args.scenario, args.time)
+        return Roles(labels, {}, args.scenario or None, args.time or None)
     for flag in ("labels", "scenario", "time"):
         if getattr(args, flag):
             raise ValueError(f"--{flag}: the recipe {args.recipe} has its own")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tt_jax.cli.runner import add_runner_arguments, runner_of
+from tt_jax.cli.runner import add_runner_arguments, add_skip_unknown, runner_of
 
 EXAMPLE = """  tt-jax prepare kuairand --source=data/kuairand_pure --out=prepared/kuairand
   tt-jax prepare census --source=data/census_income --out=prepared/census
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--on-error", choices=("stop", "quarantine"), default="stop",
         help="what a bad row does: end the run, or go to quarantine.jsonl in the set",
     )  # fmt: skip
+    add_skip_unknown(parser)
     parser.add_argument("--max-errors", type=int, default=1000, help="of quarantined rows; one more ends the run")
     parser.add_argument(
         "--vocabularies-of", type=Path, metavar="PREPARED",
@@ -62,7 +63,9 @@ def run(args: argparse.Namespace) -> int:
         schema = take_vocabularies(schema, PreparedSet.open(args.vocabularies_of).schema)
     with runner_of(args) as runner:
         make = _on_ray if args.runner == "ray" else _streaming
-        manifest = make(args, recipe, schema, Reading(args.recipe, source, chosen), documents, runner)
+        manifest = make(
+            args, recipe, schema, Reading(args.recipe, source, chosen, args.skip_unknown), documents, runner
+        )
     print_counts(manifest)
     if manifest.rejected:
         print(f"left out {manifest.rejected:,} bad rows: see {args.out / QUARANTINE}")
@@ -76,8 +79,12 @@ class Reading:
     recipe: str
     source: str | None
     chosen: dict[str, Any]
+    skip_unknown: bool = False
 
     def __call__(self, errors: Any, parts: Collection[str] | None = None) -> Any:
+        from input_pipeline.readers import SkipUnknown
+
+        errors = SkipUnknown(errors) if self.skip_unknown else errors
         chosen = self.chosen if parts is None else {**self.chosen, "parts": parts}
         return _load(self.recipe).read(self.source, errors=errors, **chosen)
 

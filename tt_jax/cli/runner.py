@@ -1,4 +1,4 @@
-"""`--runner` and `--address`, of the verbs that run on Ray too."""
+"""Flags of several verbs that read logs: `--skip-unknown`; `--runner` and `--address`, of those that run on Ray too."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a running Ray cluster, as HOST:6379 or auto, whose nodes see the same files at the same paths; "
         "without, one is started on this machine, and stopped in the end",
     )
+
+
+def add_skip_unknown(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag."""
+    parser.add_argument(
+        "--skip-unknown", action="store_true",
+        help="leave out, and list, the files of a directory that cannot be read; without, they are an error",
+    )  # fmt: skip
 
 
 def runner_of(args: argparse.Namespace) -> AbstractContextManager[Any]:

@@ -1,0 +1,19 @@
+"""What a reading tells beside its rows, a line on stderr: each once in a process, those of workers by the driver."""
+
+from __future__ import annotations
+
+import sys
+
+_told: dict[str, None] = {}
+
+
+def tell(line: str) -> None:
+    """Prints a line, unless this process has."""
+    if line not in _told:
+        _told[line] = None
+        print(line, file=sys.stderr)
+
+
+def told() -> list[str]:
+    """All lines so far."""
+    return list(_told)
