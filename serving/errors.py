@@ -11,7 +11,7 @@ from litestar.exceptions import ClientException, HTTPException
 from litestar.openapi import ResponseSpec
 from litestar.types import HTTPScope
 
-from serving.batches import DeadlineError, OverloadError
+from serving.batches import DeadlineError, DispatcherError, OverloadError
 from serving.log_events import log_event
 from serving.messages import ErrorAnswer, one_line
 from serving.scorer import RequestError
@@ -53,7 +53,8 @@ def refusal(error: Exception, scope: HTTPScope, max_body: int) -> Refusal:
         return Refusal(504, one_line(str(error)))
     if isinstance(error, HTTPException) and (error.status_code < 500 or error.status_code == 503):
         return _http_error(error, scope, max_body)
-    log_event("request_failed", logging.ERROR, error=error, method=scope["method"], path=scope["path"])
+    if not isinstance(error, DispatcherError):  # logged once, not with every request
+        log_event("request_failed", logging.ERROR, error=error, method=scope["method"], path=scope["path"])
     return Refusal(500, "internal error")
 
 

@@ -17,6 +17,8 @@ class Load:
       grace: from SIGTERM to the exit, at the latest.
       read: for the head of a request, and again for its body.
       unread: an answer that the client has not taken by then is dropped, with its connection.
+      stuck: how long the thread that ranks may take for one call, or one change of what it ranks with. Compilation is
+        done elsewhere.
       keep_alive: how long a connection may be idle between requests. Longer than the 60 s of usual load balancers, so
         that they close first and never send a request into a closing connection.
     """
@@ -27,9 +29,18 @@ class Load:
     read: float = 10.0
     unread: float = 30.0
     keep_alive: int = 75
+    stuck: float = 30.0
 
     def __post_init__(self) -> None:
-        least = {"max_queue": 1, "max_wait": 0.0, "grace": 1.0, "read": 0.1, "unread": 0.1, "keep_alive": 1}
+        least = {
+            "max_queue": 1,
+            "max_wait": 0.0,
+            "grace": 1.0,
+            "read": 0.1,
+            "unread": 0.1,
+            "keep_alive": 1,
+            "stuck": 1.0,
+        }
         for name, smallest in least.items():
             if not smallest <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: expected a number of at least {smallest}, got {getattr(self, name)}")

@@ -122,18 +122,19 @@ class Scorer:
         """Compiles all that ranking can need; with `changes`, what most changes of ads need too."""
         self._programs.warm_up(changes)
 
-    def encode(self, queries: Sequence[Mapping[str, Any]]) -> Encoded:
+    def encode(self, queries: Sequence[Mapping[str, Any]], first: int = 0) -> Encoded:
         """Encodes requests, each feature name -> value; an absent feature is missing, as None or NaN is.
 
-        Raises `RequestError` naming the query and the feature that is unknown or has a wrong value.
+        Raises `RequestError` naming the query, of which the first has the number `first`, and the feature that is
+        unknown or has a wrong value.
         """
-        for i, query in enumerate(queries):
+        for i, query in enumerate(queries, first):
             if not isinstance(query, Mapping) or not all(type(name) is str for name in query):
                 raise _error(f"query {i}: expected an object of features, got {query!r}")
         try:
             arrays = self._encoder.encode_queries(queries).arrays
         except EncodeError as e:
-            raise _error(f"query {e.row or 0}: feature {e.column!r}: {e.reason}") from None
+            raise _error(f"query {first + (e.row or 0)}: feature {e.column!r}: {e.reason}") from None
         except RecursionError:  # from the repr of a value in the encoder's own error
             raise RequestError("a feature value is nested too deeply") from None
         return Encoded(arrays["query_ids"], arrays["query_floats"])
@@ -168,9 +169,9 @@ class Scorer:
         self._check_k(k)
         return self._programs.lane(k, None if candidates is None else max(map(len, candidates), default=0))
 
-    def candidate_lists(self, candidates: Sequence[Sequence[AdId]], queries: int) -> list[np.ndarray]:
-        """Positions in the index of the ads of each query's list, each once. Raises `RequestError`."""
-        return [_distinct(found) for found in self._positions(candidates, queries, "candidates")]
+    def candidate_lists(self, candidates: Sequence[Sequence[AdId]], queries: int, first: int = 0) -> list[np.ndarray]:
+        """Positions in the index of the ads of each query's list, each once. Raises `RequestError`, as `encode`."""
+        return [_distinct(found) for found in self._positions(candidates, queries, "candidates", first)]
 
     def start(self, encoded: Encoded, ks: Sequence[int], lists: Sequence[np.ndarray] | None) -> Ranking:
         """Starts to rank the ads for requests of `ks` ads each, checked by `lane`, and does not wait.
@@ -226,11 +227,11 @@ class Scorer:
         """The compiled programs, which hold the arrays."""
         return self._programs
 
-    def _positions(self, lists: Sequence[Sequence[AdId]], queries: int, key: str) -> list[np.ndarray]:
+    def _positions(self, lists: Sequence[Sequence[AdId]], queries: int, key: str, first: int = 0) -> list[np.ndarray]:
         if len(lists) != queries:
             raise _error(f"{key}: expected a list for each of {queries} queries, got {len(lists)}")
         found = []
-        for i, ids in enumerate(lists):
+        for i, ids in enumerate(lists, first):
             if not isinstance(ids, list | tuple):
                 raise _error(f"{key} of query {i}: expected a list of ids, got {ids!r}")
             if len(ids) > self.max_candidates:

@@ -28,6 +28,7 @@ from serving.telemetry import STARTED
 BACKLOG = 2048  # connections that the kernel accepts before we do
 _LONGEST_HEAD = 65_536  # bytes
 _LAST_DATA = 52  # where Linux' struct tcp_info has tcpi_last_data_recv, ms
+_BROKEN_TICKS = 10  # tenths of a second for which probes and clients of a broken service are told so
 _LAST_ANSWER = 0.8  # of the grace time: when answers that are not written yet are given up
 
 
@@ -160,10 +161,11 @@ class Server(uvicorn.Server):
         door: Door,
         load: Load,
         drain: Callable[[], None],
+        is_broken: Callable[[], bool],
         beside: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
-        """`drain` is called, in a signal handler, when SIGTERM or SIGINT has come. `beside` is entered before the first
-        request is taken, and left after the last one."""
+        """`drain` is called, in a signal handler, when SIGTERM or SIGINT has come. Once `is_broken`, the server ends
+        within a second or two. `beside` is entered before the first request is taken, and left after the last one."""
         config = uvicorn.Config(
             app,
             http=partial(Connection, door),  # pyright: ignore[reportArgumentType], it is only called
@@ -178,7 +180,8 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=_LAST_ANSWER * load.grace,  # pyright: ignore[reportArgumentType], a float is fine
         )
         super().__init__(config)
-        self._load, self._drain, self._beside = load, drain, beside
+        self._load, self._drain, self._is_broken, self._beside = load, drain, is_broken, beside
+        self._broken_ticks = 0
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serves until a signal, with what runs beside it."""
@@ -191,12 +194,13 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second; once a second, connections that are stuck are closed."""
+        """Ten times a second; once a second, connections that are stuck are closed. Whether to end."""
         if counter % 10 == 0:
             for connection in tuple(self.server_state.connections):
                 if isinstance(connection, Connection):
                     connection.close_if_stuck(self._load)
-        return await super().on_tick(counter)
+        self._broken_ticks += self._is_broken()
+        return await super().on_tick(counter) or self._broken_ticks > _BROKEN_TICKS
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM or SIGINT: drain; a second SIGINT does not wait."""

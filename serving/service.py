@@ -34,6 +34,7 @@ from serving.telemetry import Telemetry, log_serves
 from tt_jax.schema import Feature
 
 _LAST_BATCH = 0.6  # of the grace time: when no batch is started any more
+_LAST_CALL = 0.1  # of it: for the last batch to end
 
 
 class Service:
@@ -131,7 +132,7 @@ def create_app(
             yield
         finally:
             service.ready = False
-            service.batcher.close()
+            service.batcher.close(_LAST_CALL * service.load.grace)
             if shown:
                 shown.close()
             if service.request_log:
@@ -159,20 +160,22 @@ async def rank() -> RankAnswer | BatchAnswer:
     raise NotFoundException  # stands here for the OpenAPI document: `App` answers, but for odd spellings of the path
 
 
-@get("/health/live", security=[{}], media_type=MediaType.TEXT)
-async def live() -> str:
-    """200 as long as the event loop turns."""
+_UNAVAILABLE = {503: ResponseSpec(ErrorAnswer, generate_examples=False)}
+
+
+@get("/health/live", security=[{}], media_type=MediaType.TEXT, responses=_UNAVAILABLE)
+async def live(request: Request[Any, Any, Any]) -> str:
+    """200 as long as the event loop turns and the thread that ranks gets on; else 503, and the process ends."""
+    if failure := _service(request).batcher.failure:
+        raise HTTPException(status_code=503, detail=f"not alive: {failure}")
     return "live\n"
 
 
-@get(
-    "/health/ready",
-    security=[{}],
-    media_type=MediaType.TEXT,
-    responses={503: ResponseSpec(ErrorAnswer, generate_examples=False)},
-)
+@get("/health/ready", security=[{}], media_type=MediaType.TEXT, responses=_UNAVAILABLE)
 async def ready(request: Request[Any, Any, Any]) -> str:
-    """200 when requests are welcome; 503 while the process drains."""
+    """200 when requests are welcome; 503 while the process drains, and where `/health/live` is 503."""
+    if failure := _service(request).batcher.failure:
+        raise HTTPException(status_code=503, detail=f"not ready: {failure}")
     if not _service(request).ready:
         raise HTTPException(status_code=503, detail="not ready: starting or draining")
     return "ready\n"
@@ -232,8 +235,9 @@ def run(
       console: None = no console.
       beside: entered before the service takes requests, and left when it has drained.
 
-    Raises ValueError for a port that is none, what `serving.changing.load` and `RequestLog` raise, and OSError naming
-    an address that is taken.
+    Raises ValueError for a port that is none, what `serving.changing.load` and `RequestLog` raise, OSError naming an
+    address that is taken, and `DispatcherError` when the thread that ranks has ended or is stuck. It may still be at
+    work then, so end the process with `os._exit`.
     """
     load, started = load or Load(), time.monotonic()
     log_event("load", outcome="started", bundle=bundle, index=index)
@@ -263,7 +267,12 @@ def run(
         pages = "docs at /schema" + (f", console at {CONSOLE}" if console else "")
         print(f"serving http://{address} ({pages}): {_describe(service.batcher.scorer)}", flush=True)
         log_serves("load", service.batcher.scorer, started)
-        Server(entry, door, load, service.drain, lambda: beside(service)).run(sockets=[listener])
+        batcher = service.batcher
+        Server(entry, door, load, service.drain, lambda: batcher.failure is not None, lambda: beside(service)).run(
+            sockets=[listener]
+        )
+        if batcher.failure:
+            raise batcher.failure
 
 
 def _describe(scorer: Scorer) -> str:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from socket import create_connection, socket
 
@@ -17,11 +18,14 @@ import httpx
 class ServingProcess:
     """`tt-jax serve` on a free port. Kill it at the end.
 
+    `program`: of Python, that stands for `tt-jax`.
     `before`: addresses that it prints before its own, by what they are called; `first` says which to expect.
     """
 
-    def __init__(self, bundle: Path, index: Path, *flags: str, first: str = "") -> None:
-        command = [sys.executable, "-W", "error", "-m", "tt_jax", "serve", f"--bundle={bundle}", f"--index={index}"]
+    def __init__(
+        self, bundle: Path, index: Path, *flags: str, first: str = "", program: Sequence[str] = ("-m", "tt_jax")
+    ) -> None:
+        command = [sys.executable, "-W", "error", *program, "serve", f"--bundle={bundle}", f"--index={index}"]
         self.process = subprocess.Popen(
             [*command, "--port=0", *flags],
             stdout=subprocess.PIPE,

@@ -104,7 +104,7 @@ def test_the_process_reloads_what_a_link_points_to(tiny_bundle: Path, tiny_index
         ]
         assert any(line.startswith("INFO reload outcome=done ") for line in lines)
         assert "INFO change outcome=done " in err
-        assert lines[-1] == "INFO stopped"
+        assert lines[-1] == "INFO stopped code=0"
     finally:
         process.kill()
         process.communicate()

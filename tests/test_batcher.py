@@ -215,7 +215,7 @@ def test_deadlines_hold_at_the_door_in_the_queue_and_at_the_end(scorer: Scorer) 
         requests = [
             Queued(work({}), scorer.lane(5, None), now + seconds, now, loop.create_future()) for seconds in (0.5, 60)
         ]
-        batch = start_batch(scorer, requests, [])
+        batch = start_batch(scorer, [request.part(1) for request in requests], [])
         assert batch
         await asyncio.sleep(0.6)
         late, in_time = batch.outcomes()

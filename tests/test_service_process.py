@@ -231,6 +231,6 @@ def test_sigterm_with_a_full_queue(server: ServingProcess, expected: list[dict[s
     assert (server.process.returncode, out) == (0, "")
     events = [line.split(" ", 1)[1] for line in err.splitlines()]
     assert re.fullmatch(r"INFO drain connections=\d+", events[-2])
-    assert events[-1] == "INFO stopped"
+    assert events[-1] == "INFO stopped code=0"
     assert not [event for event in events if event.startswith("ERROR")]
     assert time.monotonic() - start < GRACE

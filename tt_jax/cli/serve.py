@@ -17,6 +17,7 @@ EXAMPLE = """  tt-jax serve --bundle=bundles/kuairand --index=indexes/kuairand -
   curl -s localhost:8080/v1/rank -d '{"query": {"user_id": 7, "hour": 20}, "k": 3}'
 
 With --log-requests=FILE a sample of the answered requests is written for `tt-jax parity`."""
+BROKEN = 70  # exit code when the thread that ranks has ended or is stuck: EX_SOFTWARE of sysexits.h
 _LAST_THREADS = 0.1  # of the grace time: for threads, once the last answer is written
 
 
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--read-s", type=float, default=10.0, help="for a request's head, and its body (default 10)")
     parser.add_argument("--unread-s", type=float, default=30.0, help="for a client to take an answer (default 30)")
     parser.add_argument("--keep-alive-s", type=int, default=75, help="for a connection to be idle (default 75)")
+    parser.add_argument("--stuck-s", type=float, default=30.0, help="for a call; longer ends the process (default 30)")
     parser.add_argument(
         "--compile-cache", type=Path, help="directory that keeps compiled programs for the next start (default: none)"
     )
@@ -64,10 +66,11 @@ def run(args: argparse.Namespace) -> int:
     """Serves until SIGTERM; SIGHUP loads the bundle, the index, the deltas, the journal and the tokens anew."""
     import logging
     import signal
-    from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+    from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 
     from serving.access import Tokens, is_loopback, read_tokens
     from serving.admin import administered
+    from serving.batcher import DispatcherError
     from serving.beside import create_metrics, open_listener, served
     from serving.compile_cache import CompileCache
     from serving.live import Sources
@@ -88,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
     if tokens is None and not is_loopback(args.host):
         reason = f"whoever reaches {args.host} may use this service; see --token-file"
         log_event("open_to_all", logging.WARNING, host=args.host, reason=reason)
-    with ExitStack() as stack:
+    code = BROKEN
+    with ExitStack() as stack, suppress(DispatcherError):  # logged already
         admin, admins, metrics = None, Tokens.of(), None
         if args.admin_port is not None:
             admins, admin = read_tokens(args.admin_token_file), stack.enter_context(open_listener(args.admin_port))
@@ -128,30 +132,33 @@ def run(args: argparse.Namespace) -> int:
             live=admin is not None,
             beside=beside,
         )
-    log_event("stopped")
-    _end_threads(_LAST_THREADS * load.grace)
+        code = 0
+    log_event("stopped", code=code)
+    _end_threads(_LAST_THREADS * load.grace, code)
     if cache is not None:
         cache.keep()  # also what was compiled for a larger index, or another pair
-    return 0
+    return code
 
 
-def _end_threads(seconds: float) -> None:
-    """Ends the process, with 0, if a load or a compilation is still at work then. Nothing can interrupt XLA, Python
-    waits for its threads at the end, and what they make is of no use any more: a kill may come at any moment too."""
+def _end_threads(seconds: float, code: int) -> None:
+    """Ends the process, with this code, if a load, a compilation or a call is still at work then. Nothing can interrupt
+    XLA, Python waits for its threads at the end, and what they make is of no use any more: a kill may come at any
+    moment too."""
     import logging
     import os
     import threading
     import time
 
     end = time.monotonic() + seconds
-    others = [t for t in threading.enumerate() if not t.daemon and t is not threading.current_thread()]
+    threads = [t for t in threading.enumerate() if t is not threading.current_thread()]
+    others = [t for t in threads if t.name == "dispatcher" or not t.daemon]
     for thread in others:
         thread.join(max(0.0, end - time.monotonic()))
     if any(thread.is_alive() for thread in others):
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(code)
 
 
 def _load(args: argparse.Namespace) -> Load:
@@ -164,6 +171,7 @@ def _load(args: argparse.Namespace) -> Load:
         read=args.read_s,
         unread=args.unread_s,
         keep_alive=args.keep_alive_s,
+        stuck=args.stuck_s,
     )
 
 
