@@ -104,7 +104,7 @@ async def load(request: Request[Any, Any, Any]) -> Status:
     wanted = read_load(await request.body())
     deltas = None if wanted.deltas is None else Path(wanted.deltas)
     journal = live.sources.journal if wanted.journal is None else Path(wanted.journal)
-    await live.load(Sources(Path(wanted.bundle), Path(wanted.index), deltas, journal))
+    await live.load(Sources(Path(wanted.bundle), Path(wanted.index), deltas, journal), wanted.carry)
     return live.status(service.ready)
 
 

@@ -31,7 +31,8 @@ class LoadRequest(Struct, forbid_unknown_fields=True):
     bundle: str
     index: str
     deltas: Annotated[str | None, Meta(description="directory of the deltas of this index, all to be applied")] = None
-    journal: Annotated[str | None, Meta(description="directory of its journal; None = the one that is in use")] = None
+    journal: Annotated[str | None, Meta(description="directory of the journal; None = the one that is in use")] = None
+    carry: Annotated[bool, Meta(description="make the changes of the index that is served to this one too")] = False
 
 
 class DeltaRequest(Struct, forbid_unknown_fields=True):
@@ -77,6 +78,8 @@ class Status(Struct):
       ads, eligible_ads, places: in the index; those that may be returned; for ads, free ones included.
       age_seconds: since the index or the last of its changes was made.
       loads, changes: of bundle and index; of ads.
+      left_behind: index_id of other indexes -> sets of changes that the journal has of them; without a journal, that
+        were made to the index served before.
       last_error, last_error_seconds: of a load or a change, and how long ago it was.
     """
 
@@ -96,6 +99,7 @@ class Status(Struct):
     age_seconds: float
     loads: Count
     changes: Count
+    left_behind: dict[str, int]
     last_error: str | None
     last_error_seconds: float | None
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from serving.ad_rows import AdId
-from serving.changes import ChangeError, Changes, IndexVersion
+from serving.changes import ChangeError, Changes, IndexVersion, id_values
 from serving.index import AdIndex, timestamp
 
 _RECENT = 1024  # fewest changed ids that make a new lookup
@@ -169,26 +169,57 @@ class Ads:
 
         Raises `ChangeError` naming the ids that are of the wrong type or of no ad.
         """
-        marks, new_ids = changes.marks, _values(changes.ids)
+        marks, new_ids = changes.marks, id_values(changes.ids)
         try:
-            marked, put = self.ids.positions(_values(marks.ids)), self.ids.find(new_ids)
+            marked, put = self.ids.positions(id_values(marks.ids)), self.ids.find(new_ids)
         except AdIdError as e:
             raise ChangeError(f"the index {self.version}: {e}") from None
         new = np.flatnonzero(put < 0)
         put[new] = self.ids.free(len(new))
-        ids = self.ids.changed(marked[marks.removed], [new_ids[i] for i in new], put[new])
-        spare = (0, len(ids.used) - len(self.bids))
+        gone = marked[marks.removed]
+        ids = self.ids.changed(gone, [new_ids[i] for i in new], put[new])
+        return self._with(ids, put, marked, gone, changes, self.version.after(changes.changes_id), created)
+
+    def restored(self, changes: Changes, places: np.ndarray, version: IndexVersion, created: str) -> tuple[Ads, Update]:
+        """As `changed`, of the index as it was built, by the net of all changes up to a version.
+
+        Args:
+          changes: of `serving.compaction`; what they remove need not be there.
+          places: int64 `[P]`, positions of the ads that are put.
+
+        Raises `ChangeError` naming the ids that are of the wrong type, or of no ad.
+        """
+        marks, new_ids = changes.marks, id_values(changes.ids)
+        try:
+            marked, put = self.ids.find(id_values(marks.ids)), self.ids.find(new_ids)
+            self.ids.positions([ad for ad, gone in zip(id_values(marks.ids), marks.removed, strict=True) if not gone])
+        except AdIdError as e:
+            raise ChangeError(f"the index {self.version}: {e}") from None
+        gone = np.concatenate([marked[marks.removed], put])
+        gone = gone[gone >= 0]
+        ids = self.ids.changed(gone, new_ids, places)
+        return self._with(ids, places, marked, gone, changes, version, created)
+
+    def _with(
+        self,
+        ids: AdIds,
+        put: np.ndarray,
+        marked: np.ndarray,
+        gone: np.ndarray,
+        changes: Changes,
+        version: IndexVersion,
+        created: str,
+    ) -> tuple[Ads, Update]:
+        """`put`, `marked`: positions of what is put and marked, of which -1 is nowhere; `gone`: that lose their ad."""
+        marks, spare = changes.marks, (0, len(ids.used) - len(self.bids))
         bids, valid = np.pad(self.bids, spare), np.pad(self.valid, spare)
+        valid[gone] = False
         bids[put], valid[put] = changes.bids, changes.valid
-        rebid, switched = ~np.isnan(marks.bids), marks.valid >= 0
+        stays = ~marks.removed
+        rebid, switched = stays & ~np.isnan(marks.bids), stays & (marks.valid >= 0)
         bids[marked[rebid]] = marks.bids[rebid]
         valid[marked[switched]] = marks.valid[switched] == 1
-        valid[marked[marks.removed]] = False
-        ads = Ads(ids, bids, valid, self.version.after(changes.changes_id), max(created, self.created, key=timestamp))
-        places = np.concatenate([put, marked])
+        ads = Ads(ids, bids, valid, version, max(created, self.created, key=timestamp))
+        places = np.unique(np.concatenate([put, marked[marked >= 0], gone]))
         update = Update(put.astype(np.int32), changes.vectors, places.astype(np.int32), bids[places], valid[places])
         return ads, update
-
-
-def _values(ids: np.ndarray | list[str]) -> list[Any]:
-    return ids.tolist() if isinstance(ids, np.ndarray) else ids

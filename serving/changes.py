@@ -180,3 +180,13 @@ def _check_bids(name: str, bids: np.ndarray) -> None:
     bad = ~(np.isfinite(bids) & (bids >= 0))
     if bad.any():
         raise ChangeError(f"{name}: expected float32 numbers >= 0, got {bids[np.argmax(bad)]}")
+
+
+def id_values(ids: np.ndarray | list[str]) -> list[Any]:
+    """Ids as Python values."""
+    return ids.tolist() if isinstance(ids, np.ndarray) else ids
+
+
+def as_ids(values: Sequence[Any], dtype: DType) -> np.ndarray | list[str]:
+    """Python values as ids: int64 `[n]`, or n strings."""
+    return list(values) if dtype == "string" else np.array(values, np.int64)

@@ -15,8 +15,9 @@ import numpy as np
 from serving.ad_rows import embed_ads
 from serving.ads import Ads, Update
 from serving.changes import ChangeError, Changes
+from serving.compaction import Compacted
 from serving.delta import Delta
-from serving.journal import read_journal
+from serving.journal import Records, read_journal
 from serving.lowering import EMBEDDED
 from serving.programs import Programs
 from serving.scorer import Scorer
@@ -60,19 +61,38 @@ def prepare(scorer: Scorer, changes: Changes, created: str, warm: bool = True) -
 
     Raises `ChangeError`.
     """
-    programs, got = scorer.programs, changes.vectors
+    _check_vectors(scorer.programs, changes)
+    after, update = scorer.ads.changed(changes, created)
+    delta = Delta(changes, scorer.fingerprint, scorer.ads.version, after.created)
+    return Change(scorer.ads, after, update, _ready(scorer.programs, after, update, warm), delta)
+
+
+def _check_vectors(programs: Programs, changes: Changes) -> None:
+    got = changes.vectors
     if (got.dtype, got.shape[1:]) != (programs.vector_dtype, programs.vector_shape):
         expected = f"{programs.vector_dtype} {programs.vector_shape}"
         raise ChangeError(f"vectors: expected {expected} of an ad, got {got.dtype} {got.shape[1:]}")
-    after, update = scorer.ads.changed(changes, created)
+
+
+def _ready(programs: Programs, after: Ads, update: Update, warm: bool) -> Programs:
+    """With room for the ads after an update, compiled if `warm`, and with what the update needs."""
     places = len(after.bids)
     if places > programs.places:
         programs = programs.grown(max(places, programs.next_places))
         if warm:
             programs.warm_up()
     programs.prepare_update(len(update.put), len(update.marked))
-    delta = Delta(changes, scorer.fingerprint, scorer.ads.version, after.created)
-    return Change(scorer.ads, after, update, programs, delta)
+    return programs
+
+
+def restore(scorer: Scorer, compacted: Compacted) -> Scorer:
+    """The scorer of an index as it was built, after all changes of a compacted journal. Consumes the one given.
+
+    Raises `ChangeError` where they do not fit it.
+    """
+    _check_vectors(scorer.programs, compacted.changes)
+    after, update = scorer.ads.restored(compacted.changes, compacted.places, compacted.version, compacted.created)
+    return scorer.with_ads(after, _ready(scorer.programs, after, update, warm=False).updated(update))
 
 
 def prepare_delta(scorer: Scorer, delta: Delta, warm: bool = True) -> Change:
@@ -112,7 +132,7 @@ def load(
 
     Args:
       bundle, index, deltas: directories; the deltas must all be of this index, without a gap.
-      journal: of `serving.journal`, applied after the deltas; made if it is not there.
+      journal: of `serving.journal`, whose records of this index are applied after the deltas; made if it is not there.
       max_k, max_candidates: largest `k`, longest list of candidates.
       live: whether ads are going to change: makes room for new ones, and compiles what most changes need.
       like: a scorer whose compiled programs are used where they fit.
@@ -125,12 +145,17 @@ def load(
     scorer = Scorer.load(
         bundle, index, max_k=max_k, max_candidates=max_candidates, warm=False, headroom=headroom, like=like
     )
-    passed = [scorer.ads.version]
+    records = Records(None, []) if journal is None else read_journal(Path(journal), scorer.ads.version.index_id)
+    if (compacted := records.compacted) is not None:
+        scorer = restore(scorer, compacted)
+        changes = [delta for delta in changes if not compacted.passes(delta.after)]
+    passed = {scorer.ads.version}
     for delta in changes:
         scorer = prepare_delta(scorer, delta, warm=False).apply(scorer)
-        passed.append(scorer.ads.version)
-    for delta in [] if journal is None else read_journal(Path(journal), passed):
-        scorer = prepare_delta(scorer, delta, warm=False).apply(scorer)
+        passed.add(scorer.ads.version)
+    for delta in records.deltas:
+        if delta.after not in passed:
+            scorer = prepare_delta(scorer, delta, warm=False).apply(scorer)
     if warm:
         scorer.warm_up(changes=live)
     return scorer

@@ -110,13 +110,9 @@ class Delta:
 
     def save(self, out: str | os.PathLike[str]) -> None:
         """Writes a directory that appears complete or not at all. Raises `PublishError` if it exists."""
-        changes, marks, after = self.changes, self.changes.marks, self.after
+        changes, after = self.changes, self.after
         with published_directory(out) as directory:
-            save_vectors(directory, changes.vectors)
-            save_ids(directory, "ids", changes.ids)
-            save_ids(directory, "marked_ids", marks.ids)
-            for name, array in _arrays(changes).items():
-                np.save(directory / f"{name}.npy", array, allow_pickle=False)
+            save_changes(directory, changes)
             manifest = DeltaManifest(
                 format=FORMAT,
                 format_version=FORMAT_VERSION,
@@ -129,7 +125,7 @@ class Delta:
                 jax=importlib.metadata.version("jax"),
                 tt_jax=importlib.metadata.version("tt-jax"),
                 shape=changes.vectors.shape,
-                marked=len(marks.ids),
+                marked=len(changes.marks.ids),
                 dtype=changes.dtype,
                 id_dtype=changes.id_dtype,
                 files=describe_files(directory),
@@ -142,10 +138,8 @@ class Delta:
         path = Path(path)
         manifest = _read_manifest(path)
         try:
-            bids, valid, *marks = (np.load(path / f"{name}.npy", allow_pickle=False) for name in _ARRAYS)
-            ids, marked = (load_ids(path, name, manifest.id_dtype) for name in ("ids", "marked_ids"))
             timestamp(manifest.created)
-            changes = Changes(load_vectors(path, manifest.dtype), ids, bids, valid, Marks(marked, *marks))
+            changes = load_changes(path, manifest.dtype, manifest.id_dtype)
         except Exception as e:  # as of `AdIndex.load`
             raise DeltaError(f"{path}: {e}") from e
         before = IndexVersion(manifest.index_id, manifest.sequence - 1, manifest.follows)
@@ -183,9 +177,22 @@ class Delta:
 _ARRAYS = ("bids", "valid", "marked_bids", "marked_valid", "removed")
 
 
-def _arrays(changes: Changes) -> dict[str, np.ndarray]:
+def save_changes(directory: Path, changes: Changes) -> None:
+    """Writes the arrays of a set of changes, each as a file. Raises OSError."""
     marks = changes.marks
-    return dict(zip(_ARRAYS, (changes.bids, changes.valid, marks.bids, marks.valid, marks.removed), strict=True))
+    save_vectors(directory, changes.vectors)
+    save_ids(directory, "ids", changes.ids)
+    save_ids(directory, "marked_ids", marks.ids)
+    arrays = changes.bids, changes.valid, marks.bids, marks.valid, marks.removed
+    for name, array in zip(_ARRAYS, arrays, strict=True):
+        np.save(directory / f"{name}.npy", array, allow_pickle=False)
+
+
+def load_changes(directory: Path, dtype: VectorDType, id_dtype: DType) -> Changes:
+    """What `save_changes` wrote. Raises `ChangeError` if its parts do not fit together, else whatever NumPy does."""
+    bids, valid, *marks = (np.load(directory / f"{name}.npy", allow_pickle=False) for name in _ARRAYS)
+    ids, marked = (load_ids(directory, name, id_dtype) for name in ("ids", "marked_ids"))
+    return Changes(load_vectors(directory, dtype), ids, bids, valid, Marks(marked, *marks))
 
 
 def _read_manifest(path: Path) -> DeltaManifest:

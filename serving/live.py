@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,12 @@ from typing import Any, Literal, TypeVar
 
 from serving.admin_messages import Count, Status
 from serving.batcher import Batcher
+from serving.carry import load_carrying
 from serving.changing import Change, load
+from serving.delta import Delta
 from serving.index import timestamp
 from serving.journal import record, withdraw
+from serving.journal_upkeep import compact_if_long, left_behind
 from serving.log_events import log_event
 from serving.messages import one_line
 from serving.programs import Programs
@@ -68,22 +71,36 @@ class Live:
         self._ahead = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compiles ahead")
         self._counts = {"load": Count(0, 0), "change": Count(0, 0)}
         self._last_error: tuple[str, float] | None = None
+        version = batcher.scorer.ads.version
+        self._left_behind = left_behind(self.sources.journal, version, version, None)
+        self._compacting: Future[None] | None = None
         self._look_ahead()
 
-    async def load(self, sources: Sources) -> None:
-        """Loads, verifies and compiles, then switches between two batches. Raises `LoadError`."""
-        await self._load(sources, "load")
+    async def load(self, sources: Sources, carry: bool = False) -> None:
+        """Loads, verifies and compiles, then switches between two batches. Raises `LoadError`.
 
-    async def _load(self, sources: Sources, event: Event) -> None:
+        `carry`: makes the changes of the index that is served to the other index too, as far as they apply.
+        """
+        await self._load(sources, "load", carry)
+
+    async def _load(self, sources: Sources, event: Event, carry: bool = False) -> None:
         async def switch() -> None:
             if event == "reload":
                 self._reload_waits = False
             old, found = self._batcher.scorer, _resolved(sources)
             limits: Any = {"max_k": old.max_k, "max_candidates": old.max_candidates, "like": old}
             paths = found.bundle, found.index, found.deltas, found.journal
-            scorer = await self._prepare(lambda: load(*paths, live=self._ads, **limits))
-            await self._batcher.between(lambda _: (scorer, None))
+            make = partial(load, *paths, live=self._ads, **limits)
+            now = self.sources
+            if carry:
+                made = partial(load_carrying, make, old, now.deltas, now.journal, found.journal)
+                scorer, delta = await self._prepare(made)
+            else:
+                scorer, delta = await self._prepare(make), None
+            await self._keep(found.journal, delta, lambda _: (scorer, None))
             self.sources = found
+            versions = scorer.ads.version, old.ads.version
+            self._left_behind = await self._run(partial(left_behind, found.journal, *versions, now.journal))
 
         try:
             await self._attempt("load", switch, event)
@@ -109,16 +126,21 @@ class Live:
 
         async def switch() -> None:
             change = await self._prepare(lambda: make(self._batcher.scorer))
-            journal = self.sources.journal
-            kept = journal and await self._run(partial(record, journal, change.delta))
-            try:
-                await self._batcher.between(lambda scorer: (change.apply(scorer), None))
-            except Exception:
-                if kept:
-                    await self._run(partial(withdraw, kept))
-                raise
+            await self._keep(self.sources.journal, change.delta, lambda scorer: (change.apply(scorer), None))
 
         await self._attempt("change", switch, "change")
+
+    async def _keep(
+        self, journal: Path | None, delta: Delta | None, switch: Callable[[Scorer], tuple[Scorer, None]]
+    ) -> None:
+        """Switches between two batches, once the journal has the delta; not in it if that raises."""
+        kept = journal and delta and await self._run(partial(record, journal, delta))
+        try:
+            await self._batcher.between(switch)
+        except Exception:
+            if kept:
+                await self._run(partial(withdraw, kept))
+            raise
 
     def status(self, ready: bool) -> Status:
         """What is served."""
@@ -141,6 +163,7 @@ class Live:
             age_seconds=now - timestamp(scorer.ads.created),
             loads=self._counts["load"],
             changes=self._counts["change"],
+            left_behind=self._left_behind,
             last_error=self._last_error and self._last_error[0],
             last_error_seconds=self._last_error and now - self._last_error[1],
         )
@@ -194,15 +217,18 @@ class Live:
             self._look_ahead()
 
     def _look_ahead(self) -> None:
-        """Compiles for more ads while there is still room: the change that needs it shall not wait for that."""
-        scorer = self._batcher.scorer
+        """What need not be awaited: compiles for more ads while there is still room, and compacts the journal."""
+        scorer, journal = self._batcher.scorer, self.sources.journal
+        if journal and (self._compacting is None or self._compacting.done()):
+            self._compacting = self._ahead.submit(compact_if_long, journal, self.sources.deltas, scorer.ads)
         if self._ads and scorer.programs.nearly_full(scorer.index_size):
             self._ahead.submit(_compile_ahead, scorer.programs)
 
 
 def _resolved(sources: Sources) -> Sources:
-    """With the journal that a link leads to now: later it may lead to that of another index."""
-    return replace(sources, journal=sources.journal and sources.journal.resolve())
+    """With the deltas and the journal that links lead to now: later they may lead to those of another index."""
+    deltas, journal = (path and path.resolve() for path in (sources.deltas, sources.journal))
+    return replace(sources, deltas=deltas, journal=journal)
 
 
 def _compile_ahead(programs: Programs) -> None:
