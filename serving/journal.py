@@ -25,8 +25,6 @@ from serving.compaction import Compacted, between, compact, net
 from serving.delta import Delta, DeltaError, DeltaManifest
 from tt_jax.publish import read_published, sync
 
-COMPACTED_AFTER = 128  # records: a start replays about as many, at some 5 ms each
-KEPT_INDEXES = 16  # whose records stay beside those of the index that is served
 _DIGITS = 12  # so that names sort
 _REMOVED = ".removed"
 _RECORD, _INDEX = re.compile(r"(compacted-)?\d{12}"), re.compile(r"[0-9a-f]{64}")
@@ -99,7 +97,7 @@ def net_of(directory: Path, deltas: Path | None, ads: Ads) -> Changes | None:
     return net(sets) if sets else None
 
 
-def compact_records(directory: Path, deltas: Path | None, ads: Ads, at_least: int = COMPACTED_AFTER) -> int:
+def compact_records(directory: Path, deltas: Path | None, ads: Ads, at_least: int) -> int:
     """Compacts the records that lead to the version of these ads if there are that many; how many it compacted.
 
     Removes what an earlier compaction was to remove. `deltas`: the directory of those that came before the journal.
@@ -129,7 +127,7 @@ def others(directory: Path, index_id: str) -> dict[str, int]:
     return found
 
 
-def prune(directory: Path, index_id: str, keep: int = KEPT_INDEXES) -> list[str]:
+def prune(directory: Path, index_id: str, keep: int) -> list[str]:
     """Removes the records of all indexes but this one and the `keep` others that changed last; the indexes removed.
 
     Raises OSError.

@@ -11,6 +11,9 @@ from serving.journal import compact_records, others, prune
 from serving.log_events import log_event
 from serving.messages import one_line
 
+COMPACTED_AFTER = 128  # records: a start replays about as many, at some 5 ms each
+KEPT_INDEXES = 16  # whose records stay beside those of the index that is served
+
 
 def compact_if_long(journal: Path, deltas: Path | None, ads: Ads) -> None:
     """Compacts the records that lead to the version of these ads if they are many. For a thread of its own.
@@ -18,7 +21,7 @@ def compact_if_long(journal: Path, deltas: Path | None, ads: Ads) -> None:
     `deltas`: directory of the deltas that came before them.
     """
     try:
-        if records := compact_records(journal, deltas, ads):
+        if records := compact_records(journal, deltas, ads, COMPACTED_AFTER):
             log_event("journal_compacted", journal=journal, records=records, version=str(ads.version))
     except Exception as e:
         error = None if isinstance(e, ValueError | OSError) else e
@@ -41,7 +44,7 @@ def left_behind(
         log_event("left_behind", logging.WARNING, index=before.index_id, changes=before.sequence, kept=kept)
         left = {} if journal_before else {before.index_id: before.sequence}
     try:
-        for removed in prune(journal, served.index_id) if journal else ():
+        for removed in prune(journal, served.index_id, KEPT_INDEXES) if journal else ():
             log_event("journal_pruned", logging.WARNING, journal=journal, index=removed)
         left |= others(journal, served.index_id) if journal else {}
     except OSError as e:

@@ -10,57 +10,25 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from litestar.testing import TestClient
 
-from serving import journal as journal_module
-from serving.access import Tokens
-from serving.admin import create_admin
-from serving.changes import IndexVersion
-from serving.changing import Change, load
-from serving.delta import Base, Delta, DeltaError, make_delta
-from serving.index import AdIndex, build_index
-from serving.live import Live, Sources
+from serving.changing import Change
+from serving.delta import Base, Delta, make_delta
+from serving.index import AdIndex
+from serving.journal import Records, read_journal
+from serving.live import Sources
 from serving.scorer import Scorer
-from serving.service import create_app
 from tests import tiny
-from tests.service_calls import error_of, post, some_queries
+from tests.journal_service import MAX_K, QUERY, TOKEN, changed, serving, some_ids, versions_in
+from tests.service_calls import error_of, post
 from tests.serving_process import ServingProcess
 from tt_jax import publish
 from tt_jax.bundle import Bundle
-
-MAX_K = 20
-TOKEN = "a-token-of-the-tests"
-QUERY = some_queries(1)[0]
-Post = Callable[[str, dict[str, Any]], httpx.Response]
-
-
-@contextmanager
-def serving(sources: Sources, like: Scorer) -> Iterator[tuple[Any, Post]]:
-    """A client of a service of these, and what posts to its admin listener."""
-    scorer = load(sources.bundle, sources.index, sources.deltas, sources.journal, max_k=MAX_K, live=True, like=like)
-    app = create_app(scorer)
-    live = Live(app.state.service.batcher, app.state.service.telemetry, sources, ads=True)
-    with TestClient(app) as client, TestClient(create_admin(app.state.service, live, Tokens.of(TOKEN))) as admin:
-        admin.headers["authorization"] = f"Bearer {TOKEN}"
-        yield client, lambda path, body: admin.post(path, content=json.dumps(body))
-    live.close()
-
-
-def changed(answer: httpx.Response) -> dict[str, Any]:
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def some_ids(index: Path) -> list[int]:
-    return [int(ad) for ad in AdIndex.load(index).ids]
 
 
 def test_what_was_answered_is_there_after_a_restart(
@@ -80,9 +48,10 @@ def test_what_was_answered_is_there_after_a_restart(
         status = changed(admin("/admin/ads", {"rebid": [[ids[5], 7.0]], "disable": ids[6:9]}))
         answer = post(client, {"query": QUERY, "k": MAX_K})
         assert status["journal"] == str(journal)
-    assert sorted(path.name for path in journal.iterdir()) == [f"{i:012}" for i in (2, 3, 4)]
+    folder = journal / status["index_id"]
+    assert sorted(path.name for path in folder.iterdir()) == [f"{i:012}" for i in (2, 3, 4)]
     (tmp_path / "2").rename(deltas / "2")  # known twice from now on
-    (journal / ".000000000005.partial").mkdir()  # what a killed process leaves
+    (folder / ".000000000005.partial").mkdir()  # what a killed process leaves
     with serving(sources, warm_scorer) as (client, admin):
         assert post(client, {"query": QUERY, "k": MAX_K}) == answer
         again = changed(
@@ -91,37 +60,7 @@ def test_what_was_answered_is_there_after_a_restart(
         assert (again["version"], again["journal"]) == (status["version"], status["journal"])  # loaded, not lost
         assert post(client, {"query": QUERY, "k": MAX_K}) == answer
         assert changed(admin("/admin/ads", {"enable": ids[6:7]}))["sequence"] == 5
-    assert [d.after.sequence for d in Delta.load_all(journal)] == [2, 3, 4, 5]
-
-
-def test_a_journal_of_another_index_is_refused_by_name(
-    tiny_bundle: Path, tiny_index: Path, warm_scorer: Scorer, tmp_path: Path
-) -> None:
-    ids, other = some_ids(tiny_index), tmp_path / "other"
-    index = AdIndex.load(tiny_index)
-    build_index(Bundle.load(tiny_bundle), tiny.ads_table(np.random.default_rng(3), 200)).save(other)
-    sources = Sources(tiny_bundle, tiny_index, journal=tmp_path / "journal")
-    pair = {"bundle": str(tiny_bundle), "index": str(other)}
-    with serving(sources, warm_scorer) as (client, admin):
-        before = changed(admin("/admin/ads", {"disable": ids[:2]}))
-        error = error_of(admin("/admin/load", pair), 409)
-        assert f"{tmp_path / 'journal' / '000000000001'}: a delta of the index {index.index_id}, not of" in error
-        assert post(client, {"query": QUERY})["index"] == before["version"]
-        (tmp_path / "link").symlink_to(tmp_path / "next")
-        after = changed(admin("/admin/load", pair | {"journal": str(tmp_path / "link")}))
-        (tmp_path / "link").unlink()  # leads elsewhere: not the journal of what is served
-        (tmp_path / "link").symlink_to(tmp_path / "journal")
-        assert after["sequence"] == 0
-        assert changed(admin("/admin/ads", {"disable": some_ids(other)[:2]}))["journal"] == str(tmp_path / "next")
-    with pytest.raises(
-        DeltaError, match=f"a delta of the index {index.index_id}, not of {AdIndex.load(other).index_id}"
-    ):
-        load(tiny_bundle, other, None, sources.journal, max_k=MAX_K, warm=False)
-    (tmp_path / "journal" / "000000000001").rename(tmp_path / "journal" / "000000000002")
-    assert load(tiny_bundle, tiny_index, None, sources.journal, max_k=MAX_K, warm=False).index_id == before["version"]
-    (tmp_path / "next" / "000000000001" / "removed.npy").write_bytes(b"x")
-    with pytest.raises(DeltaError, match=r"removed\.npy"):
-        load(tiny_bundle, other, None, tmp_path / "next", max_k=MAX_K, warm=False)
+    assert [d.after.sequence for d in Delta.load_all(folder)] == [2, 3, 4, 5]
 
 
 def test_a_change_that_is_not_made_is_not_kept(
@@ -129,12 +68,13 @@ def test_a_change_that_is_not_made_is_not_kept(
 ) -> None:
     """Neither if it cannot be written, nor if it is written and cannot be made; the next one finds its place free."""
     ids, sources = some_ids(tiny_index), Sources(tiny_bundle, tiny_index, journal=tmp_path)
+    folder = tmp_path / AdIndex.load(tiny_index).index_id
 
     def fail(*_: Any) -> None:
         raise OSError("no space")
 
     def renamed_only(path: Path) -> None:  # the directory of the journal cannot be synced
-        if path == tmp_path:
+        if path == folder:
             raise OSError("no space")
 
     with serving(sources, warm_scorer) as (client, admin):
@@ -147,22 +87,22 @@ def test_a_change_that_is_not_made_is_not_kept(
             with monkeypatch.context() as patch:
                 patch.setattr(where, name, what)
                 assert error_of(admin("/admin/ads", {"disable": ids[:2]}), code) == "no space"
-            assert list(tmp_path.iterdir()) == []
+            assert list(folder.iterdir()) == []
             assert post(client, {"query": QUERY}) == ranked
         assert changed(admin("/admin/ads", {"disable": ids[:2]}))["sequence"] == 1
-        (tmp_path / "000000000002").mkdir()
+        (folder / "000000000002").mkdir()
         assert "000000000002: there is such a record" in error_of(admin("/admin/ads", {"enable": ids[:2]}), 409)
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    journal_module.read_journal(tmp_path, ())
-    assert journal_module.read_journal(tmp_path, ()) == []  # this one, again
+    read_journal(tmp_path, "0" * 64)
+    assert read_journal(tmp_path, "0" * 64) == Records(None, [])  # this one, again
     code = """
         import sys
         from pathlib import Path
         from serving.journal import read_journal
         try:
-            read_journal(Path(sys.argv[1]), ())
+            read_journal(Path(sys.argv[1]), "0" * 64)
         except ValueError as e:
             print(e)
     """
@@ -190,10 +130,10 @@ def test_killed_again_and_again_nothing_answered_is_lost(
                 answered[status["sequence"]] = status["version"]
 
     for kill in range(kills + 1):
+        versions = versions_in(journal, AdIndex.load(tiny_index).index_id)
         server = ServingProcess(tiny_bundle, tiny_index, *flags, first="admin")
         try:
             serves = httpx.get(f"{server.url}/v1/model", timeout=60).json()["index"]
-            versions = _versions(tiny_index, journal)
             assert serves == versions[-1]
             # The one that was being made may be there, as it may not.
             assert len(versions) - 1 - max(answered, default=0) in (0, 1)
@@ -213,9 +153,3 @@ def test_killed_again_and_again_nothing_answered_is_lost(
         finally:
             server.kill()
         changing.join()
-
-
-def _versions(index: Path, journal: Path) -> list[str]:
-    """Of the index, and those that the records lead to."""
-    records = Delta.load_all(journal)
-    return [str(v) for v in (IndexVersion.of(AdIndex.load(index).index_id), *(delta.after for delta in records))]

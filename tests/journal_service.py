@@ -1,0 +1,73 @@
+"""A service with an admin listener, in this process, for the tests of what its journal keeps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from litestar.testing import TestClient
+
+from serving.access import Tokens
+from serving.admin import create_admin
+from serving.changes import IndexVersion
+from serving.changing import load
+from serving.compaction import Compacted
+from serving.delta import Delta
+from serving.index import AdIndex, build_index
+from serving.live import Live, Sources
+from serving.scorer import Scorer
+from serving.service import create_app
+from tests import tiny
+from tests.service_calls import some_queries
+from tt_jax.bundle import Bundle
+
+MAX_K = 20
+TOKEN = "a-token-of-the-tests"
+QUERY = some_queries(1)[0]
+Post = Callable[[str, dict[str, Any]], httpx.Response]
+
+
+@contextmanager
+def serving(sources: Sources, like: Scorer) -> Iterator[tuple[Any, Post]]:
+    """A client of a service of these, and what posts to its admin listener."""
+    scorer = load(sources.bundle, sources.index, sources.deltas, sources.journal, max_k=MAX_K, live=True, like=like)
+    app = create_app(scorer)
+    live = Live(app.state.service.batcher, app.state.service.telemetry, sources, ads=True)
+    with TestClient(app) as client, TestClient(create_admin(app.state.service, live, Tokens.of(TOKEN))) as admin:
+        admin.headers["authorization"] = f"Bearer {TOKEN}"
+        yield client, lambda path, body: admin.post(path, content=json.dumps(body))
+    live.close()
+
+
+def changed(answer: httpx.Response) -> dict[str, Any]:
+    """The status after what succeeded."""
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def some_ids(index: Path) -> list[int]:
+    """Of the ads of an index."""
+    return [int(ad) for ad in AdIndex.load(index).ids]
+
+
+def other_index(bundle: Path, out: Path, seed: int = 3) -> Path:
+    """An index of 200 ads, others than those of the tiny one but for some ids, made by this bundle."""
+    build_index(Bundle.load(bundle), tiny.ads_table(np.random.default_rng(seed), 200)).save(out)
+    return out
+
+
+def versions_in(journal: Path, index_id: str) -> list[str]:
+    """Of an index, and those that its records lead to, in their order. Without the lock of the journal."""
+    folder, found = journal / index_id, [IndexVersion.of(index_id)]
+    names = sorted(path.name for path in folder.glob("[0-9c]*"))
+    if compacted := [name for name in names if name.startswith("compacted-")]:
+        chains = Compacted.load(folder / compacted[-1]).chains
+        found += [IndexVersion(index_id, i, bytes(chain).hex()) for i, chain in enumerate(chains, 1)]
+    found += [Delta.load(folder / name).after for name in names if name.isdigit() and int(name) >= len(found)]
+    assert [version.sequence for version in found] == list(range(len(found)))
+    return [str(version) for version in found]
