@@ -46,7 +46,9 @@ def left_behind(
     try:
         for removed in prune(journal, served.index_id, KEPT_INDEXES) if journal else ():
             log_event("journal_pruned", logging.WARNING, journal=journal, index=removed)
-        left |= others(journal, served.index_id) if journal else {}
+        if journal and (found := others(journal, served.index_id)):
+            log_event("journal_others", journal=journal, indexes=len(found), changes=sum(found.values()))
+            left |= found
     except OSError as e:
         log_event("journal_pruned", logging.WARNING, outcome="failed", reason=one_line(str(e)))
     return left

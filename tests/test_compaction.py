@@ -121,6 +121,7 @@ def test_the_net_of_changes_is_what_they_do_one_by_one(kind: type, seed: int, tm
             _assert_same(world, ads, _updated(world.index.vectors, update, len(ads.bids)), update)
     with pytest.raises(DeltaError, match=r"the set of changes that leads to .* is missing"):
         compact(before, world.deltas[-2:-1], world.change() and world.ads)
+    assert before is not None
     wrong = dataclasses.replace(before, places=before.places[::-1] * 0)
     wrong.save(tmp_path / "wrong")
     with pytest.raises(DeltaError, match="wrong: places: expected"):
@@ -150,7 +151,8 @@ def test_a_start_reads_one_record_and_answers_as_before(
     ids, folder = some_ids(tiny_index), tmp_path / AdIndex.load(tiny_index).index_id
     with serving(sources, warm_scorer) as (client, admin):
         ranked = [ad["id"] for ad in post(client, {"query": QUERY, "k": MAX_K})["ads"]]
-        for i in range(23):
+        status = changed(admin("/admin/ads", {"enable": ids[20:21]}))
+        for i in range(22):
             best = ranked[i % 10]
             body = {"rebid": [[best, float(rng.exponential())]], ("disable", "enable")[i % 2]: [ids[i // 2]]}
             status = changed(admin("/admin/ads", body))

@@ -92,7 +92,7 @@ def test_changes_are_carried_where_the_other_index_has_the_ad(
     with serving(Sources(tiny_bundle, tiny_index, journal=journal), warm_scorer) as (client, admin):
         changed(admin("/admin/ads", {"rebid": [[kept[0], 1e6], [gone[0], 1e6]], "disable": [kept[1], gone[1]]}))
         before = changed(admin("/admin/ads", {"upsert": [row], "remove": [kept[2], gone[2]]}))
-        assert compact_records(journal, None, load(tiny_bundle, tiny_index, None, journal, warm=False).ads, 1) == 2
+        assert compact_records(journal, None, client.app.state.service.batcher.scorer.ads, 1) == 2
         status = changed(admin("/admin/load", pair(tiny_bundle, shared, carry=True)))
         assert (status["sequence"], status["ads"]) == (1, 150)  # one more, one less
         assert status["left_behind"] == {before["index_id"]: 2}
