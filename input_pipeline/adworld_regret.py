@@ -39,6 +39,7 @@ from input_pipeline.adworld_world import SCENARIOS, SURFACES, World, build_world
 from tt_jax.metrics import probability
 
 TASKS = ("click", "long_click", "conversion")
+FIGURES = ("rows", "logloss", "bayes_logloss", "kl", "inexpressible", "missed")
 Predict = Callable[[pa.Table], Mapping[str, np.ndarray]]
 _NEWTON_STEPS = 50
 _DECREMENT = 1e-14  # nats, of the mean loss
@@ -110,10 +111,15 @@ class Truth:
           predicted: scenario -> task -> probabilities float32 `[R]`, of some of `TASKS`.
           output_dim: D of the reference two-tower.
 
-        Returns `{"scenarios": {name: {task: figures}}, "overall": {task: figures}, "output_dim", "interaction_rank"}`,
-        with the figures `rows`; `logloss` and `bayes_logloss` of the rows with an outcome, None without one; and in
-        expectation over the outcomes, on all rows (of conversion, each by its true probability of a click) `kl`, the
-        regret, which is `inexpressible` + `missed`. In nats.
+        Returns `{"scenarios": {name: {task: figures}}, "overall": {task: figures}, "output_dim", "interaction_rank"}`.
+        Figures are in nats, and all of one dict are of the same `rows`:
+
+        - of all rows, in expectation over the outcomes (of conversion, each row weighs its true probability of a
+          click): `logloss`, `bayes_logloss` (that of the truth), and their difference `kl`, the regret, which is
+          `inexpressible` + `missed`;
+        - under `outcomes` the same names, of the rows with an outcome: shown ones, of conversion clicked ones.
+          `logloss` and `bayes_logloss` are those of the outcomes, so they differ by `kl` plus the noise of the
+          outcomes; the others are in expectation. None without such a row.
         """
         rank = interaction_rank(self.world.config, output_dim)
         by_scenario = {name: self._with_model(name, predicted[name], rank) for name in self.rows}
@@ -225,19 +231,27 @@ def _figures(rows: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
 def _task_figures(rows: dict[str, np.ndarray], task: str) -> dict[str, Any]:
     truth, model, reference = (rows[f"{who}_{task}"] for who in ("true", "model", "reference"))
     weight = rows["true_click"] if task == "conversion" else np.ones_like(truth)
-    entropy = probability.entropy(truth, weight)
-    kl = probability.log_loss(model, truth, weight) - entropy
-    inexpressible = probability.log_loss(reference, truth, weight) - entropy
     label = rows[f"label_{task}"]
-    has, one = ~np.isnan(label), np.ones(int((~np.isnan(label)).sum()))
-    return {
-        "rows": len(truth),
-        "logloss": probability.log_loss(model[has], label[has], one) if len(one) else None,
-        "bayes_logloss": probability.log_loss(truth[has], label[has], one) if len(one) else None,
-        "kl": kl,
-        "inexpressible": inexpressible,
-        "missed": kl - inexpressible,
-    }
+    has = ~np.isnan(label)
+    of_outcomes = _of_outcomes(truth[has], model[has], reference[has], label[has])
+    return {**_expected(truth, model, reference, weight), "outcomes": of_outcomes}
+
+
+def _expected(truth: np.ndarray, model: np.ndarray, reference: np.ndarray, weight: np.ndarray) -> dict[str, Any]:
+    """`FIGURES` in expectation over the outcomes of rows, float64 `[n]`; n >= 1."""
+    bayes = probability.entropy(truth, weight)
+    loss, of_reference = (probability.log_loss(p, truth, weight) for p in (model, reference))
+    kl, inexpressible = loss - bayes, of_reference - bayes
+    return dict(zip(FIGURES, (len(truth), loss, bayes, kl, inexpressible, kl - inexpressible), strict=True))
+
+
+def _of_outcomes(truth: np.ndarray, model: np.ndarray, reference: np.ndarray, label: np.ndarray) -> dict[str, Any]:
+    """`FIGURES` of rows with an outcome, whose log losses are those of the outcomes; float64 `[n]`."""
+    if not len(label):
+        return {**dict.fromkeys(FIGURES), "rows": 0}
+    one = np.ones_like(label)
+    losses = {name: probability.log_loss(p, label, one) for name, p in (("logloss", model), ("bayes_logloss", truth))}
+    return {**_expected(truth, model, reference, one), **losses}
 
 
 def _logit(p: np.ndarray) -> np.ndarray:

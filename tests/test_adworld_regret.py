@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, rel_entr, xlog1py, xlogy
 
 from input_pipeline.adworld import AdWorldConfig, Batch, Log, schema, simulate
-from input_pipeline.adworld_regret import Predict, fit_logistic, interaction_rank, regret
+from input_pipeline.adworld_regret import FIGURES, Predict, Truth, fit_logistic, interaction_rank, read_truth, regret
 from tests import tiny
 from tt_jax.calibration import Calibration, Curve
 from tt_jax.cli.regret import predictor, regret_of
@@ -80,12 +80,39 @@ def test_figures_against_the_log_itself(log: Log) -> None:
             f = of[task]
             assert f["rows"] == len(p)
             assert f["kl"] == pytest.approx(kl, abs=1e-7)
-            assert f["inexpressible"] + f["missed"] == pytest.approx(f["kl"], abs=1e-12)
-            y = column(task, scenario=scenario)[shown if task == "click" else column("click", scenario=scenario) == 1]
-            q = p[shown if task == "click" else column("click", scenario=scenario) == 1]
-            assert f["logloss"] == pytest.approx(-np.mean(xlogy(y, model) + xlog1py(1 - y, -model)), abs=1e-6)
-            assert f["bayes_logloss"] == pytest.approx(-np.mean(xlogy(y, q) + xlog1py(1 - y, -q)), abs=1e-6)
+            losses = (-np.average(xlogy(p, q) + xlog1py(1 - p, -q), weights=weight) for q in (model, p))
+            assert [f["logloss"], f["bayes_logloss"]] == pytest.approx(list(losses), abs=1e-6)
+            has = shown if task == "click" else column("click", scenario=scenario) == 1
+            y, q, o = column(task, scenario=scenario)[has], p[has], f["outcomes"]
+            assert 0 < o["rows"] == len(y) <= f["rows"]
+            assert o["logloss"] == pytest.approx(-np.mean(xlogy(y, model) + xlog1py(1 - y, -model)), abs=1e-6)
+            assert o["bayes_logloss"] == pytest.approx(-np.mean(xlogy(y, q) + xlog1py(1 - y, -q)), abs=1e-6)
+            assert o["kl"] == pytest.approx(np.mean(rel_entr(q, model) + rel_entr(1 - q, 1 - model)), abs=1e-7)
+            for g in (f, o):
+                assert g["inexpressible"] + g["missed"] == pytest.approx(g["kl"], abs=1e-12)
         assert of["conversion"]["inexpressible"] == pytest.approx(0, abs=1e-9)
+
+
+def test_every_figure_of_a_dict_is_of_the_same_rows() -> None:
+    """Of the candidates, few are shown, and those are not drawn at random: their regret is another one."""
+    for tasks in figures(log="candidates")["scenarios"].values():
+        for f in tasks.values():
+            assert f["logloss"] - f["bayes_logloss"] == pytest.approx(f["kl"], abs=1e-12)
+            assert f["bayes_logloss"] < f["logloss"]
+            o = f["outcomes"]
+            assert o["rows"] < 0.5 * f["rows"]
+            noise = 4 / np.sqrt(o["rows"])  # of a mean of log losses whose standard deviation is below 1
+            assert o["logloss"] - o["bayes_logloss"] == pytest.approx(o["kl"], abs=noise)
+        assert abs(tasks["click"]["outcomes"]["kl"] - tasks["click"]["kl"]) > 0.2 * tasks["click"]["kl"]
+
+
+def test_rows_without_any_outcome_have_no_figures_of_outcomes() -> None:
+    truth = read_truth(WORLD, "test", "candidates", ("shopping",))
+    rows = {**truth.rows["shopping"], "label_click": np.full(len(truth.rows["shopping"]["ad_id"]), np.nan)}
+    p = np.full(len(rows["ad_id"]), 0.05, np.float32)
+    found = Truth(truth.world, {"shopping": rows}).regret({"shopping": {"click": p}}, DIM)["overall"]["click"]
+    assert found["outcomes"] == {**dict.fromkeys(FIGURES), "rows": 0}
+    assert found["kl"] > 0
 
 
 def test_the_truth_itself_has_no_regret() -> None:
@@ -98,7 +125,7 @@ def test_the_truth_itself_has_no_regret() -> None:
         return {name: batch.oracle.column(f"true_{name}").to_numpy() for name in ("click", "long_click", "conversion")}
 
     for tasks in figures(truth)["scenarios"].values():
-        for f in tasks.values():
+        for f in (g for figures_ in tasks.values() for g in (figures_, figures_["outcomes"])):
             assert f["kl"] == pytest.approx(0, abs=1e-9)
             assert f["missed"] == pytest.approx(-f["inexpressible"], abs=1e-9)
             assert f["logloss"] == pytest.approx(f["bayes_logloss"], abs=1e-9)

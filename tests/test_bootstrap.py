@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap, norm
+from scipy.stats import bootstrap
 
 from tt_jax.metrics import task_metrics
 from tt_jax.metrics.bootstrap import INTERVALS, cluster_draws, difference_intervals, metric_intervals
@@ -48,7 +48,7 @@ def resampled(p, y, w, users, clusters, soft, replicates, seed):
 
 
 def quantiles(values):
-    return np.quantile(np.array(values, np.float64), [0.025, 0.975])
+    return np.quantile(np.array(values, np.float64), [0.025, 0.975], method="weibull")
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -64,8 +64,6 @@ def test_intervals_are_those_of_rows_that_are_really_repeated(soft, levels):
             assert found[name] is None
             continue
         expected = quantiles([r[name] for r in replicates])
-        if name == "ece":
-            expected = np.maximum(0, 2 * estimate[name] - expected[::-1])
         np.testing.assert_allclose(found[name], expected, rtol=1e-6, atol=1e-9)
     assert (found["auc"] is None) == (found["gauc"] is None) == soft
     assert (found["kl"] is None) == (found["logmae"] is None) == (not soft)
@@ -76,12 +74,9 @@ def test_differences_are_those_of_rows_that_are_really_repeated():
     other = np.clip(p + np.random.default_rng(2).normal(0, 0.05, p.size), 0, 1).astype(np.float32)
     found = difference(p, other, y, w, users, clusters, soft=False, replicates=50, seed=4)
     pairs = zip(*(resampled(q, y, w, users, clusters, False, 50, 4) for q in (p, other)), strict=True)
-    differences = [{name: a[name] - b[name] for name in INTERVALS[:6]} for a, b in pairs]
-    a, b = (task_metrics(q, y, w, users, soft=False) for q in (p, other))
-    for name in INTERVALS[:6]:
+    differences = [{name: a[name] - b[name] for name in INTERVALS[:5]} for a, b in pairs]
+    for name in INTERVALS[:5]:
         expected = quantiles([d[name] for d in differences])
-        if name == "ece":
-            expected = 2 * (a[name] - b[name]) - expected[::-1]
         np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-9)
 
 
@@ -99,9 +94,12 @@ def test_the_interval_of_a_mean_is_that_of_scipy():
 
 
 def test_a_95_percent_interval_covers_the_truth_about_95_times_in_100():
-    """Users differ in their rate, so the rows of one are alike: resampling rows instead covers far too rarely."""
+    """Users differ in their rate, so the rows of one are alike: resampling rows instead covers far too rarely.
+
+    Every interval: `tests/test_coverage.py`.
+    """
     clusters, rows_each, worlds = 150, 20, 100
-    shift, by_user, by_row, by_auc = 1.0, 0, 0, 0
+    by_user, by_row = 0, 0
     for seed in range(worlds):
         rng = np.random.default_rng(seed)
         rate = rng.beta(2, 6, clusters)
@@ -115,35 +113,21 @@ def test_a_95_percent_interval_covers_the_truth_about_95_times_in_100():
                 by_row += low <= 1 <= high
             else:
                 by_user += low <= 1 <= high
-        label = np.arange(400) % 2
-        score = norm.cdf(rng.normal(shift * label, 1)).astype(np.float32)
-        found = intervals(score, label.astype(np.float32), np.ones(400, np.float32), None, np.arange(400),
-                                 soft=False, replicates=80, seed=seed)["auc"]  # fmt: skip
-        by_auc += found[0] <= norm.cdf(shift / np.sqrt(2)) <= found[1]
     assert 0.89 <= by_user / worlds <= 0.99
-    assert 0.89 <= by_auc / worlds <= 0.99
     assert by_row / worlds < 0.80
 
 
-def test_the_interval_of_a_calibration_error_is_drawn_to_the_truth():
-    """A calibrated predictor: the estimate is above the truth, 0, and a replicate is above the estimate."""
-    rng = np.random.default_rng(0)
-    p = rng.beta(1, 3, 3000).astype(np.float32)
-    y = (rng.random(3000) < p).astype(np.float32)
-    ones, own = np.ones(3000, np.float32), np.arange(3000)
-    low, high = intervals(p, y, ones, None, own, soft=False, replicates=200)["ece"]
-    estimate = task_metrics(p, y, ones, None, soft=False)["ece"]
-    assert 0 <= low < (low + high) / 2 < estimate
-    worse = p * np.float32(0.7)
-    low, high = intervals(worse, y, ones, None, own, soft=False, replicates=200)["ece"]
-    truth = 0.3 * p.mean()
-    assert low <= truth <= high
+def test_a_calibration_error_has_no_interval():
+    arguments = rows(8)
+    assert task_metrics(*arguments[:4], soft=False)["ece"] > 0
+    assert "ece" not in intervals(*arguments, soft=False, replicates=5)
+    assert "ece" not in difference(arguments[0], *arguments, soft=False, replicates=5)
 
 
 def test_a_predictor_does_not_differ_from_itself_and_pairs_are_narrower():
     p, y, w, users, clusters = rows(6)
     same = difference(p, p, y, w, users, clusters, soft=False, replicates=20)
-    assert all(same[name] == [0.0, 0.0] for name in INTERVALS[:6])
+    assert all(same[name] == [0.0, 0.0] for name in INTERVALS[:5])
     assert same["kl"] is None
     near = np.clip(p * np.float32(1.02), 0, 1)
     ab, ba = (difference(a, b, y, w, users, clusters, soft=False, replicates=50)["logloss"]

@@ -11,7 +11,7 @@ import pytest
 
 from input_pipeline.blocks import Part, PreparedSet
 from tests import tiny
-from tt_jax.cli.evaluate import SHOWN, evaluate_trained, predictions
+from tt_jax.cli.evaluate import SHOWN, calibration_table, evaluate_trained, predictions
 from tt_jax.cli.main import main
 from tt_jax.cli.table import table
 from tt_jax.metrics import sigmoid, task_metrics
@@ -19,7 +19,7 @@ from tt_jax.metrics.bootstrap import INTERVALS, metric_intervals
 from tt_jax.metrics.funnel import funnel_metrics
 from tt_jax.metrics.ranking import user_codes
 from tt_jax.metrics.slices import MOST_VALUES, OTHER, Rows
-from tt_jax.metrics.task_rows import TaskRows
+from tt_jax.metrics.task_rows import COUNTS, TaskRows
 from tt_jax.training.evaluate import evaluate, make_predict
 from tt_jax.training.trained import load_trained
 
@@ -138,6 +138,22 @@ def test_the_funnel_is_ranked_by_the_utility_against_the_teacher(
         assert len(wanted["at"]) > 1
 
 
+def test_calibration_is_told_by_task_and_scenario_with_its_rows(trained, report) -> None:
+    lines = [line.split() for line in calibration_table(report).splitlines()]
+    assert lines[0] == ["sum", "p", "/", "sum", "y", "rows", "positives", "calibration"]
+    found = {f"{task} {scenario}".replace(",", ""): rest for task, scenario, *rest in lines[1:]}
+    assert len(found) == len(lines) - 1 == len(tiny.TOLD.tasks) * len(tiny.SCENARIOS)
+    for scenario, tasks in report["scenarios"].items():
+        for task, m in tasks.items():
+            rows, _, ratio = found[f"{task} {scenario}"]
+            assert rows == f"{m['rows']:,}"
+            assert ratio == ("-" if m["calibration"] is None else f"{m['calibration']:.4f}")
+    after = {s: {t: {**m, "calibration": 2.0} for t, m in tasks.items()} for s, tasks in report["scenarios"].items()}
+    calibrated = calibration_table({**report, "calibrated": {"scenarios": after}}).splitlines()
+    assert calibrated[0].endswith("calibrated")
+    assert all(line.endswith("2.0000") for line in calibrated[1:])
+
+
 def test_the_verb_writes_it(told_run: Path, tmp_path: Path, report, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["evaluate", f"--workdir={told_run}", f"--out={tmp_path / 'r.json'}"])
@@ -145,7 +161,11 @@ def test_the_verb_writes_it(told_run: Path, tmp_path: Path, report, capsys: pyte
     assert json.loads((tmp_path / "r.json").read_text()) == report
     printed = capsys.readouterr().out.splitlines()
     click = report["scenarios"]["standard"]["click"]
-    wanted = ["click", f"{click['rows']:,}", *(f"{click[name]:.4f}" for name in SHOWN[1:])]
+    wanted = [
+        "click",
+        f"{click['rows']:,}",
+        *(format(click[name], "," if name in COUNTS else ".4f") for name in SHOWN[1:]),
+    ]
     at = next(i for i, line in enumerate(printed) if line.startswith("standard"))
     assert printed[at].split() == ["standard", *SHOWN]
     assert printed[at + 1].split() == wanted
@@ -160,8 +180,8 @@ def test_a_table_has_the_ends_of_intervals_below() -> None:
     assert table("all", {"click": found}, ("rows", "auc", "gauc"), digits=2).splitlines() == [
         "all                     rows         auc        gauc",
         "  click                1,234        0.75           -",
-        "    from                            0.70            ",
-        "    to                              0.80            ",
+        "    from                            0.70",
+        "    to                              0.80",
     ]
 
 

@@ -95,6 +95,10 @@ def test_users_with_one_class_leave_gauc_alone_and_users_weigh_by_impressions():
     assert gauc(p[5:], y[5:], w[5:], users[5:]) is None
     anonymous = np.where(users == 8, -1, users)
     assert gauc(p, y, w, anonymous) == 1.0
+    for of_users, expected in ((users, 5), (anonymous, 2), (np.full(8, 7), 8), (np.arange(8), None)):
+        found = task_metrics(p, y, w, of_users, soft=False)
+        assert found["gauc_rows"] == expected, "rows of users with both labels"
+        assert (found["gauc"] is None) == (expected is None)
     assert gauc(p, y, w, np.full(8, -1, np.int64)) is None
 
 

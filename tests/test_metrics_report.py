@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from tt_jax.losses import cross_entropy
 from tt_jax.metrics import METRICS, EvalState, streaming, task_metrics
+from tt_jax.metrics.task_rows import DEFINITIONS
 
 TASKS = {"click": "hard", "save": "hard", "teacher": "soft"}
 SCENARIOS = ("standard", "shopping", "closed")
@@ -160,3 +162,9 @@ def test_running_sums_can_be_donated():
     for _ in range(3):
         state = step(state, one)
     assert streaming.compute(state, ["a", "b"]) == {task: {"loss": 1.0, "calibration": 1.0} for task in "ab"}
+
+
+def test_the_definitions_are_those_of_the_page():
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    for name, meaning in DEFINITIONS.items():
+        assert f"| `{name}` | {meaning} |" in page

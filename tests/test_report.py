@@ -80,9 +80,10 @@ def test_the_page_shows_the_numbers_of_the_report(compared: Path, report: dict) 
     assert f"{found['mean']:.4f} ± {found['spread']:.4f}" in text
     low, high = (f"{100 * v:+.2f} %".replace("-", "−") for v in found["difference"]["relative_interval"])
     assert f"[{low}, {high}]" in text
-    ece = report["rows"][1]["metrics"]["test"]["shopping"]["click"]["ece"]["difference"]
-    figures = (f"{v:+.5f}".replace("-", "−") for v in (ece["absolute"], *ece["absolute_interval"]))
+    auc = report["rows"][1]["metrics"]["test"]["shopping"]["click"]["auc"]["difference"]
+    figures = (f"{v:+.5f}".replace("-", "−") for v in (auc["absolute"], *auc["absolute_interval"]))
     assert "{} [{}, {}]".format(*figures) in text
+    assert "difference" not in report["rows"][1]["metrics"]["test"]["shopping"]["click"]["ece"]
 
 
 SECTIONS = {"learning", "calibration", "funnel", "regret", "gates"}
@@ -99,8 +100,12 @@ def test_every_section_is_there_and_every_picture_has_its_numbers(compared: Path
     recall = pooled["funnel"]["test_candidates"]["shopping"][1]["recall"]
     assert f"{recall['mean']:.3f}" in section("funnel")
     assert section("funnel").count("<svg") == 4  # two scenarios, the best 1 and the best 4
-    regret = pooled["regret"]["test"]["scopes"]["overall"]["click"]
-    assert all(f"{regret[name]['mean']:.5f}" in section("regret") for name in ("kl", "inexpressible", "missed"))
+    expected = pooled["regret"]["test_candidates"]["scopes"]["overall"]["click"]
+    for regret, what in ((expected, "rows, expected"), (expected["outcomes"], "rows with an outcome")):
+        assert f"{regret['rows']:,} {what}" in section("regret")
+        assert all(
+            f"{f['mean']:.5f}" in section("regret") for f in regret.values() if isinstance(f, dict) and "mean" in f
+        )
     before = pooled["before"]["test_candidates"]["overall"]["teacher_click"]
     after = pooled["metrics"]["test_candidates"]["overall"]["teacher_click"]
     assert all(f"{found['kl']['mean']:.4f}" in section("calibration") for found in (before, after))

@@ -67,11 +67,11 @@ def test_old_ad_vectors_cost_what_the_towers_say(call: Call, told_run: Path, tol
 
 def test_the_table_shows_recall() -> None:
     at = [{"best": 1, "passed": 4, "recall": 0.75}, {"best": 4, "passed": 8, "recall": 0.5}]
-    tasks = {"click": {"logloss": 0.25, "auc": None, "kl": 0.125}}
+    tasks = {"click": {"rows": 12345, "logloss": 0.25, "auc": None, "kl": 0.125}}
     save = {"behind": 2, "step": 60, "tasks": tasks, "funnel": {"scenarios": {"standard": {"at": at}}}}
     head, row, *recalls = table([save]).splitlines()
-    assert head.split() == ["behind", "step", "task", "logloss", "auc", "kl"]
-    assert row.split() == ["2", "60", "click", "0.25000", "-", "0.12500"]
+    assert head.split() == ["behind", "step", "task", "rows", "logloss", "auc", "kl"]
+    assert row.split() == ["2", "60", "click", "12,345", "0.25000", "-", "0.12500"]
     assert [line.split(": ")[-1] for line in recalls] == ["0.7500", "0.5000"]
 
 

@@ -8,7 +8,8 @@ impression; `ads` gives the corpus. The source directory holds, as Parquet or un
     user_history                               optional: what each user watched before the log begins
 
 The last day of `train` is the split `valid`, to select by: what is to be evaluated on `eval` learns from both. The
-histories end before the log begins, so popularity and rates made of them know nothing of its future.
+histories end before the log begins, by the owners' date (by the clock, three training rows have the time of their
+user's last entry), so popularity and rates made of them know nothing of its future.
 """
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions on import)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 EXAMPLE = "  tt-jax evaluate --workdir=runs/kuairand --data=prepared/kuairand --split=eval --out=metrics.json"
-SHOWN = ("rows", "auc", "gauc", "logloss", "ne", "calibration", "ece")
+SHOWN = ("rows", "auc", "gauc", "gauc_rows", "logloss", "ne", "calibration", "ece")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,9 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a table per scenario, of metrics and of the funnel; writes the JSON report."""
+    """Prints metrics and the funnel by scenario, and calibration by task and scenario; writes the JSON report."""
     from tt_jax.cli.table import table
     from tt_jax.metrics.funnel import FIGURES
+    from tt_jax.metrics.task_rows import DEFINITIONS
     from tt_jax.publish import write_json
     from tt_jax.training.trained import load_trained
 
@@ -37,9 +39,26 @@ def run(args: argparse.Namespace) -> int:
         parts.append(("calibrated", report["calibrated"]["overall"]))
     for title, tasks in parts:
         print(table(title, tasks, SHOWN))
-    for scenario, funnel in report["funnel"]["scenarios"].items() if "funnel" in report else ():
-        print(table(f"funnel, {scenario}", {f"best {a['best']} of {a['passed']}": a for a in funnel["at"]}, FIGURES))
+    print(calibration_table(report))
+    funnels = report["funnel"]["scenarios"] if "funnel" in report else {}
+    for scenario, funnel in ((s, found) for s, found in funnels.items() if found["at"]):
+        title = f"funnel, {scenario}, {funnel['requests']:,} requests"
+        print(table(title, {f"best {a['best']} of {a['passed']}": a for a in funnel["at"]}, FIGURES))
+    print("\n".join(f"{name}: {DEFINITIONS[name]}" for name in SHOWN))
     return 0
+
+
+def calibration_table(report: Mapping[str, Any]) -> str:
+    """Sum p / sum y by task and scenario, with their rows; `calibrated`: after the run's calibration, if it has one."""
+    from tt_jax.cli.table import table
+
+    rows, after = {}, report.get("calibrated", {}).get("scenarios")
+    for task in report["overall"]:
+        for scenario, tasks in report["scenarios"].items():
+            line = rows[f"{task}, {scenario}"] = dict(tasks[task])
+            if after:
+                line["calibrated"] = after[scenario][task]["calibration"]
+    return table("sum p / sum y", rows, ("rows", "positives", "calibration", *(("calibrated",) if after else ())))
 
 
 def evaluate_trained(trained: Any, path: str, split: str | None = None, replicates: int = 0) -> dict[str, Any]:

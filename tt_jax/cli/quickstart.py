@@ -148,6 +148,7 @@ def _rank(scenario: str, here: Path, prepared: Path) -> dict[str, Any]:
 def _against_bayes(metrics: dict[str, Any], bayes: dict[str, Any]) -> dict[str, float]:
     """A task's metrics beside those of a constant prediction and of the true probabilities."""
     return {
+        "rows": metrics["rows"],
         "logloss": metrics["logloss"],
         "bayes_logloss": bayes["logloss"],
         "constant_logloss": metrics["logloss"] / metrics["ne"],
@@ -159,15 +160,16 @@ def _against_bayes(metrics: dict[str, Any], bayes: dict[str, Any]) -> dict[str, 
 def _table(scenarios: dict[str, Any]) -> str:
     lines = [
         "",
-        f"log loss on the {SPLIT} day; gained = share of the way from a constant prediction to the Bayes optimum",
-        "scenario    task          constant     model     Bayes   gained     AUC  Bayes AUC",
+        f"log loss on the {SPLIT} day, a line on the same rows; gained = share of the way from a constant prediction to"
+        " the Bayes optimum",
+        "scenario    task            rows  constant     model     Bayes   gained     AUC  Bayes AUC",
     ]
     for scenario, found in scenarios.items():
         for task, f in found["tasks"].items():
             constant, model, bayes = f["constant_logloss"], f["logloss"], f["bayes_logloss"]
             gained = (constant - model) / (constant - bayes)
             lines.append(
-                f"{scenario:<12}{task:<12}{constant:>10.4f}{model:>10.4f}{bayes:>10.4f}{gained:>9.0%}"
+                f"{scenario:<12}{task:<12}{f['rows']:>8,}{constant:>10.4f}{model:>10.4f}{bayes:>10.4f}{gained:>9.0%}"
                 f"{f['auc']:>8.3f}{f['bayes_auc']:>11.3f}"
             )
     return "\n".join(lines)

@@ -9,10 +9,13 @@ from typing import Any
 
 EXAMPLE = """  tt-jax regret --workdir=runs/quickstart/standard --world=runs/quickstart --split=test_candidates
 
-KL to the true probability = inexpressible (by any two-tower of this output_dim) + missed (by this one). The definition
-and its limits stand in input_pipeline/adworld_regret.py. The probabilities are the calibrated ones where the run has a
-calibration."""
-SHOWN = ("rows", "logloss", "bayes_logloss", "kl", "inexpressible", "missed")
+Two tables a scenario, each of the rows that it counts:
+  expected  all rows of the split, over what users would do: kl = logloss - bayes_logloss
+  outcomes  rows that were shown (of conversion: clicked): the log losses are of what users did, so they differ by kl
+            plus the noise of the outcomes
+bayes_logloss is the log loss of the true probabilities on the same rows as logloss. kl = inexpressible (by any
+two-tower of this output_dim) + missed (by this one). The definition and its limits stand in
+input_pipeline/adworld_regret.py. The probabilities are the calibrated ones where the run has a calibration."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a table per scenario; writes the JSON."""
+    """Prints two tables per scenario, of all rows and of those with an outcome; writes the JSON."""
+    from input_pipeline.adworld_regret import FIGURES
     from input_pipeline.recipes.adworld import config_of
     from tt_jax.cli.table import table
     from tt_jax.publish import write_json
@@ -35,11 +39,13 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         write_json(args.out, found)
     for scenario, tasks in found["scenarios"].items():
-        print(table(scenario, tasks, SHOWN, digits=5))
+        print(table(f"{scenario}, expected", tasks, FIGURES, digits=5))
+        print(table(f"{scenario}, outcomes", {t: f["outcomes"] for t, f in tasks.items()}, FIGURES, digits=5))
     calibration = found["calibration"]
     shown = "calibrated by {method}, fitted on {split}".format(**calibration) if calibration else "not calibrated"
     print(
-        f"in nats; probabilities {shown}; inexpressible: by a dot product of {found['output_dim']} numbers, which has"
+        f"in nats; expected: all {args.split} rows; outcomes: those shown, of conversion those clicked; probabilities"
+        f" {shown}; inexpressible: by a dot product of {found['output_dim']} numbers, which has"
         f" room for rank {found['interaction_rank']} of the interaction"
     )
     return 0

@@ -14,7 +14,7 @@ def table(title: str, rows: Mapping[str, Mapping[str, Any]], shown: Sequence[str
       shown: the figures, in order.
       digits: of a float, after the point.
     """
-    widths = [max(12, len(name) + 2) for name in shown]
+    widths = [max(16, len(title) + 2, *(len(name) + 4 for name in rows)), *(max(12, len(name) + 2) for name in shown)]
     lines = [_line(title, shown, widths)]
     for name, found in rows.items():
         lines.append(_line(f"  {name}", [_cell(found[figure], digits) for figure in shown], widths))
@@ -26,7 +26,9 @@ def table(title: str, rows: Mapping[str, Mapping[str, Any]], shown: Sequence[str
 
 
 def _line(name: str, cells: Sequence[str], widths: Sequence[int]) -> str:
-    return f"{name:<16}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+    first, *others = widths
+    line = f"{name:<{first}}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, others, strict=True))
+    return line.rstrip()
 
 
 def _cell(value: float | None, digits: int) -> str:

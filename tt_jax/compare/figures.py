@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tt_jax.metrics.bootstrap import INTERVALS, metric_interval, replicate_metrics
+from tt_jax.metrics.bootstrap import INTERVALS, interval, replicate_metrics
 from tt_jax.metrics.curves import calibration_curve, roc_curve
 from tt_jax.metrics.task_rows import METRICS, TaskRows
 
@@ -59,9 +59,9 @@ def differences(
         with np.errstate(divide="ignore", invalid="ignore"):
             found[name] = {
                 "absolute": absolute,
-                "absolute_interval": metric_interval(name, of_a - of_b, absolute),
+                "absolute_interval": interval(of_a - of_b),
                 "relative": relative,
-                "relative_interval": metric_interval(name, of_a / of_b - 1, relative),
+                "relative_interval": interval(of_a / of_b - 1) if b else None,
             }
     return found
 

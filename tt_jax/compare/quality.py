@@ -10,8 +10,7 @@ import numpy as np
 
 from tt_jax.compare.figures import calibration_of, curves_of, differences, metrics_over_seeds, replicates_over_seeds
 from tt_jax.compare.outcomes import Predicted, Rows
-from tt_jax.metrics.bootstrap import INTERVALS
-from tt_jax.metrics.task_rows import TaskRows, check_values
+from tt_jax.metrics.task_rows import COUNTS, TaskRows, check_values
 from tt_jax.schema import Schema
 
 
@@ -22,7 +21,7 @@ class Quality:
     Attributes:
       metrics: of the probabilities that are shown; with the `difference` to the reference where both are defined.
       curves: `roc` and `calibration` of the first seed; None where one is undefined.
-      before: the metrics that have intervals, and the calibration `curve`, of the probabilities as the models give
+      before: the metrics but the counts, and the calibration `curve`, of the probabilities as the models give
         them; empty where those are shown, or no row of the task counts.
     """
 
@@ -86,4 +85,4 @@ def _before(raw_S: Sequence[TaskRows]) -> dict[str, Any]:
     if not raw_S[0].terms_Sn[0].any():
         return {}
     metrics = metrics_over_seeds(raw_S)
-    return {**{name: metrics[name] for name in INTERVALS}, "curve": calibration_of(raw_S[0])}
+    return {**{name: m for name, m in metrics.items() if name not in COUNTS}, "curve": calibration_of(raw_S[0])}

@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.adworld import AdWorldConfig, schema
-from input_pipeline.adworld_regret import TASKS, Truth, read_truth
+from input_pipeline.adworld_regret import FIGURES, TASKS, Truth, read_truth
 from input_pipeline.blocks import PreparedSet
 from input_pipeline.recipes.adworld import log_of
 from tt_jax.compare.figures import over_seeds
 from tt_jax.compare.outcomes import OVERALL, Predicted, Rows
 from tt_jax.compare.plan import CompareError, Plan
 from tt_jax.schema import Schema
-
-FIGURES = ("logloss", "bayes_logloss", "kl", "inexpressible", "missed")
 
 
 def check_world(world: AdWorldConfig, prepared: PreparedSet, splits: Sequence[str]) -> None:
@@ -30,7 +28,8 @@ def check_world(world: AdWorldConfig, prepared: PreparedSet, splits: Sequence[st
 def split_regret(
     world: AdWorldConfig, split: str, plan: Plan, data: Schema, rows: Rows, predicted: Sequence[Predicted]
 ) -> list[dict[str, Any]]:
-    """By row of the table: `output_dim` and `interaction_rank` of the reference, and by scope and task `FIGURES`.
+    """By row of the table: `output_dim` and `interaction_rank` of the reference, and `scopes`: by scope and task the
+    figures of `Truth.regret` over seeds.
 
     Raises `CompareError` if the rows of the split are not those of the world.
     """
@@ -73,11 +72,16 @@ def _by_scenario(
 
 
 def _over_seeds(by_seed: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Task -> `rows`, and `FIGURES` over seeds."""
+    """Task -> `rows`, and the other figures of `Truth.regret` over seeds; the same under `outcomes`."""
     return {
         task: {
-            "rows": figures["rows"],
-            **{name: over_seeds([f[task][name] for f in by_seed]) for name in FIGURES},
+            **_figures([f[task] for f in by_seed]),
+            "outcomes": _figures([f[task]["outcomes"] for f in by_seed]),
         }
-        for task, figures in by_seed[0].items()
+        for task in by_seed[0]
     }
+
+
+def _figures(of_seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    found = {name: over_seeds([f[name] for f in of_seeds]) for name in FIGURES if name != "rows"}
+    return {"rows": of_seeds[0]["rows"], **found}

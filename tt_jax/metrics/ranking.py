@@ -136,6 +136,17 @@ def grouped_area(won: np.ndarray, lost: np.ndarray, user_bounds: np.ndarray) -> 
     return float((auc_U * weight_U).sum() / weight_U.sum())
 
 
+def grouped_rows(won: np.ndarray, lost: np.ndarray, ties: np.ndarray, user_bounds: np.ndarray) -> int | None:
+    """How many rows `grouped_area` is of, those of users with both classes; None without any.
+
+    Args:
+      won, lost: float64 `[G + 1]`, as of `grouped_area`.
+      ties, user_bounds: int64 `[G + 1]` and `[U + 1]`, of `user_ties`.
+    """
+    both = (np.diff(won[user_bounds]) > 0) & (np.diff(lost[user_bounds]) > 0)
+    return int(np.diff(ties[user_bounds])[both].sum()) if both.any() else None
+
+
 def _beaten(won: np.ndarray, lost: np.ndarray) -> np.ndarray:
     """Of each group the weight of pairs in which a positive row of it stands above a negative one, ties one half."""
     return np.diff(won) * (0.5 * (lost[1:] + lost[:-1]))

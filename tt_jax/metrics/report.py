@@ -24,11 +24,10 @@ def task_metrics(
       soft: the labels are a teacher's probabilities, so `kl` and `logmae` are defined, and `auc` and `gauc` are not
         unless all labels happen to be 0 or 1.
 
-    Returns the keys `METRICS`: `rows` labelled rows; `positives` the sum of their labels, unweighted; `auc` and `gauc`
-    see `ranking`; `logloss` in nats; `ne` log loss / that of the best constant, the normalized entropy of He et al.
-    2014, Practical Lessons from Predicting Clicks on Ads at Facebook, section 3; `calibration` sum p / sum y; `ece` see
-    `probability.binned_calibration_error`; `kl` log loss - the teacher's entropy; `logmae` mean |ln p - ln teacher|.
-    All but the first two are weighted. Raises ValueError on a value outside its range, in a row that has a label.
+    Returns the keys `METRICS`, see `task_rows.DEFINITIONS`: `auc` and `gauc` as in `ranking`; `ne` is the normalized
+    entropy of He et al. 2014, Practical Lessons from Predicting Clicks on Ads at Facebook, section 3; `ece` as in
+    `probability.binned_calibration_error`. All but the counts are weighted. Raises ValueError on a value outside its
+    range, in a row that has a label.
     """
     check_values(probabilities, labels, weights, soft=soft)
     codes = None if users is None else ranking.user_codes(users)

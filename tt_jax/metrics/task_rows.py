@@ -1,7 +1,8 @@
 """The rows of a task, sorted by prediction once: every metric, of all rows or some, under any number of weightings.
 
 A weighting says how often a row counts: once in a report, as often as its cluster was drawn in a bootstrap. What is a
-ratio of weighted sums is computed from the sums; AUC, GAUC and ECE, which depend on the order of rows, from the rows.
+ratio of weighted sums is computed from the sums; AUC and GAUC, which depend on the order of rows, from the rows. ECE is
+of a report only.
 
 Shapes: n labelled rows, R weightings, S sums.
 """
@@ -17,7 +18,22 @@ from tt_jax.metrics import probability, ranking
 
 Metrics = dict[str, int | float | None]
 
-METRICS = ("rows", "positives", "auc", "gauc", "logloss", "ne", "calibration", "ece", "kl", "logmae")
+# What reports say of their metrics. All but the counts are weighted by the rows' weights.
+DEFINITIONS = {
+    "rows": "rows with a label of the task; the metrics of a line are of these rows",
+    "positives": "sum of their labels",
+    "gauc_rows": "rows of users with both labels, which gauc is of",
+    "auc": "chance that a positive row outscores a negative one; a tie counts one half",
+    "gauc": "mean of per-user AUC over users with both labels, weighted by impressions",
+    "logloss": "mean cross-entropy, in nats",
+    "ne": "log loss / log loss of the best constant (normalized entropy)",
+    "calibration": "sum p / sum y",
+    "ece": "mean over 20 bins of equal weight by p of abs(mean p - mean y); noise makes it larger; it has no interval",
+    "kl": "log loss - entropy of the teacher's labels, in nats",
+    "logmae": "mean abs(ln p - ln teacher)",
+}
+COUNTS = ("rows", "positives", "gauc_rows")
+METRICS = tuple(DEFINITIONS)
 
 
 @dataclass(frozen=True)
@@ -62,9 +78,13 @@ class TaskRows:
     def metrics(self) -> Metrics:
         """The report of `tt_jax.metrics.task_metrics`."""
         positives = float(self.y.sum(dtype=np.float64))
-        counts: Metrics = {"rows": self.row.size, "positives": positives if self.soft else int(positives)}
+        counts: Metrics = {
+            "rows": self.row.size,
+            "positives": positives if self.soft else int(positives),
+            "gauc_rows": self._grouped_rows(),
+        }
         ratios = {name: float(values[0]) for name, values in self.ratios(self.terms_Sn.sum(axis=1)[None]).items()}
-        found = {**ratios, **self.ordered()}
+        found = {**ratios, **self.ordered(), "ece": self._calibration_error()}
         return {name: counts[name] if name in counts else _defined(found[name]) for name in METRICS}
 
     def ratios(self, sums_RS: np.ndarray) -> dict[str, np.ndarray]:
@@ -83,13 +103,11 @@ class TaskRows:
             }
 
     def ordered(self, times: np.ndarray | None = None) -> dict[str, float | None]:
-        """AUC, GAUC and ECE, None where one is undefined. `times`: float64 `[n]`, how often each row counts."""
-        terms = self.terms_Sn[:3] if times is None else self.terms_Sn[:3] * times
-        weight, label, prediction = ranking.running(terms, self._ties)
-        found: dict[str, float | None] = dict.fromkeys(("auc", "gauc", "ece"))
-        if weight[-1] > 0:
-            found["ece"] = probability.binned_calibration_error(weight, prediction - label)
+        """AUC and GAUC, None where one is undefined. `times`: float64 `[n]`, how often each row counts."""
+        terms = self.terms_Sn[:2] if times is None else self.terms_Sn[:2] * times
+        found: dict[str, float | None] = dict.fromkeys(("auc", "gauc"))
         if self.ranked:
+            weight, label = ranking.running(terms, self._ties)
             found["auc"] = ranking.area(label, weight - label)
         if self.ranked and self._by_user is not None:
             order, ties, user_bounds = self._by_user
@@ -98,6 +116,17 @@ class TaskRows:
                 ranking.running(won[order], ties), ranking.running(lost[order], ties), user_bounds
             )
         return found
+
+    def _grouped_rows(self) -> int | None:
+        if not self.ranked or self._by_user is None:
+            return None
+        order, ties, user_bounds = self._by_user
+        won, lost = self.terms_Sn[1][order], (self.terms_Sn[0] - self.terms_Sn[1])[order]
+        return ranking.grouped_rows(ranking.running(won, ties), ranking.running(lost, ties), ties, user_bounds)
+
+    def _calibration_error(self) -> float | None:
+        weight, label, prediction = ranking.running(self.terms_Sn[:3], self._ties)
+        return probability.binned_calibration_error(weight, prediction - label) if weight[-1] > 0 else None
 
     @cached_property
     def ranked(self) -> bool:

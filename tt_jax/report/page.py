@@ -12,6 +12,7 @@ from typing import Any
 
 import jinja2
 
+from tt_jax.metrics.task_rows import COUNTS, DEFINITIONS
 from tt_jax.report import pictures, plots
 
 TEMPLATE = "report.html.jinja"
@@ -43,6 +44,8 @@ def render(report: Mapping[str, Any]) -> str:
     return environment.get_template(TEMPLATE).render(
         report=report,
         names=pictures.NAMES,
+        definitions=DEFINITIONS,
+        counts=COUNTS,
         colours=plots.COLOURS,
         whiskers=pictures.whiskers(report),
         learning=pictures.learning(report),

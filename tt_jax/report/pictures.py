@@ -13,6 +13,7 @@ from tt_jax.report.plots import Line, Whisker
 NAMES = {
     "logloss": "log loss", "auc": "AUC", "gauc": "GAUC", "ne": "NE", "calibration": "calibration", "ece": "ECE",
     "kl": "KL to teacher", "logmae": "LogMAE", "rows": "rows", "positives": "positives",
+    "gauc_rows": "rows of GAUC",
 }  # fmt: skip
 MIXTURES = {"query": "query tower", "ad": "ad tower", "pair": "both sides"}
 
