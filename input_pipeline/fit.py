@@ -1,102 +1,62 @@
-"""Columns of a log as the schema has them: their types, lists of text, times, labels that compare one."""
+"""Columns of a log as the schema has them: their types, keys, times, labels that compare one."""
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions on import)
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from input_pipeline.readers import ReadError
+from input_pipeline.readers.cast import cast as exactly
 from input_pipeline.readers.labels import Comparison
-from tt_jax.columns import decoded, identity, one_array
-from tt_jax.schema import DType, Feature, Schema
+from input_pipeline.times import times
+from tt_jax.columns import decoded, one_array
+from tt_jax.schema import Schema
 from tt_jax.strict_json import nearest
 
 OTHER = "other"  # the scenario, if the schema has it, of every value that it does not name
 EVERY_ROW = "every_row"
 ROW_NUMBER = "row_number"
-SEPARATORS = r"[,;|]"  # of a list written as text, as CSV has it: `1,2`, `a|b` or `['a', 'b']`
-_DECORATION = r"[\[\]'\"\s]"
 
 
-class Fit:
-    """Tables as they were read and joined -> the columns that the schema names, as it has them.
+def fit(schema: Schema, table: pa.Table, file: str, first_row: int) -> pa.Table:
+    """The columns that the schema names, of some rows that were read by `arrow_types` of it, and joined.
 
-    A feature that is an Arrow dictionary stays one. What was made of the dictionary is kept for the next table, for
-    that of a joined table is the same one in every chunk of the log.
+    A feature that is an Arrow dictionary stays one. Raises `ReadError` naming file and column.
     """
-
-    def __init__(self, schema: Schema) -> None:
-        self._schema = schema
-        self._made: dict[str, tuple[pa.Array, pa.Array]] = {}  # feature -> a dictionary as it was and as it became
-
-    def table(self, table: pa.Table, file: str, first_row: int, of_column: Mapping[str, str]) -> pa.Table:
-        """The columns of some rows of a file. `of_column`: the file that each comes from.
-
-        Raises `ReadError` naming that file and the column.
-        """
-        schema, named = self._schema, {f.name for f in self._schema.features}
-        columns = {f.name: self._feature(f, column_of(table, f.name, file, decode=False), of_column[f.name])
-                   for f in schema.features if f.name != schema.scenario}  # fmt: skip
-        for task in schema.tasks:
-            compared = Comparison.of(task.label, table.column_names)
-            if compared is not None and compared.column in named:
-                raise ReadError(f"task {task.name!r}: the column {compared.column!r} of its label is also a feature")
-            columns[task.label] = _label(table, task.label, file)
-            for name in filter(None, (task.mask, task.weight_column)):
-                columns[name] = _label(table, name, file)
-        for name in schema.key_columns:
-            if name == ROW_NUMBER:
-                columns[name] = pa.array(np.arange(first_row, first_row + len(table)))
-            elif name == schema.time:
-                columns.setdefault(name, times(column_of(table, name, file), name, file))
-            elif name not in columns:
-                columns[name] = _key(column_of(table, name, file), name, file)
-        columns[schema.scenario] = _scenario(table, schema, file)
-        return pa.table(columns)
-
-    def _feature(self, f: Feature, column: pa.Array, file: str) -> pa.Array:
-        if not pa.types.is_dictionary(column.type):
-            return _feature(f, column, file)
-        before, after = self._made.get(f.name, (None, None))
-        if before is None or identity(before) != identity(column.dictionary):
-            before, after = column.dictionary, _feature(f, decoded(column.dictionary), file)
-            self._made[f.name] = before, after
-        return pa.DictionaryArray.from_arrays(column.indices, after, safe=False)
+    named = {f.name for f in schema.features}
+    columns = {f.name: column_of(table, f.name, file, decode=False)
+               for f in schema.features if f.name != schema.scenario}  # fmt: skip
+    for task in schema.tasks:
+        compared = Comparison.of(task.label, table.column_names)
+        if compared is not None and compared.column in named:
+            raise ReadError(f"task {task.name!r}: the column {compared.column!r} of its label is also a feature")
+        columns[task.label] = _label(table, task.label, file)
+        for name in filter(None, (task.mask, task.weight_column)):
+            columns[name] = _label(table, name, file)
+    for name in schema.key_columns:
+        if name == ROW_NUMBER:
+            columns[name] = pa.array(np.arange(first_row, first_row + len(table)))
+        elif name == schema.time:
+            columns.setdefault(name, times(column_of(table, name, file), name, file, first_row))
+        elif name not in columns:
+            columns[name] = _key(column_of(table, name, file), name, file, first_row)
+    columns[schema.scenario] = _scenario(table, schema, file)
+    return pa.table(columns)
 
 
-def _feature(f: Feature, column: pa.Array, file: str) -> pa.Array:
-    if f.kind == "numeric":
-        return cast(column, pa.float64(), f.name, file)
-    if f.kind == "dense":
-        return column
-    if f.kind == "categorical":
-        return _ids(column, f.dtype, f.name, file)
+def _key(column: pa.Array, name: str, file: str, first_row: int) -> pa.Array:
+    """Text as it is, whole numbers as int64: of uint64 their bits, so that none is changed to that of another."""
     if is_text(column):
-        column = split_lists(column)
-    return cast(column, pa.list_(pa.int64() if f.dtype == "int" else pa.string()), f.name, file)
-
-
-def split_lists(column: pa.Array) -> pa.Array:
-    """Lists written as text, as lists of text."""
-    plain = pc.replace_substring_regex(column.cast(pa.string()), _DECORATION, "")
-    return pc.split_pattern_regex(pc.if_else(pc.equal(plain, ""), None, plain), SEPARATORS)
-
-
-def _ids(column: pa.Array, dtype: DType, name: str, file: str) -> pa.Array:
-    if dtype == "string":
-        return column if is_text(column) else cast(column, pa.string(), name, file)
-    if pa.types.is_floating(column.type):  # whole numbers some of which are missing, as pandas writes them
-        column = pc.if_else(pc.is_nan(column), None, column)
-    return cast(column, pa.int64(), name, file)
-
-
-def _key(column: pa.Array, name: str, file: str) -> pa.Array:
-    return column if is_text(column) else _ids(column, "int", name, file)
+        return column
+    if pa.types.is_uint64(column.type):
+        return column.cast(pa.int64(), safe=False)
+    found, wrong = exactly(column, pa.int64())
+    for row, reason in wrong.items():
+        raise ReadError(f"{file}: row {first_row + row}: column {name!r}: {reason}")
+    return found
 
 
 def _label(table: pa.Table, label: str, file: str) -> pa.Array:
@@ -121,17 +81,6 @@ def _names(column: pa.Array, schema: Schema, file: str) -> pa.Array:
     if OTHER not in schema.scenarios:
         return text  # the encoder names the row of a value that is none of them
     return pc.if_else(pc.is_in(text, pa.array(schema.scenarios)), text, OTHER)
-
-
-def times(column: pa.Array, name: str, file: str) -> pa.Array:
-    """A time as int64: Unix milliseconds of dates and of ISO text, numbers as they are."""
-    if is_text(column):
-        column = cast(column, pa.timestamp("ms"), name, file)
-    if pa.types.is_temporal(column.type):
-        column = pc.cast(column, pa.timestamp("ms"), safe=False)
-    if pa.types.is_floating(column.type):
-        column = pc.floor(pc.if_else(pc.is_nan(column), None, column))
-    return cast(column, pa.int64(), name, file)
 
 
 def is_text(column: pa.Array) -> bool:

@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from input_pipeline.fit import cast, column_of, is_text
-from input_pipeline.readers import PLAIN, ReadError, TextFormat, read
+from input_pipeline.fit import column_of, is_text
+from input_pipeline.readers import NO_TYPES, PLAIN, ReadError, TextFormat, Types, read
+from input_pipeline.readers.cast import cast as exactly
 from tt_jax.columns import decoded
 from tt_jax.lookup import IntLookup
 
@@ -44,10 +45,10 @@ def side_path(source: str | Path, pattern: str) -> str:
     return f"{str(source).rstrip('/')}/{pattern}"
 
 
-def read_side(source: str | Path, pattern: str, key: str, text: TextFormat = PLAIN) -> Side:
-    """Reads a table to join, its values written as `text` says. Raises `ReadError` if its key is not unique."""
+def read_side(source: str | Path, pattern: str, key: str, text: TextFormat = PLAIN, types: Types = NO_TYPES) -> Side:
+    """Reads a table to join, as `readers.read` does. Raises `ReadError` if its key is not unique."""
     path = side_path(source, pattern)
-    table = pa.concat_tables([t for _, _, t in read(path, text=text)], promote_options="permissive")
+    table = pa.concat_tables([t for _, _, t in read(path, types, text=text)], promote_options="permissive")
     keys = column_of(table, key, path)
     if keys.null_count:
         table, keys = table.filter(pc.is_valid(keys)), keys.drop_null()
@@ -67,8 +68,19 @@ def join(table: pa.Table, side: Side, file: str) -> pa.Table:
 
 
 def _keys(table: pa.Table, side: Side, file: str) -> pa.Array:
+    """The log's keys, of the type of the side's. Of numbers here and text there, the numbers are their digits."""
     own, keys = column_of(table, side.key, file, decode=False), side.columns[side.key]
-    return own if is_text(own) and is_text(keys) else cast(decoded(own), keys.type, side.key, file)
+    if is_text(own) and is_text(keys):
+        return own
+    if is_text(own) and pa.types.is_integer(keys.type):
+        numbers, _ = exactly(own, keys.type)
+        return pc.if_else(pc.equal(numbers.cast(pa.string()), decoded(own)), numbers, None)
+    found, wrong = exactly(decoded(own), keys.type)
+    for row, reason in wrong.items():
+        raise ReadError(
+            f"{file}: column {side.key!r}: {reason}, by which {side.path} is joined; in row {row} of a chunk"
+        )
+    return found
 
 
 def _finder(keys: pa.Array) -> Callable[[pa.Array], np.ndarray]:

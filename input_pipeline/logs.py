@@ -20,9 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from input_pipeline.fit import EVERY_ROW, OTHER, ROW_NUMBER, Fit, cast, column_of, times
+from input_pipeline.fit import EVERY_ROW, OTHER, ROW_NUMBER, cast, column_of, fit, is_text
 from input_pipeline.joins import join, read_side
-from input_pipeline.readers import PLAIN, STRICT, Chunk, Errors, ReadError, TextFormat, list_files, read
+from input_pipeline.readers import PLAIN, STRICT, Chunk, Errors, ReadError, TextFormat, arrow_types, list_files, read
+from input_pipeline.times import times, unix_ms
 from tt_jax.schema import Schema
 
 __all__ = [
@@ -67,12 +68,24 @@ def by_name(*names: str) -> Split:
     return split
 
 
-def by_time(column: str, eval_from: int) -> Split:
-    """`eval` from a time on, `train` before; see `times` for its unit. A row without a time is of `train`."""
+def by_time(column: str, eval_from: int | str) -> Split:
+    """`eval` from a time on, `train` before. A row without a time is of `train`.
 
-    def split(file: str, _first_row: int, table: pa.Table) -> np.ndarray:
-        when = times(column_of(table, column, file), column, file)
-        return np.where(pc.fill_null(pc.greater_equal(when, eval_from), False), "eval", "train")
+    The time is a number as the column has it, or in any spelling that `times` reads, as "2024-01-31 12:00".
+    """
+
+    def split(file: str, first_row: int, table: pa.Table) -> np.ndarray:
+        values = column_of(table, column, file)
+        if isinstance(eval_from, str):
+            when = unix_ms(times(values, column, file, first_row))
+            start = unix_ms(times(pa.array([eval_from]), column, "by_time"))[0]
+        elif is_text(values) or pa.types.is_integer(values.type):  # of digits, which both are dates or none is
+            both = pa.concat_arrays([values, pa.array([eval_from]).cast(values.type)])
+            when = times(both, column, file, first_row)
+            when, start = when[:-1], when[-1]
+        else:
+            when, start = times(values, column, file, first_row), eval_from
+        return np.where(pc.fill_null(pc.greater_equal(when, start), False), "eval", "train")
 
     return split
 
@@ -148,15 +161,13 @@ def _tables(
     text: TextFormat,
 ) -> Iterator[tuple[str, int, pa.Table, pa.Table]]:
     """`(file, first row, rows as joined, rows as the schema has them)`."""
-    sides = [read_side(source, pattern, key, text) for pattern, key in joins.items()]
-    fit = Fit(schema)
-    for file, first_row, table in read(source, errors=errors, parts=parts, dictionaries=True, text=text):
+    types = {"bid": pa.float64(), **arrow_types(schema)}
+    sides = [read_side(source, pattern, key, text, types) for pattern, key in joins.items()]
+    for file, first_row, table in read(source, types, errors, parts, dictionaries=True, text=text):
         if not _is_side(file, joins):
-            of_column = dict.fromkeys(table.column_names, file)
             for side in sides:
                 table = join(table, side, file)
-                of_column = dict.fromkeys(table.column_names, side.path) | of_column
-            yield file, first_row, table, fit.table(table, file, first_row, of_column)
+            yield file, first_row, table, fit(schema, table, file, first_row)
 
 
 def _is_side(file: str, joins: Joins) -> bool:

@@ -19,7 +19,7 @@ PACKAGES = ("tt_jax", "input_pipeline", "serving", "configs")
 # From the ground up. A file imports only from floors below its own, and from its own room if that is a folder.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("tt_jax/__init__.py", "tt_jax/strict_json.py", "tt_jax/schema_parts.py"),
-    ("tt_jax/schema.py", "tt_jax/hashing.py"),
+    ("tt_jax/schema.py", "tt_jax/hashing.py", "tt_jax/arrow.py"),
     ("tt_jax/losses.py", "tt_jax/columns.py", "tt_jax/lookup.py", "tt_jax/utility.py", "tt_jax/publish.py"),
     ("tt_jax/outcomes.py", "tt_jax/dictionaries.py"),
     ("tt_jax/id_tables.py",),
@@ -40,7 +40,7 @@ ROOMS_OF = {
     "optax": ("tt_jax/training/",),
     "flax": ("tt_jax/models/",),
     "ml_collections": ("configs/", "tt_jax/cli/"),
-    "pyarrow": ("tt_jax/columns.py", "input_pipeline/", "serving/ads_file.py", "tt_jax/cli/"),
+    "pyarrow": ("tt_jax/arrow.py", "tt_jax/columns.py", "input_pipeline/", "serving/ads_file.py", "tt_jax/cli/"),
     "litestar": ("serving/",),
     "uvicorn": ("serving/", "tt_jax/cli/"),
     "httpx": ("serving/client.py", "serving/deadline.py", "serving/retries.py"),
@@ -64,6 +64,7 @@ ONLY = {
     "tt_jax/strict_json.py": set(),
     "tt_jax/schema_parts.py": set(),
     "tt_jax/schema.py": {"numpy"},
+    "tt_jax/arrow.py": {"numpy", "pyarrow"},
     "tt_jax/columns.py": {"numpy", "pyarrow"},
     "tt_jax/dictionaries.py": {"numpy"},
     "tt_jax/features.py": {"numpy"},

@@ -106,18 +106,17 @@ def test_one_bad_row_too_many_ends_the_run_and_leaves_nothing(log: pa.Table, tmp
 
 
 def test_a_column_of_another_type_or_none_in_one_file_of_many(log: pa.Table, tmp_path: Path) -> None:
-    texts = log.set_column(log.column_names.index("clicked"), "clicked", log.column("clicked").cast(pa.string())).slice(
-        40, 20
-    )
+    position = log.column_names.index("clicked")
+    texts = log.set_column(position, "clicked", pa.array(["yes"] * len(log))).slice(40, 20)
     for name, odd, message in (
-        ("type", texts, r"column 'clicked': expected numbers, got string, as '[01]' in row 0"),
+        ("type", texts, "row 0: column 'clicked': expected double, got 'yes'"),
         ("gone", log.slice(40, 20).drop_columns(["price"]), "column 'price': the column is missing"),
     ):
         logs = tmp_path / name
         for day in range(10):
             (logs / f"day={day}").mkdir(parents=True)
             pq.write_table(odd if day == 2 else log.slice(20 * day, 20), logs / f"day={day}" / "a.parquet")
-        with pytest.raises(SchemaError, match=message) as error:
+        with pytest.raises((SchemaError, ReadError), match=message) as error:
             prepare(tiny.SCHEMA, _chunks(logs), tmp_path / "set")
         assert str(error.value).startswith(f"{logs}/day=2/a.parquet: ")
         quarantine = Quarantine(20)

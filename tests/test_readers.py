@@ -87,7 +87,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "damaged.parquet").write_bytes(damaged)
     cases = {
         "cut.parquet": "not readable as Parquet", "text.parquet": "not readable as Parquet",
-        "damaged.parquet": "from row 0", "empty.csv": "not readable as CSV",
+        "damaged.parquet": "from row 0", "empty.csv": "no rows",
         "ragged.csv": "row 1: expected 2 columns, got 3",
         "log.json": "unknown format: JSON, but neither",
         "none": "holds no", "absent.parquet": "no such file", "*.arrow": "no file matches",

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from input_pipeline.notices import tell
 from input_pipeline.readers import array_record, arrow_ipc, delimited, jsonl, parquet, tfds, tfrecord
+from input_pipeline.readers.cast import cast_table
 from input_pipeline.readers.files import ReadError, Source
 from input_pipeline.readers.formats import JSON_ARRAY
 from input_pipeline.readers.listing import first_below, list_sources, partitions
@@ -20,7 +21,7 @@ from input_pipeline.readers.rows import STRICT, Chunk, Errors, SkipUnknown, Type
 from input_pipeline.readers.text_format import PLAIN, TextFormat
 
 __all__ = [
-    "PLAIN", "STRICT", "Chunk", "Errors", "ReadError", "SkipUnknown", "TextFormat", "Types", "arrow_types",
+    "NO_TYPES", "PLAIN", "STRICT", "Chunk", "Errors", "ReadError", "SkipUnknown", "TextFormat", "Types", "arrow_types",
     "first_below", "list_files", "read",
 ]  # fmt: skip
 
@@ -35,13 +36,13 @@ _READERS: dict[str, Callable[[Source, Types, Errors, TextFormat], _Tables]] = {
     "array_record": array_record.tables,
     "arrow": arrow_ipc.tables,
 }
-_NO_TYPES: Types = {}
+NO_TYPES: Types = {}
 _NAMES_TOLD = 5
 
 
 def read(
     source: str | Path,
-    types: Types = _NO_TYPES,
+    types: Types = NO_TYPES,
     errors: Errors = STRICT,
     parts: Collection[str] | None = None,
     dictionaries: bool = False,
@@ -70,10 +71,12 @@ def read(
     """
     name = str(source)
     if name.startswith("tfds:"):
-        yield from ((name, first_row, table) for first_row, table in tfds.tables(name, types, errors))
+        for first_row, table in tfds.tables(name, types, errors, text):
+            yield from ((name, row, rows) for row, rows in cast_table(name, first_row, table, types, errors, text))
         return
     sources = _sources(name, errors)
     values_of = partitions([s.name for s in sources])
+    empty = parts is None
     for one in (s for s in sources if parts is None or s.name in parts):
         if len(sources) > 1 and one.is_empty():
             tell(f"{one.name}: an empty file, without rows")
@@ -83,8 +86,12 @@ def read(
             table = with_names(name, one.name, table, types)
             for key, value in values_of[one.name].items():
                 if key not in table.column_names:
-                    table = table.append_column(key, _repeated(one, key, value, types, table.num_rows))
-            yield one.name, first_row, table
+                    table = table.append_column(key, pa.repeat(pa.scalar(value), table.num_rows))
+            for row, rows in cast_table(one.name, first_row, table, types, errors, text):
+                yield one.name, row, rows
+                empty = False
+    if empty:
+        raise ReadError(f"{name}: there are no rows to read, nor columns")
 
 
 def list_files(source: str | Path, errors: Errors = STRICT) -> list[str]:
@@ -104,14 +111,3 @@ def _sources(text: str, errors: Errors) -> list[Source]:
     if not listing.sources:
         raise ReadError(f"{text}: holds no file that can be read")
     return listing.sources
-
-
-def _repeated(file: Source, key: str, value: str | int | None, types: Types, rows: int) -> pa.Array:
-    """A folder's value as a column, of the type that is asked for."""
-    type_ = types.get(key)
-    try:
-        if value is None or type_ is None:
-            return pa.repeat(pa.scalar(value, type_), rows)
-        return pa.repeat(pa.scalar(str(value)).cast(type_), rows)
-    except pa.ArrowException:
-        raise ReadError(f"{file.name}: the folder {key}={value}: expected {type_}") from None

@@ -10,15 +10,16 @@ from array_record.python import array_record_module  # pyright: ignore[reportAtt
 
 from input_pipeline.readers.example import decode
 from input_pipeline.readers.files import Source
-from input_pipeline.readers.rows import Errors, Types, tables_of
+from input_pipeline.readers.python_rows import tables_of
+from input_pipeline.readers.rows import Errors, Types
 from input_pipeline.readers.text_format import TextFormat
 
 _TOGETHER = 1024  # records that are read at once
 
 
-def tables(source: Source, types: Types, errors: Errors, _text: TextFormat) -> Iterator[tuple[int, pa.Table]]:
+def tables(source: Source, types: Types, errors: Errors, text: TextFormat) -> Iterator[tuple[int, pa.Table]]:
     """The rows. A remote file is copied first: the library reads local ones."""
-    return tables_of(source.name, _rows(source, types, errors), types, errors)
+    return tables_of(source.name, _rows(source, types, errors), types, errors, text)
 
 
 def _rows(source: Source, types: Types, errors: Errors) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -11,7 +11,8 @@ import msgspec
 import pyarrow as pa
 
 from input_pipeline.readers.files import Source
-from input_pipeline.readers.rows import Errors, Types, tables_of
+from input_pipeline.readers.python_rows import tables_of
+from input_pipeline.readers.rows import Errors, Types
 from input_pipeline.readers.text_format import TextFormat
 
 _SHOWN = 200  # characters of a bad line
@@ -21,14 +22,14 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-def tables(source: Source, types: Types, errors: Errors, _text: TextFormat) -> Iterator[tuple[int, pa.Table]]:
+def tables(source: Source, types: Types, errors: Errors, text: TextFormat) -> Iterator[tuple[int, pa.Table]]:
     """The rows; a row's number is that of its line, from 0. Empty lines are passed over."""
-    return tables_of(source.name, _rows(source, _lines(source), errors), types, errors)
+    return tables_of(source.name, _rows(source, _lines(source), errors), types, errors, text)
 
 
-def tables_of_array(source: Source, types: Types, errors: Errors, _text: TextFormat) -> Iterator[tuple[int, pa.Table]]:
+def tables_of_array(source: Source, types: Types, errors: Errors, text: TextFormat) -> Iterator[tuple[int, pa.Table]]:
     """The rows of one array, whose text is in memory as a whole; a row's number is its place, from 0."""
-    return tables_of(source.name, _rows(source, _array(source), errors), types, errors)
+    return tables_of(source.name, _rows(source, _array(source), errors), types, errors, text)
 
 
 def _lines(source: Source) -> Iterator[bytes]:

@@ -1,8 +1,8 @@
-"""What the readers share: chunks, bad rows, and rows of Python values as Arrow tables."""
+"""What the readers share: chunks, bad rows, the types that a schema asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -14,7 +14,6 @@ from input_pipeline.readers.files import ReadError
 from input_pipeline.readers.labels import Comparison
 from tt_jax.schema import Schema
 
-CHUNK_ROWS = 8192  # rows of a chunk of Python values
 _TOLD = 10  # files that are not read
 Types = Mapping[str, pa.DataType]
 
@@ -109,41 +108,6 @@ def arrow_types(schema: Schema) -> dict[str, pa.DataType]:
     return types
 
 
-def tables_of(
-    file: str, rows: Iterable[tuple[int, dict[str, Any]]], types: Types, errors: Errors
-) -> Iterator[tuple[int, pa.Table]]:
-    """Numbered rows of Python values as `(first row, table)`; a table ends where a number is left out.
-
-    A key that a row lacks is null; a column is there from the first chunk on in which any row has it.
-    """
-    names: dict[str, None] = {}
-    held: list[dict[str, Any]] = []
-    first = 0
-    for number, row in rows:
-        if held and (number != first + len(held) or len(held) == CHUNK_ROWS):
-            yield from _checked(file, first, held, names, types, errors)
-            held = []
-        if not held:
-            first = number
-        held.append(row)
-        names.update(dict.fromkeys(row))
-    if held:
-        yield from _checked(file, first, held, names, types, errors)
-
-
-def _checked(
-    file: str, first: int, rows: list[dict[str, Any]], names: Iterable[str], types: Types, errors: Errors
-) -> Iterator[tuple[int, pa.Table]]:
-    columns, bad = {}, {}
-    for name in names:
-        values = [row.get(name) for row in rows]
-        columns[name], wrong = column_of(values, types.get(name))
-        bad |= {i: f"column {name!r}: {reason}" for i, reason in wrong.items() if i not in bad}
-    for i in sorted(bad):
-        errors.reject(file, first + i, bad[i], rows[i])
-    yield from without(first, pa.table(columns), sorted(bad))
-
-
 def without(first: int, table: pa.Table, bad: list[int]) -> Iterator[tuple[int, pa.Table]]:
     """The table in pieces between bad rows, each with the number of its first row."""
     start = 0
@@ -151,34 +115,3 @@ def without(first: int, table: pa.Table, bad: list[int]) -> Iterator[tuple[int, 
         if i > start or not table.num_rows:
             yield first + start, table.slice(start, i - start)
         start = i + 1
-
-
-def column_of(values: list[Any], type_: pa.DataType | None) -> tuple[pa.Array, dict[int, str]]:
-    """Python values as an array, null where one does not fit; and why, by position."""
-    try:
-        return pa.array(values, type_), {}
-    except (pa.ArrowException, OverflowError):
-        pass
-    if type_ is None:
-        type_ = next((t for t in map(_type_of, values) if t is not None), pa.null())
-        if pa.types.is_integer(type_) and any(isinstance(v, float) for v in values):
-            type_ = pa.float64()
-    wrong = {i: f"expected {type_}, got {v!r}" for i, v in enumerate(values) if not _fits(v, type_)}
-    return pa.array([None if i in wrong else v for i, v in enumerate(values)], type_), wrong
-
-
-def _type_of(value: Any) -> pa.DataType | None:
-    if value is None:
-        return None
-    try:
-        return pa.array([value]).type
-    except (pa.ArrowException, OverflowError):
-        return None
-
-
-def _fits(value: Any, type_: pa.DataType) -> bool:
-    try:
-        pa.array([value], type_)
-    except (pa.ArrowException, OverflowError):
-        return False
-    return True

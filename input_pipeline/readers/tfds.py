@@ -10,12 +10,14 @@ import pyarrow as pa
 
 from input_pipeline.readers.example import shaped
 from input_pipeline.readers.files import ReadError
-from input_pipeline.readers.rows import Errors, Types, tables_of
+from input_pipeline.readers.python_rows import tables_of
+from input_pipeline.readers.rows import Errors, Types
+from input_pipeline.readers.text_format import TextFormat
 
 
-def tables(source: str, types: Types, errors: Errors) -> Iterator[tuple[int, pa.Table]]:
+def tables(source: str, types: Types, errors: Errors, text: TextFormat) -> Iterator[tuple[int, pa.Table]]:
     """The rows of a split. The data set must have been built, with `file_format="array_record"`."""
-    return tables_of(source, _rows(source, types, errors), types, errors)
+    return tables_of(source, _rows(source, types, errors), types, errors, text)
 
 
 def _rows(source: str, types: Types, errors: Errors) -> Iterator[tuple[int, dict[str, Any]]]:

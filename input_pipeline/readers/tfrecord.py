@@ -14,16 +14,17 @@ import pyarrow as pa
 from input_pipeline.readers.crc import HEADER, crc32c, masked, masked_of
 from input_pipeline.readers.example import decode
 from input_pipeline.readers.files import ReadError, Source
-from input_pipeline.readers.rows import Errors, Types, tables_of
+from input_pipeline.readers.python_rows import tables_of
+from input_pipeline.readers.rows import Errors, Types
 from input_pipeline.readers.text_format import TextFormat
 
 _TOGETHER_BYTES, _TOGETHER_ROWS = 8 << 20, 4096  # whose checksums are computed at once
 _MAX_RECORD = 1 << 30
 
 
-def tables(source: Source, types: Types, errors: Errors, _text: TextFormat) -> Iterator[tuple[int, pa.Table]]:
+def tables(source: Source, types: Types, errors: Errors, text: TextFormat) -> Iterator[tuple[int, pa.Table]]:
     """The rows. A record whose checksum is wrong is a bad row; a wrong length ends the reading."""
-    return tables_of(source.name, _rows(source, types, errors), types, errors)
+    return tables_of(source.name, _rows(source, types, errors), types, errors, text)
 
 
 def _rows(source: Source, types: Types, errors: Errors) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from input_pipeline.fit import split_lists
+from input_pipeline.readers.text_values import split_texts
 from input_pipeline.starter.columns import Column
 from input_pipeline.starter.leaks import leak_by_auc, leak_by_name
 from input_pipeline.starter.roles import Roles, side_by_name
@@ -161,11 +161,16 @@ def _short(value: float) -> float:
     return float(f"{value:.3g}")
 
 
+def separator_of(texts: pa.Array) -> str:
+    """The separator that most of the texts have."""
+    return max("|,;^ ", key=lambda s: pc.sum(pc.match_substring(texts, s)).as_py() or 0)
+
+
 def _as_lists(column: Column) -> Column | None:
     """A column of text as lists, if it seems to be that: many texts made of few others."""
     if column.distinct <= _MAX_VOCABULARY:
         return None
-    lists = Column(column.name, split_lists(column.array))
+    lists = Column(column.name, split_texts(column.array, separator_of(column.array), False))
     elements = lists.elements[1]
     several = (lists.lengths > 1).sum() > 0.05 * (lists.lengths > 0).sum()
     return lists if several and 2 * len(elements.unique()) < column.distinct else None

@@ -11,7 +11,7 @@ import pyarrow as pa
 from input_pipeline.fit import EVERY_ROW, OTHER, ROW_NUMBER
 from input_pipeline.readers import STRICT, Errors, ReadError
 from input_pipeline.starter.columns import columns_of, quoted
-from input_pipeline.starter.kinds import Features, features_of
+from input_pipeline.starter.kinds import Features, features_of, separator_of
 from input_pipeline.starter.roles import Outcome, Roles, roles_of
 from input_pipeline.starter.sample import Sample, take_sample
 from tt_jax.schema import TOWERS, DType, Feature, Schema, Task
@@ -182,8 +182,11 @@ def _rest(schema: Schema, sample: Sample, roles: Roles, out: Path) -> str:
     names = [n for n in ("request_id", "user_id", "time") if getattr(schema, n)]
     ids = "".join(f"    {n}={quoted(getattr(schema, n))},\n" for n in names)
     ad_id = "logs.ROW_NUMBER,  # no column is the ad's id" if schema.ad_id == ROW_NUMBER else f"{quoted(schema.ad_id)},"
+    texts = {f.name: sample.table.column(f.name) for f in schema.features if f.kind not in ("categorical", "numeric")}
+    separators = {n: separator_of(c) for n, c in texts.items() if pa.types.is_string(c.type)}
     return f'''SPLIT = logs.{roles.split}  # {roles.split_reason}
 JOINS = {{{joins}{chr(10) if joins else ""}}}  # files beside the log: the column by which their rows are looked up
+TEXT = logs.TextFormat(separators={separators!r})  # what separates the elements of lists written as text
 
 SCHEMA = Schema(
     name="{schema.name}",
@@ -202,7 +205,7 @@ def schema(_source=None):
 
 
 def read(source, errors=logs.STRICT, parts=None):
-    return logs.read_logs(source, SCHEMA, SPLIT, JOINS, errors, parts)
+    return logs.read_logs(source, SCHEMA, SPLIT, JOINS, errors, parts, TEXT)
 
 
 def parts(source):
@@ -211,7 +214,7 @@ def parts(source):
 
 
 def ads(source):
-    return logs.ads_of_logs(source, SCHEMA, JOINS)
+    return logs.ads_of_logs(source, SCHEMA, JOINS, TEXT)
 
 
 def get_config(_arg: str = "") -> ConfigDict:

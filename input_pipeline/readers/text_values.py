@@ -1,0 +1,120 @@
+"""Values written as text: numbers, whole numbers, lists."""
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions on import)
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+NO_NUMBER = ("", "NULL", "null", "NaN", "nan")  # of a number, whatever `TextFormat.missing` says
+_WHOLE = re.compile(r"(-?\d+)(\.0+)?")
+_TRUTH = {"true": 1.0, "false": 0.0}
+
+
+def numbers_of_text(texts: pa.Array) -> tuple[pa.Array, dict[int, str]]:
+    """float64; `true` and `false` are 1 and 0."""
+    texts = _of_numbers(texts)
+    try:
+        return texts.cast(pa.float64()), {}
+    except pa.ArrowInvalid:
+        return _by_distinct(texts, pa.float64(), _number)
+
+
+def whole_numbers_of_text(texts: pa.Array, to: pa.DataType) -> tuple[pa.Array, dict[int, str]]:
+    """int64 or uint64; a fraction of zeros does not count, as in `7.0`."""
+    texts = _of_numbers(texts)
+    if not (pc.any(pc.match_substring(texts, "x")).as_py() or pc.any(pc.match_substring(texts, "X")).as_py()):
+        try:
+            return texts.cast(to), {}
+        except pa.ArrowInvalid:
+            pass
+    lowest, highest = (0, 2**64) if to == pa.uint64() else (-(2**63), 2**63)
+
+    def whole(text: str) -> int:
+        match = _WHOLE.fullmatch(text)
+        if match is None or not lowest <= (value := int(match[1])) < highest or (match[2] and abs(value) >= 2**53):
+            raise ValueError
+        return value
+
+    return _by_distinct(texts, to, whole)
+
+
+def _of_numbers(texts: pa.Array) -> pa.Array:
+    """Without spaces around them, null where there is no number."""
+    texts = pc.utf8_trim_whitespace(texts)
+    return pc.if_else(pc.is_in(texts, pa.array(NO_NUMBER)), None, texts)
+
+
+def _number(text: str) -> float:
+    found = _TRUTH.get(text.lower())
+    return pa.scalar(text).cast(pa.float64()).as_py() if found is None else found
+
+
+def _by_distinct(texts: pa.Array, to: pa.DataType, value_of: Callable[[str], Any]) -> tuple[pa.Array, dict[int, str]]:
+    """By a function of each text, which raises ValueError where it does not fit; called once for equal texts."""
+    codes = texts.dictionary_encode()
+    values, bad = [], set()
+    for code, text in enumerate(codes.dictionary.to_pylist()):
+        try:
+            values.append(value_of(text))
+        except ValueError:
+            values.append(None)
+            bad.add(code)
+    rows = np.flatnonzero(np.isin(pc.fill_null(codes.indices, -1).to_numpy(), list(bad)))
+    wrong = {int(i): f"expected {to}, got {texts[int(i)].as_py()!r}" for i in rows}
+    return pa.array(values, to).take(codes.indices), wrong
+
+
+def truth_of_text(texts: pa.Array) -> tuple[pa.Array, dict[int, str]]:
+    """bool."""
+    texts = _of_numbers(texts)
+    try:
+        return texts.cast(pa.bool_()), {}
+    except pa.ArrowInvalid:
+        return _by_distinct(texts, pa.bool_(), lambda text: pa.scalar(text).cast(pa.bool_()).as_py())
+
+
+def split_texts(texts: pa.Array, separator: str, numbers: bool) -> pa.Array:
+    """Lists of what is between the separators, byte for byte; an empty text is null.
+
+    Of numbers, brackets and spaces around them do not count, nor what is empty between two spaces.
+    """
+    if numbers:
+        texts = pc.utf8_trim(texts, "[](){} \t\r\n")
+        if separator.isspace():
+            texts = pc.replace_substring_regex(texts, r"\s+", separator)
+    texts = pc.if_else(pc.equal(texts, ""), None, texts)
+    return pc.split_pattern(texts, separator)
+
+
+def read_json_lists(texts: list[str | None], column: str) -> tuple[list[list[Any] | None], dict[int, str]]:
+    """JSON arrays, or lists as Python prints them; an empty text is None."""
+    decode, lists, wrong = msgspec.json.Decoder(list).decode, [], {}
+    for i, text in enumerate(texts):
+        try:
+            lists.append(decode(text) if text else None)
+        except (msgspec.DecodeError, RecursionError):
+            lists.append(_python_list(text or ""))
+            if lists[-1] is None:
+                declare = f'TextFormat(separators={{"{column}": "|"}})'
+                wrong[i] = f"expected a JSON array, got {text!r}; if {declare} or the like fits, declare it"
+    return lists, wrong
+
+
+def _python_list(text: str) -> list[Any] | None:
+    """A list as Python prints it: `['a', "it's"]`."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return found if isinstance(found, list) else None
