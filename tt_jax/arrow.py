@@ -23,7 +23,7 @@ def plain(array: Any) -> Any:
     if isinstance(t, pa.BaseExtensionType):
         return plain(array.storage)
     if pa.types.is_run_end_encoded(t):
-        return plain(pc.run_end_decode(array))
+        return plain(pc.run_end_decode(array))  # pyright: ignore[reportAttributeAccessIssue]
     if pa.types.is_string_view(t) or pa.types.is_large_string(t):
         return array.cast(pa.string())
     if pa.types.is_binary_view(t) or pa.types.is_large_binary(t):
