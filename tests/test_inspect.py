@@ -176,7 +176,7 @@ def test_a_column_that_comes_goes_or_changes_is_told_and_counted() -> None:
     for columns, message in (
         ({"clik": [1], "surface": ["a"], "time": [1]}, "train.parquet: no column 'click'; did you mean 'clik'?"),
         ({"click": ["yes"], "surface": ["a"], "time": [1]}, "train.parquet: column 'click': expected numbers"),
-        ({"click": [1], "surface": ["a"], "time": ["noon"]}, "train.parquet: column 'time': expected times"),
+        ({"click": [1], "surface": ["a"], "time": ["noon"]}, "train.parquet: row 0: column 'time': expected a time, "),
     ):
         with pytest.raises(ReadError, match=message.replace("?", r"\?")):
             survey([chunk("train", columns)], RAW)

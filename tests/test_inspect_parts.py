@@ -12,10 +12,12 @@ import scipy.stats
 import sklearn.metrics
 
 from input_pipeline.inspect import figures
-from input_pipeline.inspect.labels import days_of
+from input_pipeline.inspect.roles import Roles
 from input_pipeline.inspect.sketches import Distinct, Frequent, RowSample
+from input_pipeline.inspect.survey import Survey
 from input_pipeline.inspect.texts import text_keys
 from input_pipeline.inspect.values import row_keys, shown, values_of
+from input_pipeline.readers import Chunk
 from tt_jax.hashing import hashed_rows, table_seed
 
 
@@ -184,8 +186,9 @@ def test_a_time_of_any_unit_is_its_day() -> None:
     day = np.datetime64("2024-02-29", "D")
     us = int((day + np.timedelta64(1, "D")).astype("M8[us]").astype(np.int64)) - 1_000_000
     for value in (us, us // 10**3, us // 10**6, us * 10**3, us / 1e6, 20_240_229, day.item()):
-        days, valid = days_of(values_of(pa.chunked_array([pa.array([value, None])])))
-        assert (days[0], valid.tolist()) == (day.astype(np.int64), [True, False]), value
+        found = Survey(Roles({}, {}, time="when"))
+        found.add(Chunk("all", "f", 0, pa.table({"when": [value, None]})))
+        assert found.counted().labels.keys() == {("all", int(day.astype(np.int64)), ""), ("all", None, "")}, value
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------

@@ -214,6 +214,6 @@ def test_workers_tell_and_raise_as_here(on_ray: OnRay, tmp_path: Path, capsys: p
     for runner in (Local(), on_ray):
         with pytest.raises(ReadError, match="1 file cannot be read"):
             list(surveys_of(Log(str(tmp_path)), Roles({}, {}), runner))
-    assert sum(s.rows for s in surveys_of(Log(str(tmp_path), skip_unknown=True), Roles({}, {}), on_ray)) == 4
+    assert sum(s.rows for s in surveys_of(Log(str(tmp_path), errors=SkipUnknown()), Roles({}, {}), on_ray)) == 4
     err = capsys.readouterr().err
     assert f"{tmp_path}: column number 1 has no name; it is left out\n" in err

@@ -15,12 +15,8 @@ from input_pipeline.readers import ReadError
 UNDATED, REST = None, "(others)"
 Group = tuple[str, int | None, str]
 _NUMBERS: tuple[Kind, ...] = ("int", "bool", "float", "none")
-_TIMES: tuple[Kind, ...] = ("int", "float", "time", "none")
 _NO_DAY = -(2**40)
 _DAY_US = 86_400_000_000
-# Times as integers, by size: dates as 20240131, else seconds, milliseconds, microseconds or nanoseconds since 1970.
-_DATES = (19_700_101, 21_001_231)
-_UNITS = ((1e11, 1e6), (1e14, 1e3), (1e17, 1.0), (np.inf, 1e-3))
 
 
 class LabelCounts:
@@ -38,7 +34,7 @@ class LabelCounts:
         self._scenarios: set[str] = set()
 
     def add(self, split: str, file: str, table: pa.Table, columns: Mapping[str, Values]) -> None:
-        """Adds rows. Raises `ReadError` where a label or the time is none."""
+        """Adds rows. Raises `ReadError` where a label is none."""
         for group, found in self._groups(split, file, table, columns):
             self._add(group, found)
 
@@ -65,7 +61,7 @@ class LabelCounts:
         """The counts of each group of the rows, by day and scenario."""
         rows = table.num_rows
         parts = self._parts(file, columns, rows)
-        days, dated = self._days_of(file, columns, rows)
+        days, dated = self._days_of(columns, rows)
         scenario, names = self._scenarios_of(table)
         of_day = pa.array(np.where(dated, days, _NO_DAY)).dictionary_encode()
         group = of_day.indices.to_numpy().astype(np.int64) * len(names) + scenario
@@ -87,12 +83,10 @@ class LabelCounts:
             parts += [counts, np.where(counts, y, 0)]
         return parts
 
-    def _days_of(self, file: str, columns: Mapping[str, Values], rows: int) -> tuple[np.ndarray, np.ndarray]:
+    def _days_of(self, columns: Mapping[str, Values], rows: int) -> tuple[np.ndarray, np.ndarray]:
         name = self._roles.time
         if name is None:
             return np.zeros(rows, np.int64), np.zeros(rows, bool)
-        if columns[name].lengths is not None or columns[name].kind not in _TIMES:
-            raise ReadError(f"{file}: column {name!r}: expected times: a timestamp, date or Unix time")
         return days_of(columns[name])
 
     def _scenarios_of(self, table: pa.Table) -> tuple[np.ndarray, list[str]]:
@@ -115,18 +109,6 @@ def label_of(label: Values, mask: Values | None) -> tuple[np.ndarray, np.ndarray
     return numbers_of(label.kind, label.keys), counts
 
 
-def days_of(values: Values) -> tuple[np.ndarray, np.ndarray]:
+def days_of(times: Values) -> tuple[np.ndarray, np.ndarray]:
     """Days since 1970 in UTC, int64 `[n]`, and where there is one."""
-    numbers = np.where(values.valid, numbers_of(values.kind, values.keys), 0.0)
-    valid = values.valid & (np.abs(numbers) < 2**62)
-    us = np.where(valid, numbers, 0.0)
-    if values.kind != "time":
-        size = np.abs(us)
-        us = us * np.select([size < limit for limit, _ in _UNITS], [scale for _, scale in _UNITS])
-    days = np.floor(us / _DAY_US).astype(np.int64)
-    written = valid & (values.kind == "int") & (numbers >= _DATES[0]) & (numbers <= _DATES[1])
-    if written.any():
-        dates = numbers[written].astype(np.int64)
-        months = (dates // 10_000 - 1970) * 12 + dates // 100 % 100 - 1
-        days[written] = months.astype("M8[M]").astype("M8[D]").astype(np.int64) + dates % 100 - 1
-    return days, valid
+    return np.where(times.valid, times.keys.view(np.int64), 0) // _DAY_US, times.valid

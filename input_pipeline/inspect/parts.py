@@ -13,7 +13,7 @@ from typing import Any
 from input_pipeline import recipes
 from input_pipeline.inspect.roles import Roles
 from input_pipeline.inspect.survey import Survey, raw_chunks, survey
-from input_pipeline.readers import STRICT, Chunk, Errors, SkipUnknown, list_files, read
+from input_pipeline.readers import PLAIN, STRICT, Chunk, Errors, TextFormat, list_files, read
 from input_pipeline.runner import Runner, groups_of
 
 SPLITS = ("train", "valid", "eval", "test", "dev", "holdout")  # names of files of a raw log that make a split
@@ -23,32 +23,38 @@ Told = Callable[[Iterable[Chunk]], Iterator[Chunk]]
 
 @dataclass(frozen=True)
 class Log:
-    """What is inspected: anything that `read` reads, or the source of a recipe. Can be sent to workers."""
+    """What is inspected: anything that `read` reads, or the source of a recipe. Can be sent to workers.
+
+    Attributes:
+      data: the source.
+      recipe: its name; None of a raw log.
+      errors: what becomes of rows and files that cannot be read.
+      text: how a raw log writes values as text; a recipe knows that of its own.
+      load: a recipe's module, by its name.
+    """
 
     data: str
     recipe: str | None = None
-    skip_unknown: bool = False
+    errors: Errors = STRICT
+    text: TextFormat = PLAIN
+    load: Callable[[str], Any] = recipes.load
 
     def parts(self) -> list[list[str] | None]:
         """Files, in the order of reading; of a log that is only read as a whole, None."""
         return groups_of(self._files(), PARTS)
 
-    @property
-    def _errors(self) -> Errors:
-        return SkipUnknown() if self.skip_unknown else STRICT
-
     def _files(self) -> list[str] | None:
         if self.recipe is None:
-            return None if self.data.startswith("tfds:") else list_files(self.data, self._errors)
-        module: Any = recipes.load(self.recipe)
+            return None if self.data.startswith("tfds:") else list_files(self.data, self.errors)
+        module = self.load(self.recipe)
         return module.parts(self.data) if hasattr(module, "parts") else None
 
     def chunks(self, part: list[str] | None) -> Iterable[Chunk]:
         """The rows of a part; of None, all."""
         if self.recipe is None:
-            return raw_chunks(read(self.data, errors=self._errors, parts=part), SPLITS)
-        module: Any = recipes.load(self.recipe)
-        return module.read(self.data, errors=self._errors, **({} if part is None else {"parts": part}))
+            return raw_chunks(read(self.data, errors=self.errors, parts=part, text=self.text), SPLITS)
+        module = self.load(self.recipe)
+        return module.read(self.data, errors=self.errors, **({} if part is None else {"parts": part}))
 
 
 def surveys(log: Log, roles: Roles, runner: Runner, told: Told = iter) -> Iterator[Survey]:

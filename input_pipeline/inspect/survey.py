@@ -11,12 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from input_pipeline.fit import column_of
 from input_pipeline.inspect.column import Bounds
 from input_pipeline.inspect.labels import Group, LabelCounts
 from input_pipeline.inspect.roles import Roles
 from input_pipeline.inspect.split import Column, Place, Split, SplitStats
 from input_pipeline.inspect.values import row_keys, values_of
 from input_pipeline.readers import Chunk, ReadError
+from input_pipeline.readers.labels import Comparison
+from input_pipeline.times import times, unix_ms
 from tt_jax.hashing import hash_string
 from tt_jax.strict_json import nearest
 
@@ -68,10 +71,11 @@ class Survey:
 
     def add(self, chunk: Chunk) -> None:
         """Adds the rows of a chunk. Raises `ReadError` where a column with a role is not there or not of its kind."""
-        table, rows = _flattened(chunk.table), chunk.table.num_rows
+        table, rows = _with_labels(_flattened(chunk.table), self._roles, chunk.file), chunk.table.num_rows
         for name in self._roles.named:
             if name not in table.column_names:
                 raise ReadError(f"{chunk.file}: no column {name!r}{nearest(name, table.column_names)}")
+        table = _with_times(table, self._roles.time, chunk)
         place = self._part, self._chunks, chunk.file
         self._chunks += 1
         columns = {name: values_of(table.column(name)) for name in table.column_names}
@@ -156,6 +160,24 @@ def raw_chunks(tables: Iterable[tuple[str, int, pa.Table]], known: Sequence[str]
         stem = file.rsplit("/", 1)[-1].lower()
         names = [name for name in known if stem.startswith(name)]
         yield Chunk((*folders, *names, "all")[0], file, first_row, table)
+
+
+def _with_labels(table: pa.Table, roles: Roles, file: str) -> pa.Table:
+    """With a column for each label that compares another one, as `rating>=4`."""
+    for label in roles.labels.values():
+        compared = Comparison.of(label, table.column_names)
+        if compared is not None and compared.column in table.column_names:
+            holds = compared.holds(column_of(table, compared.column, file), file)
+            table = table.append_column(label, holds.cast(pa.int8()))
+    return table
+
+
+def _with_times(table: pa.Table, name: str | None, chunk: Chunk) -> pa.Table:
+    """With the time, in whatever spelling, as timestamps."""
+    if name is None:
+        return table
+    when = unix_ms(times(column_of(table, name, chunk.file), name, chunk.file, chunk.first_row))
+    return table.set_column(table.column_names.index(name), name, when.cast(pa.timestamp("ms")))
 
 
 def _flattened(table: pa.Table) -> pa.Table:

@@ -6,9 +6,11 @@ import argparse
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tt_jax.cli.recipe import load_recipe
 from tt_jax.cli.runner import add_runner_arguments, add_skip_unknown, runner_of
 
 EXAMPLE = """  tt-jax inspect --data=data/kuairand_pure --recipe=kuairand --out=inspected
@@ -24,14 +26,24 @@ _PROGRESS_S = 10.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="file, glob or directory of a raw log; of a recipe its source")
-    parser.add_argument("--recipe", help="adworld, census or kuairand: the log as it would be prepared")
+    parser.add_argument(
+        "--recipe", help="adworld, census, kuairand, or a Python file of your own: the log as it would be prepared"
+    )
     parser.add_argument("--out", type=Path, help="directory for inspect.json and inspect.html")
-    parser.add_argument("--labels", default="", help="label columns of a raw log, as `a,b`; each is a task")
+    parser.add_argument(
+        "--labels", default="", help="labels of a raw log, columns or comparisons, as `clicked,rating>=4`"
+    )
     parser.add_argument("--scenario", default="", help="scenario column of a raw log")
     parser.add_argument(
         "--time",
         default="",
-        help="time column of a raw log: timestamp, date, 20240131 or Unix time; drift is then told of one split too",
+        help="time column of a raw log, in any spelling; drift is then told of one split too",
+    )
+    parser.add_argument(
+        "--delimiter", default="", help="between the cells of a raw log's CSV: `;`, `|`, tab, ...; default: by its name"
+    )
+    parser.add_argument(
+        "--missing", default="", metavar="A,B", help="cells of a raw log that stand for a missing value, as `NA,-`"
     )
     add_skip_unknown(parser)
     add_runner_arguments(parser)
@@ -41,11 +53,14 @@ def run(args: argparse.Namespace) -> int:
     """Prints the columns and what deserves a look; writes JSON and HTML."""
     from input_pipeline.inspect.parts import Log, merged, surveys
     from input_pipeline.inspect.report import report_of
+    from input_pipeline.readers import STRICT, SkipUnknown
     from tt_jax.publish import write_json
 
     if args.out:
         _page_maker()  # what it needs is missed before the work, not after it
-    log, roles, progress = Log(args.data, args.recipe, args.skip_unknown), _roles(args), _Progress()
+    roles, progress = _roles(args), _Progress()
+    errors = SkipUnknown() if args.skip_unknown else STRICT
+    log = Log(args.data, args.recipe, errors, _text(args), partial(load_recipe, verb="inspect"))
     with runner_of(args) as runner:
         if args.runner == "ray":
             found = merged(progress.of_surveys(surveys(log, roles, runner)), roles)
@@ -66,17 +81,28 @@ def run(args: argparse.Namespace) -> int:
 
 def _roles(args: argparse.Namespace) -> Any:
     """The roles of the columns."""
-    from input_pipeline import recipes
     from input_pipeline.inspect.roles import Roles
 
     if args.recipe is None:
         labels = {name: name for name in args.labels.split(",") if name}
         return Roles(labels, {}, args.scenario or None, args.time or None)
-    for flag in ("labels", "scenario", "time"):
+    for flag in ("labels", "scenario", "time", "delimiter", "missing"):
         if getattr(args, flag):
             raise ValueError(f"--{flag}: the recipe {args.recipe} has its own")
-    recipe: Any = recipes.load(args.recipe)
-    return Roles.of(recipe.schema(args.data))
+    return Roles.of(load_recipe(args.recipe, "inspect").schema(args.data))
+
+
+def _text(args: argparse.Namespace) -> Any:
+    """How the log writes values as text."""
+    from input_pipeline.readers import TextFormat
+
+    try:
+        written = {"tab": "\t", "\\t": "\t", "space": " "}
+        return TextFormat(
+            written.get(args.delimiter) or args.delimiter, tuple(text for text in args.missing.split(",") if text)
+        )
+    except ValueError as e:
+        raise ValueError(f"--{e}") from None
 
 
 class _Progress:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tt_jax.cli.recipe import load_recipe
 from tt_jax.cli.runner import add_runner_arguments, add_skip_unknown, runner_of
 
 EXAMPLE = """  tt-jax prepare kuairand --source=data/kuairand_pure --out=prepared/kuairand
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from input_pipeline.vocabulary import learns, take_vocabularies
     from tt_jax.publish import require_absent
 
-    recipe = _load(args.recipe)
+    recipe = load_recipe(args.recipe)
     if args.source is None and args.recipe != SIMULATED:
         raise ValueError(f"prepare {args.recipe}: expected --source, the raw logs")
     require_absent(args.out)  # before the work, not after it
@@ -86,7 +86,7 @@ class Reading:
 
         errors = SkipUnknown(errors) if self.skip_unknown else errors
         chosen = self.chosen if parts is None else {**self.chosen, "parts": parts}
-        return _load(self.recipe).read(self.source, errors=errors, **chosen)
+        return load_recipe(self.recipe).read(self.source, errors=errors, **chosen)
 
 
 def _streaming(args: argparse.Namespace, recipe: Any, schema: Any, reading: Reading, documents: Any, _: Any) -> Any:
@@ -125,22 +125,6 @@ def _days(args: argparse.Namespace) -> range:
     if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) < int(first):
         raise ValueError(f"--days={args.days}: expected a day, or FIRST-LAST")
     return range(int(first), int(last or first) + 1)
-
-
-def _load(name: str) -> Any:
-    """The module of a recipe, by name or file."""
-    from input_pipeline import recipes
-    from tt_jax.cli.python_file import load_python
-
-    if not name.endswith(".py"):
-        return recipes.load(name)
-    module = load_python(name, "tt_jax_recipe", f"prepare {name}", ValueError)
-    for function in ("schema", "read", "ads"):
-        if not callable(getattr(module, function, None)):
-            raise ValueError(f"prepare {name}: expected a function {function}(source) in it")
-    if "errors" not in inspect.signature(module.read).parameters:
-        raise ValueError(f"prepare {name}: expected read(source, errors), got read{inspect.signature(module.read)}")
-    return module
 
 
 def print_counts(manifest: Any) -> None:
