@@ -24,7 +24,6 @@ from serving.docs import RankOperation, openapi_config
 from serving.door import Door
 from serving.errors import ERRORS, explain
 from serving.load import Load
-from serving.log_events import log_event
 from serving.messages import BatchAnswer, ErrorAnswer, FeatureInfo, Limits, ModelAnswer, RankAnswer
 from serving.rank import RANK, Rank
 from serving.request_log import LogSettings, RequestLog
@@ -240,7 +239,6 @@ def run(
     work then, so end the process with `os._exit`.
     """
     load, started = load or Load(), time.monotonic()
-    log_event("load", outcome="started", bundle=bundle, index=index)
     allow_many_connections()
     with bound(host, port) as listener:  # before the seconds that loading takes
         app = create_app(  # no name for the scorer: it would be kept when another takes its place

@@ -160,8 +160,8 @@ def on_ray() -> Iterator[OnRay]:
     cluster.__exit__()
 
 
-@pytest.fixture
-def logging_as_before() -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
     """Puts back what `serving.log_events.configure` sets for a whole process."""
     root, ours, hook = logging.getLogger(), logging.getLogger("serving"), threading.excepthook
     handlers, levels = root.handlers[:], (root.level, ours.level)

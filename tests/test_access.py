@@ -187,7 +187,6 @@ def _status(server: ServingProcess, *tokens: str) -> list[int]:
     return [httpx.get(f"{server.url}/v1/model", headers=h, timeout=60).status_code for h in headers]
 
 
-@pytest.mark.usefixtures("logging_as_before")
 def test_a_warning_where_everybody_may(
     tmp_path: Path, token_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

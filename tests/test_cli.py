@@ -63,6 +63,7 @@ def test_a_verb_starts_anew_with_huge_pages_once(monkeypatch: pytest.MonkeyPatch
         raise Started(program, arguments, os.environ["GLIBC_TUNABLES"])
 
     monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setattr("tt_jax.cli.main.end_at_once", lambda _: None)  # signals are those of the tests here
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(sys, "argv", ["tt-jax", "export"])
     monkeypatch.setattr(sys, "orig_argv", ["python3", "-W", "error", "/bin/tt-jax", "export"])

@@ -17,9 +17,6 @@ from serving.log_events import RefusedClients, address, configure, log_event
 NASTY = 'a "quoted" = line\nwith\u2028breaks, \udc80 and \x1b[31m'
 
 
-pytestmark = pytest.mark.usefixtures("logging_as_before")
-
-
 def some_events() -> None:
     log_event("load", outcome="done", path=Path("/a b"), ads=3, journal=None)
     log_event("odd", logging.WARNING, reason=NASTY)

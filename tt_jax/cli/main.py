@@ -6,11 +6,13 @@ import argparse
 import importlib
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
+from tt_jax.cli.signals import end_at_once, exec_anew
 from tt_jax.strict_json import nearest
 
 VERBS = {
@@ -33,11 +35,18 @@ VERBS = {
     "skew": "what ad vectors of earlier checkpoints cost: how stale an index may be",
 }
 USAGE_ERROR = 2
+_ENDS = {signal.SIGTERM: 128 + signal.SIGTERM}
+_SERVE_ENDS = {signal.SIGTERM: 0, signal.SIGINT: 0}
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs a verb and exits: 0 done, 2 bad input, told in one line on stderr. TT_JAX_TRACEBACK=1 shows where."""
+    """Runs a verb and exits: 0 done, 2 bad input, told in one line on stderr. TT_JAX_TRACEBACK=1 shows where.
+
+    SIGTERM ends it at once, with 143, unless the verb handles it; `serve` ends with 0, as after a drain.
+    """
+    if argv is None:
+        end_at_once(_SERVE_ENDS if sys.argv[1:2] == ["serve"] else _ENDS)
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
@@ -82,7 +91,7 @@ def _ask_for_huge_pages() -> None:
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = HUGE_PAGES
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        exec_anew(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 class _Parser(argparse.ArgumentParser):
