@@ -164,7 +164,7 @@ def _tables(
     types = {"bid": pa.float64(), **arrow_types(schema)}
     sides = [read_side(source, pattern, key, text, types) for pattern, key in joins.items()]
     for file, first_row, table in read(source, types, errors, parts, dictionaries=True, text=text):
-        if not _is_side(file, joins):
+        if table.num_rows and not _is_side(file, joins):  # an empty part need not have all columns
             for side in sides:
                 table = join(table, side, file)
             yield file, first_row, table, fit(schema, table, file, first_row)

@@ -4,29 +4,45 @@
 
 from __future__ import annotations
 
-import re
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from input_pipeline.starter.words import words_of
+
 _MIN_PAIRS = 50  # fewer pairs of rows of the same ad or user say nothing
 _BINS = 64
+MAX_COUNTED = 64  # values of a column whose rows are counted in the whole log
 
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """A column of n rows. Decimals are floats, booleans integers, and a dictionary is what it stands for."""
+    """A column of n rows. Decimals are floats, booleans integers, and a dictionary is what it stands for.
+
+    Attributes:
+      name: as it is in the logs.
+      array: the values of the sampled rows.
+      counts: value -> rows that have it in the whole log, nulls and NaN left out; None if there are many values.
+      rows: of the whole log.
+      is_joined: whether it comes from a table beside the log.
+    """
 
     name: str
     array: pa.Array
+    counts: Mapping[Any, int] | None = None
+    rows: int = 0
+    is_joined: bool = False
 
-    @property
+    @cached_property
     def words(self) -> tuple[str, ...]:
         """Those of the name: `isLongView_2` is `is long view 2`."""
-        return tuple(re.findall(r"[a-z]+|[0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.name).lower()))
+        return words_of(self.name)
 
     @property
     def is_text(self) -> bool:
@@ -63,6 +79,8 @@ class Column:
         """Whether they are whole numbers, perhaps stored as floats."""
         if self.is_int or self.numbers is None:
             return self.is_int
+        if self.counts is not None:
+            return all(v == np.floor(v) and abs(v) < 2**53 for v in self.counts)
         known = self.numbers[~np.isnan(self.numbers)]
         return bool((known == np.floor(known)).all() and (np.abs(known) < 2**53).all())
 
@@ -101,12 +119,14 @@ class Column:
 
     @cached_property
     def distinct(self) -> int:
-        """How many values there are, nulls apart."""
-        return len(np.unique(self.codes[self.codes >= 0]))
+        """How many values there are, nulls apart: in the whole log if they were counted there, else in the sample."""
+        return len(np.unique(self.codes[self.codes >= 0])) if self.counts is None else len(self.counts)
 
     @cached_property
     def missing(self) -> float:
-        """Share of the rows without a value."""
+        """Share of the rows without a value, of the whole log if its values were counted there."""
+        if self.counts is not None and self.rows:
+            return 1 - sum(self.counts.values()) / self.rows
         return float((self.codes < 0).mean())
 
     @cached_property
@@ -120,12 +140,13 @@ class Column:
 
     def values(self) -> list[int | str]:
         """The distinct values, sorted; whole numbers as integers."""
-        found = self.array.unique().drop_null().to_pylist()
+        found = self.array.unique().drop_null().to_pylist() if self.counts is None else self.counts
         return sorted(found if self.numbers is None else {int(v) for v in found if np.isfinite(v)})
 
-    def depends_on(self, group: np.ndarray | None) -> float | None:
+    def depends_on(self, group: np.ndarray | None, exactly: bool = False) -> float | None:
         """How much of the column a group of rows has in common: 1 if all rows of a group agree, about 0 if they agree
-        no more than any rows. None if there are too few rows of the same group. `group`: int [n], -1 = none."""
+        no more than any rows; numbers may be near unless `exactly`. None if there are too few rows of the same group.
+        `group`: int [n], -1 = none."""
         if group is None:
             return None
         order = np.argsort(group, kind="stable")
@@ -136,7 +157,7 @@ class Column:
         a, b = self.codes[one[pairs]], self.codes[next_[pairs]]
         chance = float(((np.bincount(self.codes + 1) / len(self.codes)) ** 2).sum())
         found = ((a == b).mean() - chance) / (1 - chance) if chance < 1 else 1.0
-        if self.numbers is not None and (variance := float(self.codes.var())):
+        if self.numbers is not None and not exactly and (variance := float(self.codes.var())):
             found = max(found, 1 - float(((a - b).astype(float) ** 2).mean()) / (2 * variance))
         return float(found)
 
@@ -147,8 +168,27 @@ def quoted(text: str) -> str:
     return f'"{text}"' if plain == f"'{text}'" and '"' not in text else plain
 
 
-def columns_of(table: pa.Table) -> dict[str, Column]:
-    """The columns of a sample, by name."""
+def values_counted(array: pa.Array | pa.ChunkedArray, before: Mapping[Any, int] | None = None) -> dict[Any, int] | None:
+    """Value -> rows, those of `before` added, no "", NaN or infinity; None if there are more than `MAX_COUNTED`."""
+    t = array.type
+    if pa.types.is_nested(t) or pa.types.is_temporal(t) or pa.types.is_decimal(t) or pa.types.is_binary(t):
+        return None
+    found = array.value_counts()
+    if len(found) > MAX_COUNTED + 2:  # a null, a NaN
+        return None
+    counts = dict(before or {})
+    for pair in found.to_pylist():
+        value = int(pair["values"]) if isinstance(pair["values"], bool) else pair["values"]
+        if value is not None and (value != "" if isinstance(value, str) else math.isfinite(value)):
+            counts[value] = counts.get(value, 0) + pair["counts"]
+    return counts if len(counts) <= MAX_COUNTED else None
+
+
+def columns_of(
+    table: pa.Table, counts: Mapping[str, Mapping[Any, int] | None] | None = None, rows: int = 0
+) -> dict[str, Column]:
+    """The columns of a sample, by name. `counts`, `rows`: see `Column`; of a column joined to the log it has none."""
+    counts = counts or {}
     found = {}
     for name in table.column_names:
         array = table.column(name).combine_chunks()
@@ -158,5 +198,8 @@ def columns_of(table: pa.Table) -> dict[str, Column]:
             array = array.cast(pa.int8())
         if pa.types.is_decimal(array.type):
             array = array.cast(pa.float64())
-        found[name] = Column(name, array)
+        if name in counts:
+            found[name] = Column(name, array, counts[name], rows)
+        else:
+            found[name] = Column(name, array, values_counted(array), len(array), is_joined=True)
     return found

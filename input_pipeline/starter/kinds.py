@@ -11,31 +11,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from input_pipeline.readers.text_values import split_texts
+from input_pipeline.readers.text_types import types_of_texts
 from input_pipeline.starter.columns import Column
 from input_pipeline.starter.leaks import leak_by_auc, leak_by_name
-from input_pipeline.starter.roles import Roles, side_by_name
+from input_pipeline.starter.roles import Roles
+from input_pipeline.starter.texts import has_decimal_commas, lists_of
+from input_pipeline.starter.words import side_of
 from tt_jax.schema import TOWERS, DType, Feature, Tower, Transform
 
 DIM, SMALL_DIM = 16, 8
 _MAX_VOCABULARY = 24
 _MAX_SLOTS = 50
 _CATEGORY_WORDS = {
-    "id",
-    "code",
-    "type",
-    "category",
-    "recode",
-    "zip",
-    "zipcode",
-    "onehot",
-    "class",
-    "segment",
-    "version",
-}
+    "id", "code", "type", "category", "cat", "cate", "recode", "zip", "zipcode", "postcode", "onehot", "class",
+    "segment", "version", "region", "city", "country", "brand", "channel", "os", "model", "carrier", "browser", "store",
+    "seller",
+}  # fmt: skip
 _NUMBER_WORDS = {"age", "num", "number", "count", "days", "hours", "minutes", "seconds", "amount", "length", "len"}
 _HISTORY_WORDS = {"seq", "sequence", "history", "hist", "recent", "last", "past", "previous"}
 _SKEWED = 2.0
+_LARGEST = 1e100  # beyond it a variance is no float64
 _OF_A_GROUP = 0.5  # see `Column.depends_on`
 
 
@@ -71,7 +66,7 @@ def tower_of(column: Column, columns: Mapping[str, Column], roles: Roles) -> Tow
     """By the name, else of the ad if the rows of an ad have it in common, else of the query."""
     if column.name == roles.ad_id:
         return "ad"
-    by_name = side_by_name(column)
+    by_name = side_of(column.words)
     if column.name in (roles.user_id, roles.scenario) or by_name:
         return by_name or "query"
 
@@ -89,7 +84,19 @@ def _unusable(column: Column) -> str:
         return f"its type is {column.array.type}"
     if column.is_list and not len(column.elements[1]):
         return "its lists are empty"
+    if _may_be_rounded(column):
+        return "whole numbers of 2^53 and more, stored as floats, which may have been rounded: store them as integers"
+    if has_decimal_commas(column):
+        return "numbers with a decimal comma: write them with a point"
     return "the same in all rows" if column.distinct < 2 and not (column.distinct and column.missing) else ""
+
+
+def _may_be_rounded(column: Column) -> bool:
+    """Whether it seems to be of ids that are no integers by their type."""
+    if column.numbers is None or column.is_int:
+        return False
+    known = np.abs(column.numbers[~np.isnan(column.numbers)])
+    return bool(len(known) and (known == np.floor(known)).all() and np.median(known) >= 2**53 and known.max() < 2**64)
 
 
 def _scenario(column: Column, roles: Roles) -> tuple[Feature, str]:
@@ -101,8 +108,6 @@ def _feature(column: Column, tower: Tower, columns: Mapping[str, Column], roles:
     note = f", {column.missing:.0%} missing" if column.missing >= 0.005 else ""
     if column.is_list:
         made = _of_lists(column, tower, columns, roles)
-    elif column.is_text and (lists := _as_lists(column)):
-        made = _of_lists(lists, tower, columns, roles)
     elif column.is_text or _is_category(column, roles):
         made = _category(column, tower, roles)
     else:
@@ -115,14 +120,14 @@ def _is_category(column: Column, roles: Roles) -> bool:
         return True
     if column.distinct > 2 and _NUMBER_WORDS & set(column.words) and column.words[-1] != "range":
         return False
-    few = column.distinct <= _MAX_VOCABULARY
+    few = column.counts is not None and column.distinct <= _MAX_VOCABULARY
     return column.is_whole and (few or bool(_CATEGORY_WORDS & set(column.words)))
 
 
 def _category(column: Column, tower: Tower, roles: Roles) -> tuple[Feature, str] | str:
     dtype: DType = "string" if column.is_text else "int"
     an_id = column.name in (roles.user_id, roles.ad_id)
-    if column.distinct <= _MAX_VOCABULARY and not an_id:
+    if column.counts is not None and column.distinct <= _MAX_VOCABULARY and not an_id:
         vocabulary = tuple(column.values())
         return Feature(column.name, "categorical", tower, dtype, SMALL_DIM, vocabulary=vocabulary), ""
     if not an_id and column.distinct > 0.95 * (column.codes >= 0).sum():
@@ -139,7 +144,7 @@ def table_size(distinct: int) -> int:
 
 def _number(column: Column, tower: Tower) -> tuple[Feature, str]:
     assert column.numbers is not None
-    known = column.numbers[~np.isnan(column.numbers)]
+    known = np.clip(column.numbers[~np.isnan(column.numbers)], -_LARGEST, _LARGEST)
     transform: Transform = "none"
     if known.min() >= 0 and abs(_skewness(known)) > max(_SKEWED, abs(_skewness(np.log1p(known)))):
         transform = "log1p"
@@ -161,19 +166,12 @@ def _short(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def separator_of(texts: pa.Array) -> str:
-    """The separator that most of the texts have."""
-    return max("|,;^ ", key=lambda s: pc.sum(pc.match_substring(texts, s)).as_py() or 0)
-
-
-def _as_lists(column: Column) -> Column | None:
-    """A column of text as lists, if it seems to be that: many texts made of few others."""
-    if column.distinct <= _MAX_VOCABULARY:
-        return None
-    lists = Column(column.name, split_texts(column.array, separator_of(column.array), False))
-    elements = lists.elements[1]
-    several = (lists.lengths > 1).sum() > 0.05 * (lists.lengths > 0).sum()
-    return lists if several and 2 * len(elements.unique()) < column.distinct else None
+def as_lists(column: Column, separator: str) -> Column:
+    """A column of text as lists: of numbers if all elements are, else of text."""
+    texts = lists_of(column.array, separator, pa.string())[0]
+    of = types_of_texts([pa.record_batch({"elements": texts.flatten()})], ())["elements"]
+    of = of if of in (pa.int64(), pa.float64()) else pa.string()
+    return Column(column.name, lists_of(column.array, separator, of)[0])
 
 
 def _of_lists(column: Column, tower: Tower, columns: Mapping[str, Column], roles: Roles) -> tuple[Feature, str] | str:

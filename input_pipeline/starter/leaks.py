@@ -8,17 +8,20 @@ from collections.abc import Iterable
 import numpy as np
 
 from input_pipeline.starter.columns import Column
-from input_pipeline.starter.roles import Outcome
+from input_pipeline.starter.outcomes import Outcome
+from input_pipeline.starter.words import is_of_the_auction
 from tt_jax.metrics.ranking import auc
 
 ABSURD_AUC = 0.95
 _MIN_PER_CLASS = 20
 _PRIOR_ROWS = 4.0  # a value's rate is drawn to the mean of all by so many rows
 _AFTERWARDS = (
-    (r"(play|watch|stay|dwell|read|listen|view)_?(time|duration|seconds|ms|percent|ratio)", "is known only afterwards"),
+    (r"(play|watch|stay|dwell|read|listen|view)(ing|ed)?_?(time|duration|seconds|ms|percent|ratio|length)",
+     "is known only afterwards"),
+    (r"(click|conver|conversion|purchase|order|install|attribut|payment|transaction)\w*?_?(id|time|timestamp|ts|date|delay)$",
+     "is known only afterwards"),
     (r"^(cost|price|cpc|ecpm|paid|revenue|spend|payment|win_price|clearing_price)$", "comes out of the auction"),
-    (r"^(position|rank|slot_position|ad_position)$", "is decided after ranking"),
-    (r"^(true|oracle|teacher|pred|predicted|label|target)_|_(label|pred|prediction|pctr|pcvr)$",
+    (r"^(true|oracle|teacher|pred|predicted|propensity|label|target)_|_(label|pred|prediction|pctr|pcvr)$",
      "is an answer, or a model's"),
     (r"^(bid|bid_price)$", "is for ranking by `bid * task`, not for the model"),
 )  # fmt: skip
@@ -26,7 +29,9 @@ _AFTERWARDS = (
 
 def leak_by_name(column: Column) -> str:
     """Why a column of that name should not be a feature, or ""."""
-    return next((why for pattern, why in _AFTERWARDS if re.search(pattern, column.name.lower())), "")
+    if is_of_the_auction(column.words):
+        return "is decided after ranking"
+    return next((why for pattern, why in _AFTERWARDS if re.search(pattern, "_".join(column.words))), "")
 
 
 def leak_by_auc(column: Column, outcomes: Iterable[Outcome]) -> str:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pyarrow as pa
-
 from input_pipeline.fit import EVERY_ROW, OTHER, ROW_NUMBER
-from input_pipeline.readers import STRICT, Errors, ReadError
-from input_pipeline.starter.columns import columns_of, quoted
-from input_pipeline.starter.kinds import Features, features_of, separator_of
-from input_pipeline.starter.roles import Outcome, Roles, roles_of
+from input_pipeline.readers import PLAIN, STRICT, Errors, ReadError
+from input_pipeline.readers.text_format import JSON
+from input_pipeline.starter.columns import Column, columns_of, quoted
+from input_pipeline.starter.kinds import Features, as_lists, features_of
+from input_pipeline.starter.outcomes import Outcome
+from input_pipeline.starter.roles import Roles, roles_of
 from input_pipeline.starter.sample import Sample, take_sample
+from input_pipeline.starter.texts import Guess, delimiter_of_files, example_of, markers_of, separator_of
 from tt_jax.schema import TOWERS, DType, Feature, Schema, Task
 
 SAMPLE_ROWS = 50_000
 _WIDTH = 110
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(Feature)}
-_BATCH_ROWS = ((2_000_000, 4096), (500_000, 2048), (100_000, 1024), (0, 256))  # rows of the log, of a batch
+_STEPS, _BATCHES = 100, (1, 16, 4096)  # batches are sized for so many steps; the least, the least of 200 rows, the most
 
 
 @dataclass(frozen=True)
@@ -34,22 +36,40 @@ class Starter:
 
 def make_starter(source: str, out: Path, rows: int = SAMPLE_ROWS, errors: Errors = STRICT) -> Starter:
     """Looks at a source and writes, as text, the file `out`. Raises `ReadError` if nothing can be trained on it."""
-    sample = take_sample(source, rows, errors=errors)
-    columns = columns_of(sample.table)
+    guess = Guess(delimiter_of_files(source))
+    sample = take_sample(source, rows, guess.format, errors=errors)
+    columns = columns_of(sample.table, sample.counts, sample.rows)
+    if markers := markers_of(columns):
+        guess.missing = markers
+        sample = take_sample(source, rows, guess.format, errors=errors)
+        columns = columns_of(sample.table, sample.counts, sample.rows)
     roles = roles_of(columns, sample.files, source)
+    columns = _with_lists(columns, roles, guess)
     found = _both_sides(features_of(columns, roles), source)
     schema = Schema(
         name=out.stem, features=tuple(f for f, _ in found.features),
         tasks=tuple(Task(o.name, o.label) for o in roles.outcomes if o.chosen), scenario=roles.scenario,
         scenarios=roles.scenarios, ad_id=roles.ad_id, request_id=roles.request_id, user_id=roles.user_id,
-        time=roles.time, ad_id_dtype=_ad_id_dtype(sample, roles),
+        time=roles.time, ad_id_dtype=_ad_id_dtype(columns, roles),
     )  # fmt: skip
     left_out = found.left_out | dict.fromkeys(sample.partial, "not every file has it")
     parts = (
-        _head(source, out, sample), _tasks(roles), _scenario(roles), _features(found, roles.scenario),
-        _left_out(left_out), _rest(schema, sample, roles, out),
+        _head(source, out, sample), _text_format(guess), _tasks(roles), _scenario(roles),
+        _features(found, roles.scenario), _left_out(left_out), _rest(schema, sample, roles, out),
     )  # fmt: skip
-    return Starter(schema, roles.outcomes, left_out, "\n".join(parts))
+    return Starter(schema, roles.outcomes, left_out, "\n".join(filter(None, parts)))
+
+
+def _with_lists(columns: dict[str, Column], roles: Roles, guess: Guess) -> dict[str, Column]:
+    """The columns, those of text that is lists or vectors as these; their separators go into the guess."""
+    keys, found = (*roles.left_out, roles.user_id, roles.ad_id, roles.scenario), dict(columns)
+    for name, column in columns.items():
+        if column.is_text and name not in keys and (separator := separator_of(column)):
+            found[name] = as_lists(column, separator)
+            if separator != JSON:  # which is what is expected of lists in text
+                guess.separators[name] = separator
+                guess.examples[name] = example_of(column, separator)
+    return found
 
 
 def _both_sides(found: Features, source: str) -> Features:
@@ -64,10 +84,8 @@ def _both_sides(found: Features, source: str) -> Features:
     return Features(sorted(moved, key=lambda made: TOWERS.index(made[0].tower)), found.left_out, guessed=True)
 
 
-def _ad_id_dtype(sample: Sample, roles: Roles) -> DType:
-    if roles.ad_id == ROW_NUMBER:
-        return "int"
-    return "int" if pa.types.is_integer(sample.table.schema.field(roles.ad_id).type) else "string"
+def _ad_id_dtype(columns: dict[str, Column], roles: Roles) -> DType:
+    return "string" if roles.ad_id != ROW_NUMBER and columns[roles.ad_id].is_text else "int"
 
 
 # ---- Source text -----------------------------------------------------------------------------------------------------
@@ -81,9 +99,10 @@ def _head(source: str, out: Path, sample: Sample) -> str:
     tt-jax prepare {out} --source={source} --out=prepared/{out.stem}
     tt-jax train --config={out} --workdir=runs/{out.stem}
 
-It is a guess from {len(sample.table):,} of the {sample.rows:,} rows of {files}. Check, in this order: TASKS, what to
-learn; SCENARIO; of FEATURES, on which side each one is ("query": the user and the request; "ad"), and that all of
-them are known before ads are ranked. What a field means: tt_jax/schema_parts.py.
+It is a guess from {len(sample.table):,} of the {sample.rows:,} rows of {files}; types, and the values of columns that
+have few, are of all rows. Check, in this order: TASKS, what to learn; SCENARIO; of FEATURES, on which side each one
+is ("query": the user and the request; "ad"), and that all of them are known before ads are ranked. What a field
+means: docs/schema.md.
 """
 
 from ml_collections import ConfigDict
@@ -95,11 +114,39 @@ from tt_jax.schema import Feature, Schema, Task
 '''
 
 
+def _text_format(guess: Guess) -> str:
+    head = "# How values are written as text: cells, what is missing, lists."
+    if guess.format == PLAIN:
+        return f"{head}\nTEXT = logs.TextFormat()\n"
+    lines = [head, "TEXT = logs.TextFormat("]
+    if guess.delimiter:
+        lines.append(f"    delimiter={quoted(guess.delimiter)},")
+    if guess.missing:
+        lines.append("    missing=(  # texts that stand for a missing value, in every column; and where they were seen")
+        for marker, names in guess.missing.items():
+            lines.append(f"        {quoted(marker)},  # {_in_a_line(', '.join(names[:5]))}{', ...' * (len(names) > 5)}")
+        lines.append("    ),")
+    if guess.separators:
+        lines.append("    separators={  # of lists and vectors, by column")
+        lines += [f"        {quoted(name)}: {quoted(separator)},  # as {quoted(guess.examples[name])}"
+                  for name, separator in guess.separators.items()]  # fmt: skip
+        lines.append("    },")
+    return "\n".join([*lines, ")", ""])
+
+
+def _in_a_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _tasks(roles: Roles) -> str:
-    lines = ["# What to learn: name, label column. `COLUMN=VALUE` is 1 where the column has that value.", "TASKS = ("]
+    lines = ["# What to learn: name, label. `COLUMN=VALUE` is 1 where the column has that value; or >=, <=, >, <, !=."]
+    if any(o.last_resort for o in roles.outcomes):
+        lines.append("# No column is an outcome by its name. This one has two values: are ads ranked by it?")
+    lines.append("TASKS = (")
     for o in roles.outcomes:
         task = f"Task({quoted(o.name)}, {quoted(o.label)}),"
-        lines.append(f"    {'' if o.chosen else '# '}{task}  # {o.rate:.4f} of the rows{_within(o, roles)}")
+        note = f"; {_in_a_line(o.note)}" if o.note else ""
+        lines.append(f"    {'' if o.chosen else '# '}{task}  # {o.rate:.4f} of the rows{note}{_within(o, roles)}")
     return "\n".join([*lines, ")", ""])
 
 
@@ -109,7 +156,7 @@ def _within(outcome: Outcome, roles: Roles) -> str:
     for other in roles.outcomes:
         wider = other is not outcome and (other.values == 1).sum() > 1.2 * ones.sum()
         if wider and ones.any() and other.label == other.column and (other.values[ones] == 1).all():
-            return f'; all with {other.column}: mask="{other.column}" learns it given that'
+            return f"; all with {other.column}: mask={quoted(other.column)} learns it given that"
     return ""
 
 
@@ -144,7 +191,7 @@ def _feature(feature: Feature, note: str, scenario: bool) -> str:
         if name not in positional and name != "vocabulary" and (value != default or always):
             arguments.append(f"{name}={_literal(value)}")
     start = f"    Feature({', '.join(arguments)}"
-    comment = f"  # {note}" if note else ""
+    comment = f"  # {_in_a_line(note)}" if note else ""
     if not feature.vocabulary:
         return f"{start}),{comment}"
     if scenario:
@@ -176,17 +223,21 @@ def _left_out(left_out: dict[str, str]) -> str:
     return "\n".join(["# Left out, and why. Make a feature of one by a line above.", *lines, ""]) if lines else ""
 
 
+def batch_size(train_rows: float) -> int:
+    """Rows of a batch, a power of two: about a hundred steps an epoch, of 16 to 4,096 rows; fewer if there are."""
+    least, small, most = _BATCHES
+    rows = min(max(train_rows / _STEPS, small), most, max(train_rows / 4, least))
+    return 2 ** int(math.log2(rows))
+
+
 def _rest(schema: Schema, sample: Sample, roles: Roles, out: Path) -> str:
-    batch = next(b for rows, b in _BATCH_ROWS if sample.rows >= rows)
+    batch = batch_size(roles.train_share * sample.rows)
     joins = "".join(f"\n    {quoted(path)}: {quoted(key)}," for path, key in sample.joins.items())
     names = [n for n in ("request_id", "user_id", "time") if getattr(schema, n)]
     ids = "".join(f"    {n}={quoted(getattr(schema, n))},\n" for n in names)
     ad_id = "logs.ROW_NUMBER,  # no column is the ad's id" if schema.ad_id == ROW_NUMBER else f"{quoted(schema.ad_id)},"
-    texts = {f.name: sample.table.column(f.name) for f in schema.features if f.kind not in ("categorical", "numeric")}
-    separators = {n: separator_of(c) for n, c in texts.items() if pa.types.is_string(c.type)}
     return f'''SPLIT = logs.{roles.split}  # {roles.split_reason}
 JOINS = {{{joins}{chr(10) if joins else ""}}}  # files beside the log: the column by which their rows are looked up
-TEXT = logs.TextFormat(separators={separators!r})  # what separates the elements of lists written as text
 
 SCHEMA = Schema(
     name="{schema.name}",
