@@ -45,14 +45,33 @@ class CompileCache:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # only whole programs
+        self._not_written = False
+        logging.getLogger("py.warnings").addFilter(self._is_other)
 
     def keep(self) -> None:
-        """Has the next start trust what is compiled by now. A failure is only logged: it costs only time."""
+        """Has the next start trust what is compiled by now. A failure is only logged: it costs only time.
+
+        If JAX could not write a program, what is there of it cannot be told from a whole one: then the next start has
+        what this one found.
+        """
         try:
+            if self._not_written:
+                self._drop_damaged()
+                self._not_written = False
+                return
             self._drop_oldest()
             write_json(self._files / MANIFEST, dataclasses.asdict(_Kept(describe_files(self._files))))
         except (OSError, ValueError) as e:
-            log_event("compile_cache", logging.WARNING, outcome="failed", reason=f"{self._files}: {e}")
+            log_event("compile_cache", logging.WARNING, outcome="failed", reason=str(e))
+
+    def _is_other(self, record: logging.LogRecord) -> bool:
+        """A filter of warnings. That JAX could not write a program comes as one, and does not say where."""
+        _, found, reason = record.getMessage().partition("Error writing persistent compilation cache entry ")
+        if found:
+            self._not_written = True
+            reason = f"{self._files}: a compiled program is not kept: {reason.splitlines()[0]}"
+            log_event("compile_cache", logging.WARNING, outcome="failed", reason=reason)
+        return not found
 
     def _drop_damaged(self) -> None:
         """JAX writes in place: a kill leaves a part of a file, which it would neither read nor replace."""

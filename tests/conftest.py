@@ -162,11 +162,12 @@ def on_ray() -> Iterator[OnRay]:
 
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
-    """Puts back what `serving.log_events.configure` sets for a whole process."""
+    """Puts back what `serving.log_events.configure` and the compile cache set for a whole process."""
     root, ours, hook = logging.getLogger(), logging.getLogger("serving"), threading.excepthook
     handlers, levels = root.handlers[:], (root.level, ours.level)
     yield
     logging.captureWarnings(False)
+    logging.getLogger("py.warnings").filters.clear()
     root.handlers[:], threading.excepthook = handlers, hook
     root.setLevel(levels[0])
     ours.setLevel(levels[1])
