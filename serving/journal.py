@@ -56,6 +56,12 @@ def read_journal(directory: Path, index_id: str) -> Records:
         return _read(_folder(directory, index_id))
 
 
+def peek(directory: Path, index_id: str) -> Records:
+    """As `read_journal`, of a journal that another process may have. Raises also if that one compacts it meanwhile."""
+    with _files:
+        return _read(_folder(directory, index_id))
+
+
 def record(directory: Path, delta: Delta) -> Path:
     """Writes a change, which lasts once this returns. Returns its place; it is not there if this raises.
 

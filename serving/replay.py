@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -10,8 +10,9 @@ from typing import Any, NoReturn
 
 from serving.request_log import LoggedQuery, RequestLogError, read_log
 from serving.scorer import RequestError, Scorer
+from serving.versions import PairVersions
 from tt_jax.columns import EncodeError
-from tt_jax.features import Encoder
+from tt_jax.features import Encoded, Encoder
 from tt_jax.profile import Profile
 
 _AT_ONCE = 256
@@ -40,71 +41,122 @@ class Differences:
 
 
 @dataclass
+class NotScored:
+    """Queries that one index of one bundle answered at versions that are not known; the `versions`."""
+
+    queries: int = 0
+    versions: set[str] = field(default_factory=set)
+
+
+@dataclass
 class Replayed:
     """What the replay of a log found.
 
     Attributes:
       queries: of the log.
-      of_other_indexes: index -> queries that it answered, whose scores are therefore not compared.
+      scored: those whose scores are compared.
+      not_scored: (bundle, index_id) -> the others, by who answered them.
+      unknown_features: feature that the schema does not have -> queries of other bundles that have it.
+      not_encoded: reason -> queries of other bundles that the encoder refuses, whose features are not compared.
       scores: differences, each as a share of the largest |score| of its answer, since a utility has any unit.
       probabilities: differences.
       worst: the ad whose score differs most: `file`, `line`, `ad`, and the scores `served` and `replayed`.
     """
 
     queries: int = 0
-    of_other_indexes: dict[str, int] = field(default_factory=dict)
+    scored: int = 0
+    not_scored: dict[tuple[str, str], NotScored] = field(default_factory=dict)
+    unknown_features: dict[str, int] = field(default_factory=dict)
+    not_encoded: dict[str, int] = field(default_factory=dict)
     scores: Differences = field(default_factory=Differences)
     probabilities: Differences = field(default_factory=Differences)
     worst: dict[str, Any] | None = None
 
 
-def replay(scorer: Scorer, paths: Iterable[Path], serving: Profile) -> Replayed:
-    """Scores the ads of every logged answer again, and adds every query to the profile.
+def replay(pairs: Sequence[PairVersions], paths: Iterable[Path], serving: Profile) -> Replayed:
+    """Scores the ads of the logged answers again, and adds the queries to the profile.
 
-    Raises `RequestLogError`, naming file and line, for a query of another bundle, one that the encoder refuses, or a
-    line that is no query; also if there is no query, or none that the scorer's index answered.
+    Args:
+      pairs: at least one; scores are compared where one of them answered. The first one's encoder encodes all queries.
+      paths: of the logs.
+      serving: a profile of the first pair's schema.
+
+    Raises `RequestLogError`, naming file and line, for a line that is no query, or one of a known pair that this cannot
+    have answered; also if there is no query.
     """
-    encoder, found = Encoder(scorer.schema), Replayed()
+    encoder, found = Encoder(serving.schema), Replayed()
     logged = ((path, line, query) for path in paths for line, query in read_log(path))
     while batch := list(islice(logged, _AT_ONCE)):
-        for record in batch:
-            if record[2].bundle != scorer.fingerprint:
-                _refuse(record, f"answered by the bundle {record[2].bundle}, but this one is {scorer.fingerprint}")
-        try:
-            encoded = encoder.encode_queries([query.query for _, _, query in batch])
-        except EncodeError as e:
-            _refuse(batch[e.row or 0], f"feature {e.column!r}: {e.reason}")
-        serving.add(encoded.arrays["query_ids"], encoded.arrays["query_floats"], encoded.missing)
+        own = [record for record in batch if record[2].bundle == pairs[0].fingerprint]
+        others = [record for record in batch if record[2].bundle != pairs[0].fingerprint]
+        if own:
+            _add(serving, _encoded(encoder, own))
+        _add_others(serving, encoder, [query.query for _, _, query in others], found)
         found.queries += len(batch)
         for record in batch:
-            _compare(scorer, record, found)
+            _compare(pairs, record, found)
     if not found.queries:
         raise RequestLogError(f"{', '.join(map(str, paths))}: no logged query")
-    if sum(found.of_other_indexes.values()) == found.queries:
-        others = ", ".join(found.of_other_indexes)
-        raise RequestLogError(f"no query was answered by the index {scorer.index_id}, but by {others}")
     return found
 
 
-def _compare(scorer: Scorer, record: Logged, found: Replayed) -> None:
-    path, line, logged = record
-    if logged.index != scorer.index_id:
-        found.of_other_indexes[logged.index] = found.of_other_indexes.get(logged.index, 0) + 1
-        return
+def _encoded(encoder: Encoder, records: list[Logged]) -> Encoded:
     try:
-        (again,) = scorer.score([logged.query], [[ad.id for ad in logged.ads]])
+        return encoder.encode_queries([query.query for _, _, query in records])
+    except EncodeError as e:
+        _refuse(records[e.row or 0], f"feature {e.column!r}: {e.reason}")
+
+
+def _add(serving: Profile, encoded: Encoded) -> None:
+    serving.add(encoded.arrays["query_ids"], encoded.arrays["query_floats"], encoded.missing)
+
+
+def _add_others(serving: Profile, encoder: Encoder, queries: list[dict[str, Any]], found: Replayed) -> None:
+    """Queries of other bundles, whose schemas may be others."""
+    names = {f.name for f in serving.schema.tower_features("query")}
+    for name in (name for query in queries for name in query if name not in names):
+        found.unknown_features[name] = found.unknown_features.get(name, 0) + 1
+    known = [{name: value for name, value in query.items() if name in names} for query in queries]
+    try:
+        if known:
+            _add(serving, encoder.encode_queries(known))
+    except EncodeError as e:
+        if len(known) == 1:
+            reason = f"feature {e.column!r}: {e.reason}"
+            found.not_encoded[reason] = found.not_encoded.get(reason, 0) + 1
+        else:
+            for query in known:
+                _add_others(serving, encoder, [query], found)
+
+
+def _compare(pairs: Sequence[PairVersions], record: Logged, found: Replayed) -> None:
+    path, line, logged = record
+    known = (pair.scorer(logged.index) for pair in pairs if pair.fingerprint == logged.bundle)
+    scorer = next((scorer for scorer in known if scorer is not None), None)
+    if scorer is None:
+        by = found.not_scored.setdefault((logged.bundle, logged.index.partition("+")[0]), NotScored())
+        by.queries += 1
+        by.versions.add(logged.index)
+        return
+    found.scored += 1
+    for ad, again in zip(logged.ads, _scores(scorer, record), strict=True):
+        if ad.probabilities.keys() != again.probabilities.keys():
+            _refuse(record, f"ad {ad.id!r}: expected probabilities of {', '.join(scorer.schema.heads)}")
+        for head, p in ad.probabilities.items():
+            found.probabilities.add(abs(p - again.probabilities[head]))
+        scale = max(abs(other.score) for other in logged.ads) or 1.0
+        if found.scores.add(abs(ad.score - again.score) / scale):
+            found.worst = {
+                "file": str(path), "line": line, "ad": ad.id, "served": ad.score, "replayed": again.score,
+            }  # fmt: skip
+
+
+def _scores(scorer: Scorer, record: Logged) -> list[Any]:
+    try:
+        (again,) = scorer.score([record[2].query], [[ad.id for ad in record[2].ads]])
     except RequestError as e:
         _refuse(record, str(e))
-    scale = max((abs(ad.score) for ad in logged.ads), default=0.0) or 1.0
-    for served, replayed in zip(logged.ads, again, strict=True):
-        if served.probabilities.keys() != replayed.probabilities.keys():
-            _refuse(record, f"ad {served.id!r}: expected probabilities of {', '.join(scorer.schema.heads)}")
-        for head, p in served.probabilities.items():
-            found.probabilities.add(abs(p - replayed.probabilities[head]))
-        if found.scores.add(abs(served.score - replayed.score) / scale):
-            found.worst = {
-                "file": str(path), "line": line, "ad": served.id, "served": served.score, "replayed": replayed.score,
-            }  # fmt: skip
+    return again
 
 
 def _refuse(record: Logged, reason: str) -> NoReturn:

@@ -33,10 +33,10 @@ Post = Callable[[str, dict[str, Any]], httpx.Response]
 
 
 @contextmanager
-def serving(sources: Sources, like: Scorer) -> Iterator[tuple[Any, Post]]:
-    """A client of a service of these, and what posts to its admin listener."""
+def serving(sources: Sources, like: Scorer, **options: Any) -> Iterator[tuple[Any, Post]]:
+    """A client of a service of these, and what posts to its admin listener. `options`: of `create_app`."""
     scorer = load(sources.bundle, sources.index, sources.deltas, sources.journal, max_k=MAX_K, live=True, like=like)
-    app = create_app(scorer)
+    app = create_app(scorer, **options)
     live = Live(app.state.service.batcher, app.state.service.telemetry, sources, ads=True)
     with TestClient(app) as client, TestClient(create_admin(app.state.service, live, Tokens.of(TOKEN))) as admin:
         admin.headers["authorization"] = f"Bearer {TOKEN}"

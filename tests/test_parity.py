@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import html
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,20 @@ import pytest
 import scipy.stats
 from litestar.testing import TestClient
 
+from serving.journal import compact_records
+from serving.live import Sources
 from serving.request_log import LogSettings, RequestLogError
 from serving.scorer import Scorer
 from serving.service import create_app
 from tests import tiny
 from tests.conftest import EVAL_ROWS, TRAIN_ROWS
+from tests.journal_service import changed as changed_ads
+from tests.journal_service import other_index, serving
 from tests.service_calls import post
 from tests.test_cli import Call
 from tests.test_cli import call as call
 from tt_jax.cli.parity import Expected, add_arguments, compare, load, table
+from tt_jax.export import write_bundle
 from tt_jax.features import Encoder
 from tt_jax.profile import Profile, compare_profiles
 from tt_jax.schema import Feature
@@ -93,17 +98,25 @@ def test_the_verb_prints_writes_and_exits(
     assert scores["score"]["compared"] == 3 * QUERIES
     assert scores["probability"]["compared"] == 3 * QUERIES * len(tiny.SCHEMA.heads)
     assert 0 <= scores["score"]["mean"] <= scores["score"]["largest"] < 1e-5
-    assert "Nothing is past a threshold." in (tmp_path / "parity.html").read_text()
+    why = (
+        f"PASS: none of 6 query features differs from training by more than allowed; the served scores of all "
+        f"{QUERIES} queries are those of the model."
+    )
+    assert out.splitlines()[0] == report["verdict"] == why
+    assert f'<h1>Serving against training</h1><p role="status">{why}</p>' in (tmp_path / "parity.html").read_text()
 
     flags = (f"--out={tmp_path}", "--max-score-difference=1e9", "--max-missing=0.08", "--max-out-of-range=0.9")
     code, out, err = call(*arguments, written(tmp_path, changed(logged, age=900.0)), *flags)
     report = json.loads((tmp_path / "parity.json").read_text())
-    assert (code, err, len(report["findings"])) == (1, "", 4)
+    assert (code, err, len(report["findings"])) == (1, "", 1)
+    assert out.startswith("FAIL: 1 of 6 query features differs from training by more than allowed; the served scores ")
+    assert out.splitlines()[1] == f"  1. {report['findings'][0]}"
     assert report["thresholds"]["out_of_range"] == 0.9
     page = (tmp_path / "parity.html").read_text()
     for finding in report["findings"]:
-        assert finding in out
-        assert finding in page
+        assert out.count(finding) == 1
+        assert page.count(html.escape(finding)) == 1
+    assert page.index(html.escape(report["verdict"])) < page.index(html.escape(report["findings"][0]))
     assert page.count("<svg role=") == 4  # one for each rate
     assert report["bundle"] in page
     assert report["index"] in page
@@ -145,25 +158,53 @@ def test_the_rates_are_those_of_plain_counting(parity, logged: list[Line]) -> No
     assert report["features"]["age"]["out_of_range"]["serving"] == 0
 
 
+MISSING, DEFAULT, UNSEEN = (
+    "missing in ",
+    "encoded as if missing in ",
+    " of the served ids are ones that training never had",
+)
+RANGE, DISTANCE = " of the served numbers are out of training's range", "its numbers have a distance of "
+
+
 @pytest.mark.parametrize(
-    ("features", "findings"),
+    ("features", "figures"),
     [
-        ({"age": lambda i: None if i % 2 else 30.0}, {"age: missing", "age: default", "age: distance"}),
-        ({"age": 900.0}, {"age: out of range", "age: missing", "age: default", "age: distance"}),
-        ({"age": lambda i: 18.0 + i % 20}, {"age: missing", "age: default", "age: distance"}),
-        ({"country": "us"}, {"country: missing", "country: default"}),
-        ({"country": lambda i: ("xx", "de")[i % 2]}, {"country: unseen", "country: missing", "country: default"}),
-        ({"query_embedding": [0.0, 0.0, 0.0]}, {"query_embedding: missing", "query_embedding: default"}),
-        ({"history": None}, {"history: missing", "history: default"}),
+        ({"age": lambda i: None if i % 2 else 30.0}, {MISSING, DISTANCE}),
+        ({"age": 900.0}, {RANGE, DISTANCE}),
+        ({"age": lambda i: 18.0 + i % 20}, {DISTANCE}),
+        ({"country": "us"}, {DEFAULT}),
+        ({"country": lambda i: ("xx", "de")[i % 2]}, {DEFAULT, UNSEEN}),
+        ({"query_embedding": [0.0, 0.0, 0.0]}, {DEFAULT}),
+        ({"history": None}, {MISSING}),
     ],
 )
-def test_what_serving_does_differently_is_found(
-    parity, logged: list[Line], features: dict[str, Any], findings: set[str]
+def test_what_serving_does_differently_is_found_once(
+    parity, logged: list[Line], features: dict[str, Any], figures: set[str]
 ) -> None:
+    """A line a feature, with each figure that is past its threshold; what is missing is not told again as default."""
     lines = [{**line, "ads": line["ads"][:1]} for line in changed(logged, **features)]
-    report = parity(lines, score=1e9, missing=0.08, default=0.08)
-    assert {re.split(" differs by| is ", finding)[0] for finding in report["findings"]} == findings
-    assert parity(lines, ignored=next(iter(features)), score=1e9)["findings"] == []
+    report = parity(lines, score=1e9, missing=0.12, default=0.12)
+    (name,), (finding,) = features, report["findings"]
+    assert finding.startswith(f"{name}: ")
+    parts = finding.removeprefix(f"{name}: ").split("; ")
+    assert {
+        next(kind for kind in (DEFAULT, MISSING, UNSEEN, RANGE, DISTANCE) if kind in part) for part in parts
+    } == figures
+    assert parity(lines, ignored=name, score=1e9)["findings"] == []
+
+
+def test_findings_stand_by_how_far_they_are_past(parity, logged: list[Line]) -> None:
+    """Scores first; then features by how many times their threshold they are off."""
+    lines = changed(logged, age=lambda i: None if i % 3 == 0 else 30.0 + i % 40, history=None, country="xx")
+    report = parity(lines)
+    assert report["findings"][0].startswith("scores: ")
+    off = []
+    for finding in report["findings"][1:]:
+        figures = report["features"][finding.split(":")[0]]
+        off.append(max(abs(f["difference"]) / report["thresholds"][name] for name, f in figures.items()))
+    assert (len(off), off) == (3, sorted(off, reverse=True))
+    assert report["verdict"].startswith("FAIL: 3 of 6 query features differ from training by more than allowed; the ")
+    assert "queries are not those of the model" in report["verdict"]
 
 
 def test_scores_that_this_model_would_not_give_are_found(parity, logged: list[Line]) -> None:
@@ -171,28 +212,30 @@ def test_scores_that_this_model_would_not_give_are_found(parity, logged: list[Li
     lines[7]["ads"][1]["probabilities"]["click"] += 0.001
     report = parity(lines)
     (finding,) = report["findings"]
-    assert finding.startswith("probability: served and replayed differ by up to 0.001, more than 0.0001")
+    assert finding.startswith(
+        "scores: served ones differ from those of the model by up to 0.001 of a probability, 0.0001"
+    )
     assert report["scores"]["probability"]["largest"] == pytest.approx(0.001, abs=1e-5)
     lines[9]["ads"][2]["score"] *= 1.5
     report = parity(lines, score=0.1)
     worst = report["scores"]["worst"]
     assert (worst["line"], worst["ad"]) == (10, lines[9]["ads"][2]["id"])
-    assert report["findings"][0].startswith("score: served and replayed differ by up to 0.")
+    assert f"ad {worst['ad']} in {worst['file']}, line 10: " in report["findings"][0]
     assert worst["served"] == pytest.approx(1.5 * worst["replayed"], rel=1e-4)
     served = changed(logged, age=lambda i: 79.0)  # the service encoded something else than it logged
     assert parity(served)["scores"]["score"]["largest"] > 0.01
 
 
-def test_a_log_that_is_none_of_this_bundle_is_refused(expected: Expected, logged: list[Line], tmp_path: Path) -> None:
+def test_a_line_that_this_pair_cannot_have_answered_is_refused(
+    expected: Expected, logged: list[Line], tmp_path: Path
+) -> None:
     def refused(lines: list[Line] | str) -> str:
         with pytest.raises(RequestLogError) as e:
             compare(expected, [written(tmp_path, lines)])
         return str(e.value)
 
     good, path = logged[:3], tmp_path / "log.jsonl"
-    mark, index = good[0]["bundle"], good[0]["index"]
     for line, message in (
-        ({"bundle": "abc"}, f"answered by the bundle abc, but this one is {mark}"),
         ({"query": {"contry": "de"}}, "feature 'contry': unknown query feature; did you mean 'country'?"),
         ({"query": {"age": "old"}}, "feature 'age': expected a number, got 'old'"),
         ({"ads": [{"id": -1, "score": 1.0, "probabilities": {}}]}, "ad_ids of query 0: 1 unknown ad ids: -1"),
@@ -204,9 +247,6 @@ def test_a_log_that_is_none_of_this_bundle_is_refused(expected: Expected, logged
         assert refused([*good, {**good[0], **line}]) == f"{path}, line 4: {message}"
     assert refused("{}\n").startswith(f"{path}, line 1: not a logged query: ")
     assert refused("") == f"{path}: no logged query"
-    assert refused([{**line, "index": "other"} for line in good]) == (
-        f"no query was answered by the index {index}, but by other"
-    )
 
 
 def test_other_input_that_does_not_fit_is_refused(
@@ -223,13 +263,84 @@ def test_other_input_that_does_not_fit_is_refused(
     assert str(tmp_path / "none") in refused(path=tmp_path / "none")
 
 
-def test_queries_of_another_index_count_but_their_scores_do_not(parity, logged: list[Line]) -> None:
-    wrong = [{**line, "index": "other", "ads": [{**line["ads"][0], "score": 1e6}]} for line in logged[:40]]
-    report = parity([*wrong, *logged[40:]])
-    assert (report["findings"], report["of_other_indexes"]) == ([], {"other": 40})
-    assert report["queries"] == QUERIES
-    assert report["scores"]["score"]["compared"] == 3 * (QUERIES - 40)
-    assert "40 queries were answered by the index other" in table(report)
+@pytest.mark.parametrize("known", [0, 200])
+def test_queries_of_pairs_that_are_not_given_are_compared_but_for_their_scores(
+    parity, logged: list[Line], known: int
+) -> None:
+    """Of this index after changes, of another one, and of another bundle whose schema is another: counted and told."""
+    wrong = [{**logged[0]["ads"][0], "score": 1e6}]
+    index = logged[0]["index"]
+    lines = [{**line, "ads": wrong, "index": f"{index}+{i}.abc"} for i, line in enumerate(logged[known:], 1)]
+    other = {"bundle": "b" * 64, "index": "i" * 64, "ads": wrong}
+    lines[:3] = [{**line, **other} for line in changed(lines[:3], age=40.0)]
+    lines[1]["query"]["weather"] = "mild"
+    lines[2]["query"]["age"] = "old"
+    report = parity([*logged[:known], *lines])
+    unknown = QUERIES - known - 3
+    assert (report["findings"], report["queries"], report["scored"]) == ([], QUERIES, known)
+    assert report["not_scored"] == [
+        {"bundle": "b" * 64, "index": "i" * 64, "queries": 3, "versions": 1},
+        {"bundle": logged[0]["bundle"], "index": index, "queries": unknown, "versions": unknown},
+    ]
+    assert report["unknown_features"] == {"weather": 1}
+    assert report["not_encoded"] == {"feature 'age': expected a number, got 'old'": 1}
+    assert report["scores"]["score"]["compared"] == 3 * known
+    text, features = table(report), "none of 6 query features differs from training by more than allowed"
+    assert (
+        f"{unknown} queries were answered by the bundle {logged[0]['bundle'][:12]} and the index {index[:12]} at "
+        in text
+    )
+    assert "1 queries of other bundles have the feature 'weather'" in text
+    if known:
+        rest = f"(the other {QUERIES - known} were answered by pairs that are not given: not checked)."
+        assert report["verdict"] == (
+            f"PASS: {features}; the served scores of {known} of {QUERIES} queries are those of the model {rest}"
+        )
+    else:
+        assert report["verdict"] == (
+            f"PASS for features only: {features}; no score was checked, since none of the {QUERIES} queries was "
+            "answered by a pair that is given."
+        )
+        assert "score: none compared" in text
+
+
+def test_a_log_of_live_ads_and_of_a_swap(
+    call: Call, tiny_bundle: Path, tiny_index: Path, prepared_path: Path, warm_scorer: Scorer, tmp_path: Path
+) -> None:
+    """Changes of ads, a swap to another model, changes there, and back: each version is known by the journal."""
+    bundle, log, rng = tmp_path / "bundle", tmp_path / "log.jsonl", np.random.default_rng(3)
+    params, tables = tiny.weights(1)
+    golden = tiny.golden_rows(rng, 4)
+    write_bundle(
+        bundle, schema=tiny.SCHEMA, config=tiny.CONFIG, params=params, tables=tables, metrics={}, golden_rows=golden
+    )
+    index, journal = other_index(bundle, tmp_path / "index"), tmp_path / "journal"
+    queries = tiny.queries(rng, 240)
+    sources = Sources(tiny_bundle, tiny_index, journal=journal)
+    with serving(sources, warm_scorer, log=LogSettings(log, fraction=1.0)) as (client, admin):
+        for part in range(12):
+            answer = post(client, {"queries": queries[20 * part : 20 * part + 20], "k": 3})
+            best = answer["results"][0]["ads"][0]["id"]
+            changed_ads(admin("/admin/ads", {"disable": [best]}))
+            if part in (3, 7):
+                to = (bundle, index) if part == 3 else (tiny_bundle, tiny_index)
+                changed_ads(admin("/admin/load", {"bundle": str(to[0]), "index": str(to[1])}))
+            if part == 5:
+                ads = client.app.state.service.batcher.scorer.ads
+                compact_records(journal, None, ads, 1)  # the two versions between are forgotten
+    arguments = ["parity", f"--bundle={tiny_bundle}", f"--index={tiny_index}", f"--data={prepared_path}"]
+    arguments += ["--requests", str(log), f"--out={tmp_path}"]
+    for flags, scored in (
+        ([], 20),
+        ([f"--journal={journal}"], 160),
+        ([f"--journal={journal}", "--also", str(bundle), str(index)], 220),
+    ):
+        code, out, err = call(*arguments, *flags)
+        report = json.loads((tmp_path / "parity.json").read_text())
+        assert (code, err, report["queries"], report["scored"]) == (0, "", 240, scored), out
+        assert sum(other["queries"] for other in report["not_scored"]) == 240 - scored
+        assert report["scores"]["score"]["compared"] == 3 * scored
+        assert report["scores"]["score"]["largest"] < 1e-4
 
 
 def test_hashed_ids_and_numbers_out_of_range() -> None:

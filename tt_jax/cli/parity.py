@@ -16,7 +16,10 @@ rows: how often it is missing, or looks to the model as if it were (default), a 
 that training never had, and the distance between a number's distributions. A threshold is the largest difference of
 two such rates that is fine. In a log of n queries a rate is off by chance by about 1 / sqrt(n).
 
-Exit code: 0 fine, 1 past a threshold, 2 bad input."""
+Features are compared of all queries, scores of those that a given pair answered: --also gives other pairs of a log
+that spans a swap, --deltas and --journal what ads that changed have become. The rest is counted and told.
+
+Exit code: 0 pass, also if no score could be checked, which the verdict says; 1 past a threshold; 2 bad input."""
 # Largest differences that are fine, by figure of `tt_jax.profile`, and what each says.
 THRESHOLDS = {
     "missing": (0.1, "share of queries without a value"),
@@ -28,8 +31,14 @@ THRESHOLDS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--bundle", type=Path, required=True, help="that answered the requests")
-    parser.add_argument("--index", type=Path, required=True, help="that answered them; scores of others are left out")
+    parser.add_argument("--bundle", type=Path, required=True, help="that answered the requests; its encoder is used")
+    parser.add_argument("--index", type=Path, required=True, help="that answered them")
+    parser.add_argument(
+        "--also", type=Path, nargs=2, action="append", default=[], metavar=("BUNDLE", "INDEX"),
+        help="another pair that answered some of them; may be given again",
+    )  # fmt: skip
+    parser.add_argument("--deltas", type=Path, help="directory of the deltas of --index that the service had")
+    parser.add_argument("--journal", type=Path, help="directory of the service's journal; it may be running")
     parser.add_argument("--requests", type=Path, nargs="+", required=True, help="logs of `tt-jax serve --log-requests`")
     parser.add_argument("--data", type=Path, required=True, help="prepared set that the bundle was trained on")
     parser.add_argument("--out", type=Path, help="directory for parity.json and parity.html")
@@ -50,9 +59,10 @@ def run(args: argparse.Namespace) -> int:
     from tt_jax.publish import write_json
 
     report = compare(load(args), args.requests)
+    print(report["verdict"])
+    for i, finding in enumerate(report["findings"], 1):
+        print(f"  {i}. {finding}")
     print(table(report))
-    for finding in report["findings"]:
-        print(finding)
     if args.out:
         write_json(args.out / "parity.json", report)
         (args.out / "parity.html").write_text(_page(report), encoding="utf-8")
@@ -61,10 +71,10 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Expected:
-    """What logged requests are held against: a `Scorer`, and `Profile`s of training and of held-out rows of the set
+    """What logged requests are held against: `PairVersions`, and `Profile`s of training and of held-out rows of the set
     `data` (its fingerprint); the largest difference that is fine, by figure and of a `score`; features to ignore."""
 
-    scorer: Any
+    pairs: list[Any]
     training: Any
     held_out: Any
     splits: tuple[str, ...]
@@ -77,8 +87,6 @@ def load(args: argparse.Namespace) -> Expected:
     """Reads bundle, index and training data. Raises `ValueError` where they do not fit together."""
     from input_pipeline.blocks import PreparedSet
     from input_pipeline.profile import profile_queries
-    from serving.index import AdIndex
-    from serving.scorer import Scorer
     from tt_jax.bundle import GOLDEN_TOLERANCE, Bundle
     from tt_jax.strict_json import nearest
 
@@ -97,75 +105,82 @@ def load(args: argparse.Namespace) -> Expected:
     allowed = args.max_score_difference
     thresholds = {"score": GOLDEN_TOLERANCE[bundle.model.precision] if allowed is None else allowed}
     thresholds |= {figure: getattr(args, f"max_{figure}") for figure in THRESHOLDS}
+    pairs = [_pair(bundle, args.index, args.deltas, args.journal)]
+    pairs += [_pair(Bundle.load(other), index, None, args.journal) for other, index in args.also]
+    return Expected(pairs, training, held_out, splits, prepared.fingerprint, thresholds, ignored)
+
+
+def _pair(bundle: Any, index: Path, deltas: Path | None, journal: Path | None) -> Any:
+    from serving.delta import Delta
+    from serving.index import AdIndex
+    from serving.versions import PairVersions, read_records
+
     bundle.replay_golden()
-    scorer = Scorer(bundle, AdIndex.load(args.index), warm=False)
-    return Expected(scorer, training, held_out, splits, prepared.fingerprint, thresholds, ignored)
+    loaded = AdIndex.load(index)
+    records = None if journal is None else read_records(journal, loaded.index_id)
+    return PairVersions(bundle, loaded, [] if deltas is None else Delta.load_all(deltas), records)
 
 
 def compare(expected: Expected, requests: Sequence[Path]) -> dict[str, Any]:
-    """What `parity.json` holds. Raises `RequestLogError` for what is no log of the bundle's."""
+    """What `parity.json` holds. Raises `RequestLogError` for what is no log."""
     from serving.replay import replay
     from tt_jax.profile import Profile, compare_profiles
+    from tt_jax.report.parity_verdict import findings, verdict
 
-    serving = Profile(expected.scorer.schema, expected.training)
-    replayed = replay(expected.scorer, requests, serving)
-    features = compare_profiles(expected.training, expected.held_out, serving)
+    first, *also = expected.pairs
+    serving = Profile(expected.training.schema, expected.training)
+    replayed = replay(expected.pairs, requests, serving)
     scores = {
         name: {"compared": d.count, "largest": d.largest, "mean": d.mean}
         for name, d in (("score", replayed.scores), ("probability", replayed.probabilities))
     }
-    return {
-        "bundle": expected.scorer.fingerprint,
-        "index": expected.scorer.index_id,
+    report = {
+        "bundle": first.fingerprint,
+        "index": first.index_id,
+        "also": [[pair.fingerprint, pair.index_id] for pair in also],
         "data": expected.data,
         "requests": [str(path) for path in requests],
         "queries": replayed.queries,
-        "of_other_indexes": replayed.of_other_indexes,
+        "scored": replayed.scored,
+        "not_scored": [
+            {"bundle": bundle, "index": index, "queries": some.queries, "versions": len(some.versions)}
+            for (bundle, index), some in replayed.not_scored.items()
+        ],
+        "unknown_features": replayed.unknown_features,
+        "not_encoded": replayed.not_encoded,
         "training": {
             "splits": expected.splits, "rows": expected.training.rows, "held_out": expected.held_out.rows,
         },
         "thresholds": expected.thresholds,
         "ignored": expected.ignored,
         "scores": {**scores, "worst": replayed.worst},
-        "features": features,
-        "findings": findings(scores, features, expected.thresholds, expected.ignored),
+        "features": compare_profiles(expected.training, expected.held_out, serving),
     }  # fmt: skip
-
-
-def findings(
-    scores: Mapping[str, Any], features: Mapping[str, Any], thresholds: Mapping[str, float], ignored: list[str]
-) -> list[str]:
-    """What is past a threshold, a line each."""
-    found = [
-        f"{name}: served and replayed differ by up to {d['largest']:.3g}, more than {thresholds['score']}"
-        for name, d in scores.items()
-        if not d["largest"] <= thresholds["score"]
-    ]
-    for feature, figures in features.items():
-        for figure, f in figures.items():
-            if feature in ignored or abs(f["difference"]) <= thresholds[figure]:
-                continue
-            said = f"is {f['difference']:.4f}"
-            if "serving" in f:
-                rates = f"{f['serving']:.4f} in serving and {f['training']:.4f} in training"
-                said = f"differs by {f['difference']:+.4f}, {rates}"
-            found.append(f"{feature}: {figure.replace('_', ' ')} {said}; {thresholds[figure]} is fine")
-    return found
+    found = {"findings": findings(report)}
+    return {"verdict": verdict(report | found), **found, **report}
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """A line a feature: serving - training of each figure."""
-    lines = [f"{report['queries']:,} queries{'':<10}" + "".join(f"{figure:>14}" for figure in THRESHOLDS)]
+    """A line a feature: serving - training of each figure; then the scores, and what was not compared."""
+    from tt_jax.report.parity_verdict import counted
+
+    lines = [f"{'serving - training':<24}" + "".join(f"{figure:>14}" for figure in THRESHOLDS)]
     for feature, figures in report["features"].items():
         cells = [f"{figures[name]['difference']:+.4f}" if name in figures else "-" for name in THRESHOLDS]
-        lines.append(f"  {feature:<22}" + "".join(f"{cell:>14}" for cell in cells))
+        ignored = "  (ignored)" if feature in report["ignored"] else ""
+        lines.append(f"  {feature:<22}" + "".join(f"{cell:>14}" for cell in cells) + ignored)
+    allowed = "".join(f"{report['thresholds'][name]:>14g}" for name in THRESHOLDS)
+    lines.append(f"  {'(allowed)':<22}{allowed}")
     for name in ("score", "probability"):
         d = report["scores"][name]
-        mean = "-" if d["mean"] is None else f"{d['mean']:.3g}"
-        lines.append(f"{name}: {d['compared']:,} compared, largest difference {d['largest']:.3g}, mean {mean}")
-    for index, queries in report["of_other_indexes"].items():
-        lines.append(f"{queries:,} queries were answered by the index {index}: their scores are not compared")
-    return "\n".join(lines)
+        shown = "none compared"
+        if d["compared"]:
+            allowed = f"{report['thresholds']['score']:g} is allowed"
+            shown = (
+                f"{d['compared']:,} compared, largest difference {d['largest']:.3g}, mean {d['mean']:.3g}; {allowed}"
+            )
+        lines.append(f"{name}: {shown}")
+    return "\n".join([*lines, *counted(report)])
 
 
 def _page(report: Mapping[str, Any]) -> str:

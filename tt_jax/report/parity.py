@@ -6,60 +6,89 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
+from tt_jax.report.parity_verdict import counted, past
 from tt_jax.report.plain import number, plain_page
 from tt_jax.report.plots import Whisker, whiskers
 
 _TITLES = {
-    "missing": "Missing",
-    "default": "Encoded as if missing",
-    "out_of_range": "Numbers out of training's range",
-    "unseen": "Ids that training never had",
-    "distance": "Distance of a number's distributions",
+    "missing": "Missing: share of queries without a value",
+    "default": "Default: share of queries that are encoded as if it were missing",
+    "out_of_range": "Out of range: share of numbers outside of training's central 99.9 %",
+    "unseen": "Unseen: share of ids that training never had; of the held-out rows in place of training's",
+    "distance": "Distance of a number's distribution to that of training, 0 to 1",
 }
 
 
 def parity_page(report: Mapping[str, Any]) -> str:
     """The page of what `tt-jax parity` writes to parity.json."""
-    training = report["training"]
-    about = (
-        f"{report['queries']:,} logged queries against {training['rows']:,} training rows of"
-        f" {', '.join(training['splits'])}. Intervals of 95 % know of the number of queries only."
-    )
-    marks = "".join(f"<p>{name}: <code>{html.escape(report[name])}</code></p>" for name in ("bundle", "index", "data"))
-    found = "".join(f'<li class="bad">{html.escape(finding)}</li>' for finding in report["findings"])
-    verdict = f"<ul>{found}</ul>" if found else "<p>Nothing is past a threshold.</p>"
+    bad = bool(report["findings"])
+    verdict = f'<p role="status"{_mark(bad)}>{html.escape(report["verdict"])}</p>'
+    found = "".join(f"<li>{html.escape(finding)}</li>" for finding in report["findings"])
+    findings = f"<h2>Findings, the worst first</h2><ol>{found}</ol>" if found else ""
     sections = "".join(_section(report, figure) for figure in _TITLES)
-    return plain_page("Serving against training", f"<p>{about}</p>{marks}{verdict}{_scores(report)}{sections}")
+    return plain_page("Serving against training", f"{verdict}{findings}{_about(report)}{_scores(report)}{sections}")
+
+
+def _mark(bad: bool) -> str:
+    return ' class="bad"' if bad else ""
+
+
+def _about(report: Mapping[str, Any]) -> str:
+    training = report["training"]
+    lines = [
+        f"{report['queries']:,} logged queries against {training['rows']:,} training rows of"
+        f" {', '.join(training['splits'])} and {training['held_out']:,} held-out rows."
+        " The intervals, of 95 %, are those of the served queries alone.",
+        *(f"{line}." for line in counted(report)),
+        *(
+            ["Shown, but without a threshold (--ignore): " + ", ".join(report["ignored"]) + "."]
+            if report["ignored"]
+            else []
+        ),
+    ]
+    about = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    pairs = [("bundle", report["bundle"]), ("index", report["index"])]
+    pairs += [(f"also the {kind}", value) for pair in report["also"] for kind, value in zip(("bundle", "index"), pair)]  # noqa: B905
+    marks = "".join(f"<p>{name}: <code>{html.escape(v)}</code></p>" for name, v in [*pairs, ("data", report["data"])])
+    return f"<h2>What was compared</h2>{about}{marks}"
 
 
 def _scores(report: Mapping[str, Any]) -> str:
+    allowed = report["thresholds"]["score"]
     rows = "".join(
-        f"<tr><td>{name}</td><td>{d['compared']:,}</td><td>{d['largest']:.3g}</td>"
-        f"<td>{number(d['mean'], '.3g')}</td></tr>"
+        f"<tr{_mark(not d['largest'] <= allowed)}><td>{_SCORES[name]}</td><td>{d['compared']:,}</td>"
+        f"<td>{number(d['largest'] if d['compared'] else None, '.3g')}</td><td>{number(d['mean'], '.3g')}</td>"
+        f"<td>{allowed:g}</td></tr>"
         for name, d in report["scores"].items()
         if name != "worst"
     )
-    head = "<tr><th></th><th>compared</th><th>largest difference</th><th>mean</th></tr>"
-    return f"<section><h2>Scores, served and replayed</h2><table>{head}{rows}</table></section>"
+    head = "<tr><th></th><th>compared</th><th>largest difference</th><th>mean</th><th>allowed</th></tr>"
+    table = f'<div class="scroll"><table>{head}{rows}</table></div>'
+    return f"<section><h2>Scores: served against those that the model gives</h2>{table}</section>"
+
+
+_SCORES = {"score": "score, of the largest of its answer", "probability": "probability"}
 
 
 def _section(report: Mapping[str, Any], figure: str) -> str:
     """A figure of every feature that has it, with its picture."""
-    threshold, drawn, rows = report["thresholds"][figure], [], []
+    drawn, rows = [], []
     for feature, figures in report["features"].items():
         if figure not in figures:
             continue
-        f = figures[figure]
-        bad = feature not in report["ignored"] and not abs(f["difference"]) <= threshold
+        f, bad = figures[figure], past(report, feature, figure)
         cells = [number(f.get(name), ".4f") for name in ("training", "serving")] + [f"{f['difference']:+.4f}"]
-        mark = ' class="bad"' if bad else ""
-        rows.append(f"<tr{mark}><td>{html.escape(feature)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+        allowed = "any" if feature in report["ignored"] else f"{report['thresholds'][figure]:g}"
+        row = "".join(f"<td>{cell}</td>" for cell in [*cells, allowed, "past" if bad else "fine"])
+        rows.append(f"<tr{_mark(bad)}><td>{html.escape(feature)}</td>{row}</tr>")
         if "low" in f:
             drawn.append(Whisker(int(bad), feature, f["difference"], f["low"], f["high"]))
     if not rows:
         return ""
-    title = f"{_TITLES[figure]}; a difference of {threshold} is fine"
-    picture = whiskers(drawn, f"{title}: serving - training, by feature", "serving - training") if drawn else ""
-    head = "<tr><th></th><th>training</th><th>serving</th><th>difference</th></tr>"
-    table = f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
-    return f"<section><h2>{html.escape(title)}</h2>{picture}{table}</section>\n"
+    picture = (
+        whiskers(drawn, f"{_TITLES[figure]}: serving - training, by feature", "serving - training") if drawn else ""
+    )
+    names = ("", "training", "serving", "difference", "allowed", "")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    table = f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    return f"<section><h2>{html.escape(_TITLES[figure])}</h2>{picture}{table}</section>\n"
