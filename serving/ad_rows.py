@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,19 @@ class AdRows:
 def ad_columns(schema: Schema) -> set[str]:
     """Names of the columns of an ad: features of its tower, the schema's `ad_id`, `bid` and `eligible`."""
     return {*(f.name for f in schema.tower_features("ad")), schema.ad_id, BID, ELIGIBLE}
+
+
+def columns_of(table: Any) -> dict[str, Any]:
+    """The columns of an Arrow table. Raises `EncodeError` for a name that two of them have."""
+    require_different(table.column_names)
+    return {name: table.column(name) for name in table.column_names}
+
+
+def require_different(names: Sequence[str]) -> None:
+    """Raises `EncodeError` for the first name that two columns have."""
+    for place, name in enumerate(names, 1):
+        if (first := names.index(name) + 1) != place:
+            raise EncodeError(name, None, f"two columns have this name, number {first} and number {place}")
 
 
 def read_ad_rows(schema: Schema, columns: Mapping[str, Any]) -> AdRows:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.ad_rows import BID, ELIGIBLE, read_ad_ids, read_bids, read_flags, require_ad_columns
+from serving.ad_rows import BID, ELIGIBLE, read_ad_ids, read_bids, read_flags, require_ad_columns, require_different
 from tt_jax.columns import EncodeError
 from tt_jax.schema import Schema
 
@@ -49,6 +49,7 @@ class AdsFile:
             names = file.schema_arrow.names
             if metadata.num_rows == 0:
                 raise EncodeError(schema.ad_id, None, "the corpus is empty; expected at least one ad")
+            require_different(names)
             require_ad_columns(schema, names)
             # One after the other, so that what reading takes beside its result is there for one only.
             column = lambda name: file.read([name]).column(name)  # noqa: E731

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.ad_rows import ad_columns, read_ad_ids, read_ad_rows
+from serving.ad_rows import ad_columns, columns_of, read_ad_ids, read_ad_rows
 from serving.changes import Changes, IndexVersion, Marks
 from serving.index import (
     AdIndexError,
@@ -238,13 +238,9 @@ def make_delta(bundle: Bundle, base: Base, ads: Any = None, changes: Any = None)
             f"the index was made by the bundle {base.fingerprint}, but this bundle is {bundle.fingerprint}"
         )
     schema, n = bundle.schema, 0 if ads is None else len(ads)
-    columns = {name: [] for name in ad_columns(schema)} if ads is None else _columns(ads)
+    columns = {name: [] for name in ad_columns(schema)} if ads is None else columns_of(ads)
     rows = read_ad_rows(schema, columns)
     vectors = embed_rows(bundle, rows.features, n, base.dtype)
     nothing = Marks.of(read_ad_ids(schema.ad_id, [], schema.ad_id_dtype))
-    marks = nothing if changes is None else Marks.read(schema, _columns(changes))
+    marks = nothing if changes is None else Marks.read(schema, columns_of(changes))
     return Delta(Changes(vectors, rows.ids, rows.bids, rows.valid, marks), bundle.fingerprint, base.version, now())
-
-
-def _columns(table: Any) -> dict[str, Any]:
-    return {name: table.column(name) for name in table.column_names}

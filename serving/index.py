@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from serving.ad_rows import embed_ads, read_ad_rows
+from serving.ad_rows import columns_of, embed_ads, read_ad_rows
 from tt_jax.bundle import Bundle
 from tt_jax.columns import EncodeError
 from tt_jax.features import Encoder
@@ -274,7 +274,7 @@ def build_index(bundle: Bundle, ads: Any, dtype: VectorDType = "f32", batch: int
     schema, n = bundle.schema, len(ads)
     if n == 0:
         raise EncodeError(schema.ad_id, None, "the corpus is empty; expected at least one ad")
-    rows = read_ad_rows(schema, {name: ads.column(name) for name in ads.column_names})
+    rows = read_ad_rows(schema, columns_of(ads))
     vectors = embed_rows(bundle, rows.features, n, dtype, batch)
     fingerprint = bundle.fingerprint
     head = index_head(fingerprint, dtype, vectors.shape)

@@ -179,6 +179,11 @@ def test_a_wrong_ad_is_told_the_same_wherever_it_is_read(tiny_bundle: Path, on_r
         ),
         (damaged(table(), "bid", 150, -1.0), "'bid', row 150: expected a float32 number >= 0, got -1.0", (map,)),
         (table().drop_columns(["price"]), "'price': the column is missing; valid names: ", (map,)),
+        (
+            table().append_column("price", table().column("price")),
+            "'price': two columns have this name, number",
+            (map,),
+        ),
         (table().slice(0, 0), "'ad_id': the corpus is empty", (map,)),
     ):
         write(ads, file, GROUPS if len(ads) else (0,))

@@ -115,3 +115,14 @@ def test_times_of_every_spelling_make_days(spelling: str, suffix: str, call: Cal
     ]  # fmt: skip
     assert report["columns"]["when"]["kind"] == "time"
     assert report["drift"]["reference"] == "the time to 2024-03-02"
+
+
+def test_a_text_without_characters_is_missing_in_every_format(call: Call, tmp_path: Path) -> None:
+    columns = {"user": [f"u{i % 7}" if i % 4 else "" for i in range(ROWS)], "n": list(range(ROWS))}
+    _write(tmp_path / "a.csv", columns)
+    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = [_inspect(call, tmp_path, tmp_path / name)["columns"] for name in ("a.csv", "b.jsonl")]
+    assert found[0] == found[1]
+    assert found[0]["user"]["missing"] == 0.25
+    assert found[0]["user"]["distinct"]["count"] == 7

@@ -56,13 +56,13 @@ CONTENT = {
     "a.ndjson.bz2": bz2.compress(OBJECTS),
     "a.pq": _parquet(), "a.PARQ": _parquet(), "part-00000-4b1c.c000.snappy.parquet": _parquet(),
     "part-00001.gz.parquet": _parquet(),
+    "tf.tfrecords": _written(log_files.write_tfrecord, "w.tfrecord"),
     # By content.
     "000000_0": LINES, "000001_0": gzip.compress(TSV), "000002_0.bz2": bz2.compress(OBJECTS),
     "part-00000-4b1c": _parquet(),
     "part-00001-4b1c.c000": ARRAY, "log.txt": LINES, "log.dat": b"\xef\xbb\xbf" + TSV, "log.2024-01-07": OBJECTS,
     "log.data.zst": zstd(LINES), "000003_0": lzma.compress(LINES), "000004_0": lz4(OBJECTS),
     "tf": _written(log_files.write_tfrecord, "w.tfrecord"),
-    "tf.tfrecords": _written(log_files.write_tfrecord, "w.tfrecord"),
     "data_tfrecord-00000-of-00001.gz": _written(log_files.write_tfrecord, "w.tfrecord.gz"),
     "records-00000-of-00002": _written(log_files.write_array_record, "w.array_record"),
     "arrow": _written(log_files.write_arrow, "file.arrow"), "arrow_1": _written(log_files.write_arrow, "stream.arrow"),
@@ -70,12 +70,16 @@ CONTENT = {
 
 
 @pytest.mark.parametrize("name", CONTENT)
-def test_every_spelling_of_a_format_is_read_by_name_or_by_content(name: str, tmp_path: Path) -> None:
+def test_every_spelling_of_a_format_is_read_by_name_or_by_content(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     content = CONTENT[name]
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / name).write_bytes(content if isinstance(content, bytes) else content(tmp_path))
     for source in (tmp_path / "log", tmp_path / "log" / name, f"{tmp_path}/l*/*"):
         assert _rows(source) == ROWS
+    says = "read by their content" in capsys.readouterr().err
+    assert says == (name in list(CONTENT)[list(CONTENT).index("000000_0") :] or ".json" in name.replace("jsonl", ""))
     memory = fsspec.filesystem("memory")
     memory.put_file(str(tmp_path / "log" / name), f"/{tmp_path.name}/{name}")
     assert _rows(f"memory://{tmp_path.name}") == ROWS
@@ -93,6 +97,8 @@ def test_every_spelling_of_a_format_is_read_by_name_or_by_content(name: str, tmp
         ("000000_0", b"x1\x011.5\nx2\x012.5\n", "without a line of names: it begins with"),
         ("a.bin", bytes(range(256)), "neither its name nor its first bytes tell"),
         ("a.parquet.gz", gzip.compress(_parquet()), "parquet inside of gzip: decompress it"),
+        ("a.csv.bak", LINES, "by its name a backup"),
+        ("a.csv~", LINES, "by its name a backup"),
         ("a.txt.gz", b"not gzip", "not readable as gzip"),
     ],
 )  # fmt: skip
@@ -139,10 +145,11 @@ def test_what_holds_no_data_is_left_out_and_counted(tmp_path: Path, capsys: pyte
     names = ("_SUCCESS", ".a.csv.crc", "README.txt", "LICENSE", "index.html", "_temporary/0/b.csv", ".ipynb/c.csv")
     _write(tmp_path, {"a.csv": LINES, "_day=2/a.csv": LINES, **dict.fromkeys(names, b"x")})
     assert len(_rows(tmp_path)) == 6
-    assert f"{tmp_path}: left out as no data, 7 by name" in capsys.readouterr().err
+    line = "left out as no data, by name or as links to others, 7: "
+    assert f"{tmp_path}: {line}" in capsys.readouterr().err
     fsspec.filesystem("memory").put(f"{tmp_path}/", f"/{tmp_path.name}", recursive=True)
     assert len(list_files(f"memory://{tmp_path.name}")) == 2
-    assert "left out as no data, 7 by name" in capsys.readouterr().err
+    assert line in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("log", ["_delta_log/0.json", ".hoodie/hoodie.properties", "metadata/v1.metadata.json"])
@@ -181,7 +188,8 @@ def test_empty_parts_are_told_and_have_no_rows(tmp_path: Path, capsys: pytest.Ca
     _write(tmp_path, {"a.csv": LINES, "header.csv": b"item,price\n", **empty})
     assert _rows(tmp_path) == ROWS
     err = capsys.readouterr().err
-    assert all(f"{tmp_path / name}: an empty file" in err for name in empty)
+    assert f"{tmp_path}: empty files, without rows, 5: " in err
+    assert all(str(tmp_path / name) in err for name in empty)
     assert "header" not in err
 
 

@@ -33,7 +33,7 @@ class Values:
     Attributes:
       kind: of its values, or of the elements of its lists; `none` where there is no value, `other` where it is of a
         type that is not looked into.
-      valid: bool `[n]`: there is a value. NaN is none.
+      valid: bool `[n]`: there is a value. NaN and the empty text are none.
       keys: uint64 `[n]`, anything where not valid.
       lengths: of the lists, int64 `[n]`; None where the column has none.
       elements: uint64, the keys of all values: those of valid rows, or of all lists' elements.
@@ -114,8 +114,10 @@ def _text(array: Any) -> tuple[Kind, np.ndarray, np.ndarray, Texts | None]:
         array = array.dictionary_encode()
     keys = text_keys(array.dictionary)
     codes = pc.fill_null(array.indices.cast(pa.int64()), 0).to_numpy()
-    row_keys = keys[codes] if keys.size else np.zeros(len(array), np.uint64)
-    return "text", np.asarray(array.is_valid()), row_keys, Texts(keys, array.dictionary)
+    if not keys.size:
+        return "text", np.zeros(len(array), bool), np.zeros(len(array), np.uint64), Texts(keys, array.dictionary)
+    is_empty = np.asarray(pc.equal(pc.binary_length(array.dictionary.cast(pa.large_binary())), 0))
+    return "text", np.asarray(array.is_valid()) & ~is_empty[codes], keys[codes], Texts(keys, array.dictionary)
 
 
 def numbers_of(kind: Kind, keys: np.ndarray) -> np.ndarray:

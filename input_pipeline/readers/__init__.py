@@ -76,10 +76,10 @@ def read(
         return
     sources = _sources(name, errors)
     values_of = partitions([s.name for s in sources])
-    empty = parts is None
+    empty, empty_files = parts is None, list[str]()
     for one in (s for s in sources if parts is None or s.name in parts):
         if len(sources) > 1 and one.is_empty():
-            tell(f"{one.name}: an empty file, without rows")
+            empty_files.append(one.name)
             continue
         reader = parquet.dictionaries if dictionaries and one.format == "parquet" else _READERS[one.format]
         for first_row, table in reader(one, types, errors, text):
@@ -90,6 +90,7 @@ def read(
             for row, rows in cast_table(one.name, first_row, table, types, errors, text):
                 yield one.name, row, rows
                 empty = False
+    _tell(name, "empty files, without rows", empty_files)
     if empty:
         raise ReadError(f"{name}: there are no rows to read, nor columns")
 
@@ -105,9 +106,14 @@ def _sources(text: str, errors: Errors) -> list[Source]:
     listing = list_sources(text)
     if listing.skipped:
         errors.skip(text, listing.skipped)
-    if listing.no_data:
-        first = ", ".join(listing.no_data[:_NAMES_TOLD])
-        tell(f"{text}: left out as no data, {len(listing.no_data):,} by name or as links to others: {first}")
+    _tell(text, "left out as no data, by name or as links to others", listing.no_data)
+    _tell(text, "read by their content, for their names do not tell", listing.by_content)
     if not listing.sources:
         raise ReadError(f"{text}: holds no file that can be read")
     return listing.sources
+
+
+def _tell(source: str, what: str, names: list[str]) -> None:
+    if names:
+        more = ", ..." if len(names) > _NAMES_TOLD else ""
+        tell(f"{source}: {what}, {len(names):,}: {', '.join(names[:_NAMES_TOLD])}{more}")

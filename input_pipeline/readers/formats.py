@@ -45,6 +45,7 @@ _NO_DATA_SUFFIXES = (
     "md", "rst", "crc", "md5", "sha1", "sha256", "sha512", "pdf", "html", "htm", "py", "ipynb", "sh", "png", "jpg",
     "jpeg", "gif", "svg",
 )  # fmt: skip
+_UNFINISHED = ("tmp", "temp", "part", "partial", "inprogress", "crdownload", "bak", "old", "orig", "swp", "lock")
 _DELIMITERS = ",\t|;\x01 "
 _VALUE = re.compile(r"\s*([-+.]?\d.*|null|nan|n/?a|none|true|false|\\n|-)\s*", re.IGNORECASE | re.DOTALL)  # no name
 _ROWS = 100  # of text, that are to have as many cells as the first
@@ -69,6 +70,11 @@ def holds_no_data(name: str) -> bool:
     name = name.rsplit("/", 1)[-1].lower()
     is_text = name.startswith("readme") or name.partition(".")[0] in _NO_DATA_NAMES
     return is_text or name.rpartition(".")[2] in _NO_DATA_SUFFIXES
+
+
+def is_copy(name: str) -> bool:
+    """Whether the name is that of a backup, or of a file that is still being written, whatever is in it."""
+    return name.endswith("~") or name.lower().rpartition(".")[2] in _UNFINISHED
 
 
 def compression_of(head: bytes) -> str | None:

@@ -22,6 +22,7 @@ from input_pipeline.readers.formats import (
     by_name,
     compression_of,
     holds_no_data,
+    is_copy,
     is_hidden,
 )
 
@@ -37,18 +38,20 @@ class Listing:
       sources: the files to read, sorted by name.
       skipped: what may hold data and is not read as such, with the reason.
       no_data: names of what holds none: documentation, checksums, hidden files, links to what is there already.
+      by_content: files whose names do not tell what they are read as, and as what.
     """
 
     sources: list[Source]
     skipped: dict[str, str]
     no_data: list[str]
+    by_content: list[str]
 
 
 def list_sources(text: str) -> Listing:
     """The files of a file name, a glob, a directory or a URL. Raises `ReadError` if there is no such thing."""
     remote, names, is_file = _remote_names(text) if "://" in text else _local_names(text)
     names, copies = (names, []) if remote else _real_files(names)
-    listing = Listing([], {}, copies)
+    listing = Listing([], {}, copies, [])
     for name in names:
         base = name.rsplit("/", 1)[-1]
         kind = _TABLE_LOGS.get(base) or ("Iceberg" if base.endswith(".metadata.json") else None)
@@ -58,7 +61,9 @@ def list_sources(text: str) -> Listing:
             listing.no_data.append(name)
         else:
             try:
-                listing.sources.append(_source(name, remote))
+                listing.sources.append(source := _source(name, remote))
+                if by_name(base)[0] is None:
+                    listing.by_content.append(f"{name} as {source.format}")
             except ValueError as e:
                 listing.skipped[name] = str(e).removeprefix(f"{name}: ")
     if is_file and listing.skipped:
@@ -72,6 +77,8 @@ def _source(name: str, remote: Any) -> Source:
         raise ValueError("a link to a file that is not there" if os.path.islink(name) else "not a regular file")
     format_, compression = by_name(name)
     if format_ is None:
+        if is_copy(name):
+            raise ValueError("by its name a backup, or not yet whole")
         if compression is None:
             compression = compression_of(Source(name, remote=remote).head(8))
         head = Source(name, remote=remote, compression=compression).head(HEAD_BYTES)
