@@ -177,10 +177,15 @@ def test_links_are_followed_each_real_folder_and_file_once(tmp_path: Path) -> No
     assert list_files(f"file://{log}") == list_files(log)
 
 
-def test_a_pattern_that_matches_folders_reads_all_below_them(tmp_path: Path) -> None:
-    _write(tmp_path, {"day=1/a.csv": LINES, "day=1/x/b.csv": LINES, "day=2/c.csv": LINES})
-    assert len(list_files(f"{tmp_path}/day=*")) == 3
-    assert len(list_files(f"{tmp_path}/**")) == 3
+def test_a_pattern_that_matches_folders_reads_all_below_them_but_what_is_hidden(tmp_path: Path) -> None:
+    hidden = dict.fromkeys(("_temporary/0/d.csv", "day=1/_tmp/e.csv", "day=1/.f.csv", "_SUCCESS", "g.crc"), b"x")
+    _write(tmp_path / "_log", {"day=1/a.csv": LINES, "day=1/x/b.csv": LINES, "day=2/c.csv": LINES, **hidden})
+    fsspec.filesystem("memory").put(f"{tmp_path}/", f"/{tmp_path.name}", recursive=True)
+    for root in (f"{tmp_path}/_log", f"memory://{tmp_path.name}/_log"):
+        for pattern in ("/day=*", "/*", "/**", "/*/**", "", "/"):
+            assert [n.rsplit("/", 1)[-1] for n in list_files(root + pattern)] == ["a.csv", "b.csv", "c.csv"], pattern
+        assert len(list_files(f"{root}/*/*")) == 3
+        assert len(list_files(f"{root}/day=1/_tmp/*", SkipUnknown())) == 1
 
 
 def test_empty_parts_are_told_and_have_no_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -111,7 +112,22 @@ def _local_names(text: str) -> tuple[None, list[str], bool]:
         raise ReadError(f"{text}: no such file, and no file matches it as a pattern")
     logs = {os.path.join(os.path.dirname(match), name) for match in found for name in _TABLE_LOGS}
     names = [name for match in found for name in (_below(match) if os.path.isdir(match) else [match])]
-    return None, names + [log for log in logs if os.path.isdir(log)], False
+    return None, _visible(_root(text), [*names, *filter(os.path.isdir, logs)]), False
+
+
+def _root(pattern: str) -> str:
+    """The folder that a pattern begins with."""
+    return re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
+
+
+def _visible(root: str, names: Iterable[str]) -> list[str]:
+    """Names below a folder, sorted, each ended at the first part that is hidden."""
+    found = set()
+    for name in names:
+        parts = name.removeprefix(root).strip("/").split("/")
+        hidden = next((i for i, part in enumerate(parts) if is_hidden(part)), len(parts))
+        found.add(name.removesuffix("".join(f"/{part}" for part in parts[hidden + 1 :])))
+    return sorted(found)
 
 
 def _below(root: str) -> Iterator[str]:
@@ -149,27 +165,15 @@ def _remote_names(url: str) -> tuple[Any, list[str], bool]:
             return _local_names(path)
         if system.isfile(path):
             return system, [system.unstrip_protocol(path)], True
-        found = [path] if system.isdir(path) else system.glob(path)
+        root, found = (path, [path]) if system.isdir(path) else (_root(path), system.glob(path))
         if not found:
             raise ReadError(f"{url}: no such file, and no file matches it as a pattern")
-        names = {name for match in found for name in _remote_below(system, match)}
-        return system, sorted(system.unstrip_protocol(name) for name in names), False
+        names = (name for match in found for name in (system.find(match) if system.isdir(match) else [match]))
+        return system, [system.unstrip_protocol(name) for name in _visible(root, names)], False
     except ReadError:
         raise
     except (OSError, ImportError, ValueError) as e:
         raise ReadError(f"{url}: cannot be listed: {e}") from e
-
-
-def _remote_below(system: Any, path: str) -> Iterator[str]:
-    """As `_below`, of a store; of a file, it."""
-    if not system.isdir(path):
-        yield path
-        return
-    root = path.rstrip("/")
-    for name in system.find(path):
-        parts = name.removeprefix(root).strip("/").split("/")
-        visible = next((i for i, part in enumerate(parts[:-1]) if is_hidden(part)), len(parts) - 1)
-        yield "/".join([root, *parts[: visible + 1]])
 
 
 def partitions(names: Sequence[str]) -> dict[str, dict[str, str | int | None]]:
