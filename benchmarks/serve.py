@@ -119,7 +119,7 @@ def measure_bare(a: argparse.Namespace, folder: Path) -> tuple[dict[int, float],
 @contextmanager
 def running(command: Sequence[str | Path]) -> Iterator[tuple[int, int]]:
     """A server; gives its port, once it has printed its address, and its process id."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))}
     with subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, text=True, env=environment) as server:
         try:
             assert server.stdout is not None

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
-from litestar.types import ASGIApp, Receive, Scope, Send
-
 from serving.console import CONSOLE
-from serving.log_events import log_refused
-from serving.messages import ErrorAnswer
-from serving.telemetry import UNMATCHED, Telemetry
 
 MIN_TOKEN = 16  # characters
 # What needs no token: probes have none, and a browser sends none for a page. The console's page asks for one by itself.
@@ -26,17 +21,20 @@ EXPECTED = "expected the header 'Authorization: Bearer TOKEN', with a token of t
 class Tokens:
     """What `Authorization: Bearer` may bring. Its text does not show them."""
 
-    _headers: tuple[bytes, ...]
+    _tokens: tuple[bytes, ...]
     _file: Path | None = None
 
     @staticmethod
     def of(*tokens: str) -> Tokens:
         """These tokens, of ASCII characters."""
-        return Tokens(tuple(f"Bearer {token}".encode("ascii") for token in tokens))
+        return Tokens(tuple(token.encode("ascii") for token in tokens))
 
     def allow(self, header: bytes) -> bool:
-        """Whether it is the header of one of them. The time that takes does not tell how much of it was right."""
-        return sum(hmac.compare_digest(header, expected) for expected in self._headers) > 0  # `any` would stop early
+        """Whether it is the header of one of them, with `Bearer` in any case. The time that takes does not tell how
+        much of it was right."""
+        scheme, _, token = header.partition(b" ")
+        right = sum(hmac.compare_digest(token.strip(), known) for known in self._tokens)  # `any` would stop early
+        return scheme.lower() == b"bearer" and right > 0
 
     def let_in(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         """Whether a request with these headers, names in lower case, has one token, and a right one."""
@@ -47,14 +45,14 @@ class Tokens:
         """Takes what is in the file by now, if there is one, and names it. Changes nothing if it raises what
         `read_tokens` does."""
         if self._file is not None:
-            self._headers = read_tokens(self._file)._headers
+            self._tokens = read_tokens(self._file)._tokens
         return self._file
 
     def __len__(self) -> int:
-        return len(self._headers)
+        return len(self._tokens)
 
     def __repr__(self) -> str:
-        return f"Tokens({len(self._headers)})"
+        return f"Tokens({len(self._tokens)})"
 
 
 def read_tokens(path: Path) -> Tokens:
@@ -82,33 +80,28 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class Guard:
-    """An ASGI application before another: without a token there is 401, before anything else is done for a request.
+class Hosts:
+    """The names by which a listener may be asked when only this machine reaches it and no token is needed.
 
-    The connection is closed then, so that the rest of a body is not read.
+    A page of the internet can have its own name lead here (DNS rebinding), and then read what is answered, but not
+    choose another `Host`. A name without a dot can be no such name.
     """
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, telemetry: Telemetry) -> None:
-        self._app, self._tokens = app, tokens
-        self._refused = telemetry.requests.labels(UNMATCHED, "401")
+    def __init__(self, *allowed: str) -> None:
+        """`allowed`: beside those of this machine; `*` = any."""
+        self._allowed = {name.lower() for name in allowed}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Lets a request through, or refuses it."""
-        if scope["type"] == "http" and scope["path"] not in OPEN and not self._tokens.let_in(scope["headers"]):
-            self._refused.inc()
-            log_refused(scope.get("client"), "no token", 401)
-            await _refuse(send)
-            return
-        await self._app(scope, receive, send)
+    def allow(self, hosts: Iterable[bytes]) -> bool:
+        """Whether a request with these `Host` headers may come in. Browsers send one; who sends none is no browser."""
+        return "*" in self._allowed or all(self._is_ours(host.decode("latin-1").lower()) for host in hosts)
+
+    def _is_ours(self, host: str) -> bool:
+        name = re.sub(r":\d*$", "", host).strip("[]").removesuffix(".")
+        is_local = ("." not in name and ":" not in name) or name.endswith(".localhost")
+        return is_local or is_loopback(name) or name in self._allowed
 
 
-async def _refuse(send: Send) -> None:
-    body = msgspec.json.encode(ErrorAnswer(EXPECTED))
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"www-authenticate", b'Bearer realm="tt-jax"'),
-        (b"connection", b"close"),
-    ]
-    await send({"type": "http.response.start", "status": 401, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+def hosts_of(address: str, tokens: Tokens | None, allowed: Iterable[str]) -> Hosts | None:
+    """Those that a listener on this address checks; None = it does not, as others than browsers here can ask it, or
+    need a token."""
+    return Hosts(*allowed) if tokens is None and is_loopback(address) else None

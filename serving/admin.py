@@ -17,19 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from litestar import Litestar, MediaType, Request, Response, get, post
-from litestar.connection import ASGIConnection
-from litestar.exceptions import HTTPException, NotAuthorizedException
-from litestar.handlers import BaseRouteHandler
+from litestar.exceptions import HTTPException
 
-from serving.access import EXPECTED, Tokens
+from serving.access import Tokens
 from serving.admin_messages import Status, read_changes, read_delta, read_load
-from serving.beside import served
 from serving.changes import ChangeError
 from serving.changing import prepare, prepare_delta
 from serving.delta import Delta, DeltaError
+from serving.door import Door
 from serving.index import now
 from serving.live import Live, LoadError, Sources
-from serving.log_events import log_event, log_refused
+from serving.log_events import log_event
 from serving.messages import ErrorAnswer, one_line
 from serving.scorer import RequestError
 from serving.service import Service
@@ -58,7 +56,8 @@ async def administered(
     try:
         async with contextlib.AsyncExitStack() as stack:
             if listener is not None:
-                await stack.enter_async_context(served(create_admin(service, live, tokens), listener))
+                door = Door(create_admin(service, live), service.telemetry, tokens=tokens)
+                await stack.enter_async_context(service.beside("admin", door, MAX_BODY, listener))
             stack.callback(live.abandon)  # first, so that who waits for a load gets an answer
             yield
     finally:
@@ -74,11 +73,10 @@ def _read_again(tokens: Tokens) -> None:
         log_event("tokens", logging.WARNING, outcome="failed", reason=one_line(str(e)))
 
 
-def create_admin(service: Service, live: Live, tokens: Tokens) -> Litestar:
-    """The ASGI application of the admin listener, for whoever has one of the tokens."""
+def create_admin(service: Service, live: Live) -> Litestar:
+    """The ASGI application of the admin listener."""
     app = Litestar(
         [load, ads, delta, status, metrics],
-        guards=[partial(_require_token, tokens)],
         exception_handlers={
             RequestError: partial(_refuse, 400),
             ChangeError: partial(_refuse, 400),
@@ -144,12 +142,6 @@ def _parts(request: Request[Any, Any, Any]) -> tuple[Service, Live]:
     if not service.ready:
         raise HTTPException(status_code=503, detail="not ready: starting or draining; nothing has changed")
     return service, request.app.state.live
-
-
-def _require_token(tokens: Tokens, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    if not tokens.allow(connection.headers.get("authorization", "").encode("utf-8", "replace")):
-        log_refused(connection.scope.get("client"), "no token of the admin listener", 401)
-        raise NotAuthorizedException(EXPECTED)
 
 
 def _refuse(code: int, _: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from typing import Any
 
-import uvicorn
 from litestar import Litestar, MediaType, Request, Response, get
 
 from serving.server import bound, listen
@@ -33,32 +28,3 @@ def create_metrics(telemetry: Telemetry) -> Litestar:
         return Response(telemetry.text(), headers={"content-type": telemetry.content_type})
 
     return Litestar([metrics], openapi_config=None, logging_config=None, debug=False)
-
-
-@asynccontextmanager
-async def served(app: Litestar, listener: socket.socket) -> AsyncIterator[None]:
-    """Answers on a listener for as long as the block lasts."""
-    config = uvicorn.Config(
-        app,
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=1,
-    )
-    server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await task
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to the server of the service."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Captures none."""
-        yield

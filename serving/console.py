@@ -24,7 +24,6 @@ from litestar import MediaType, Request, Response, get, post
 from msgspec import Struct
 
 from serving.batcher import Batcher, OverloadError
-from serving.body import receive_body
 from serving.index import timestamp
 from serving.messages import read_body
 from serving.scorer import Scorer
@@ -43,7 +42,7 @@ class ConsoleSettings:
 
     Attributes:
       beside: of a service whose answers the page shows beside those of this one. It must allow that, by `origin`.
-      origin: of a service whose console may read what this one answers, see `serving.cross_origin`.
+      origin: of a service whose console may read what this one answers, see `serving.door`.
     """
 
     beside: str = ""
@@ -124,11 +123,9 @@ _EXAMPLE = '{"query": {"<feature>": <value>, ...}}'
 class Console:
     """What the handlers share. Close it."""
 
-    def __init__(
-        self, settings: ConsoleSettings, batcher: Batcher, telemetry: Telemetry, route: str, read: float
-    ) -> None:
-        """`route`: whose times are shown. `read`: seconds for a body to arrive."""
-        self.settings, self.batcher, self.telemetry, self.route, self.read = settings, batcher, telemetry, route, read
+    def __init__(self, settings: ConsoleSettings, batcher: Batcher, telemetry: Telemetry, route: str) -> None:
+        """`route`: whose times are shown."""
+        self.settings, self.batcher, self.telemetry, self.route = settings, batcher, telemetry, route
         self.page, policy = _read_page(settings.beside)
         self.headers = {
             "content-security-policy": policy,
@@ -203,9 +200,7 @@ async def state(request: Request[Any, Any, Any]) -> StateAnswer:
 async def gates(request: Request[Any, Any, Any]) -> GatesAnswer:
     """Of the query tower, for a query."""
     console = _console(request)
-    most = request.app.state.service.limits.body
-    body = await receive_body(request.scope["headers"], request.receive, most, console.read)
-    return await console.gates(read_body(body, _DECODER, _EXAMPLE).query)
+    return await console.gates(read_body(await request.body(), _DECODER, _EXAMPLE).query)
 
 
 ROUTES: Sequence[Any] = (page, form, state, gates)

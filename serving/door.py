@@ -1,94 +1,135 @@
-"""What stands before the application, for `POST /v1/rank` alone.
+"""What stands before an application, on every listener: who is refused by the head of a request, and who answers.
 
-When the service is overloaded, requests are refused before any effort is spent on them. The application refuses them
-too, but a task, routing, reading and explaining cost it many times as much, and under overload that effort is taken
-from the requests that are served. Those of the usual form are also answered here, for the same reason.
+`POST /v1/rank` goes past the application: routing and the messages of ASGI cost the event loop more than the answer.
+When the service is overloaded, such a request is refused before any effort is spent on it, since under overload that
+effort is taken from the requests that are served.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from functools import partial
-from http import HTTPStatus
 
-from litestar.types import HTTPScope
+from litestar.types import ASGIApp
 
-from serving.access import Tokens
-from serving.batcher import OverloadError, Ranked
-from serving.errors import client_left, overloaded
-from serving.messages import read_deadline
-from serving.rank import RANK, Asked, Rank, Reply, error_reply
+from serving.access import EXPECTED, Hosts, Tokens
+from serving.asgi import call
+from serving.batcher import OverloadError
+from serving.errors import overloaded
+from serving.http_messages import Headers, Reply, Request, error_reply
+from serving.log_events import log_event, log_refused
+from serving.messages import read_deadline, shorten
+from serving.rank import RANK, Rank
 from serving.scorer import RequestError
+from serving.telemetry import UNMATCHED, Telemetry
 
-_PATH = RANK.encode()
-_LONGEST_BODY = 65_536  # bytes: it is still read. A longer one is for the application to read, or refuse.
-_STATUS = {s.value: b"HTTP/1.1 %d %b\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
-
-Headers = Sequence[tuple[bytes, bytes]]
+_CHALLENGE = ((b"www-authenticate", b'Bearer realm="tt-jax"'),)
+_PREFLIGHT = Reply(
+    204,
+    (
+        (b"access-control-allow-methods", b"GET, POST"),
+        (b"access-control-allow-headers", b"authorization, content-type"),
+        (b"access-control-max-age", b"600"),
+    ),
+    b"",
+)
 
 
 class Door:
-    """Refuses with 503 while the batcher takes no more, knowing a request by its head only; answers the others."""
+    """Answers the requests of one listener.
 
-    def __init__(self, rank: Rank, headers: Headers = (), tokens: Tokens | None = None) -> None:
-        """`headers`: of every answer. `tokens`: without one, a request is for the application to refuse."""
-        self._rank, self._headers, self._tokens = rank, headers, tokens
-        self._longest = min(_LONGEST_BODY, rank.limits.body)
+    Attributes:
+      headers: of every answer. They let the pages of one other origin read what is answered, refusals too. The origin
+        is always the same, so every answer names it, whoever asks: browsers compare.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        telemetry: Telemetry,
+        *,
+        rank: Rank | None = None,
+        tokens: Tokens | None = None,
+        open_paths: Collection[str] = (),
+        hosts: Hosts | None = None,
+        origin: str = "",
+    ) -> None:
+        """`tokens`: one is needed for all but `open_paths`. `hosts`: the names it is asked by; None = any."""
+        self.headers: Headers = ((b"access-control-allow-origin", origin.encode("ascii")),) if origin else ()
+        self._app, self._telemetry, self._rank, self._origin = app, telemetry, rank, origin
+        self._tokens, self._open, self._hosts = tokens, open_paths, hosts
         self._coming = 0  # let through in this turn of the event loop: they enter the queue in the next one
-        self._refused = rank.telemetry.requests.labels(RANK, "503")
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    def enter(self, method: bytes, target: bytes, headers: Headers, arrived: float) -> Reply | bool:
-        """The refusal of a request, or whether `answer` takes it: else it is for the application.
+    def enter(self, request: Request) -> Reply | None:
+        """The answer to a request, if its head is enough to know it."""
+        if self._hosts is not None and not self._hosts.allow(request.hosts):
+            log_refused(request.client, "host", 421)
+            asked = shorten(b", ".join(request.hosts).decode("latin-1"))
+            return self._refuse(421, f"Host: {asked} is not a name of this service; see --allowed-host")
+        if self._origin and request.method == b"OPTIONS" and _values(request, b"access-control-request-method"):
+            return _PREFLIGHT
+        if self._tokens is not None and request.path not in self._open and not self._tokens.let_in(request.headers):
+            log_refused(request.client, "no token", 401)
+            return self._refuse(401, EXPECTED, _CHALLENGE)
+        encodings = [value for value in _values(request, b"content-encoding") if value.lower() != b"identity"]
+        if encodings:
+            given = shorten(b", ".join(encodings).decode("latin-1"))
+            message = f"Content-Encoding: expected a body that is not compressed, got {given}"
+            return self._refuse(415, message, ((b"accept-encoding", b"identity"),))
+        return self._admit(self._rank, request) if self._rank and _is_rank(request) else None
 
-        `headers`: of the request, with names in lower case. `arrived`: of `time.perf_counter`.
-        """
-        if target != _PATH or method != b"POST" or not self._is_short(headers):
-            return False
-        if self._tokens is not None and not self._tokens.let_in(headers):
-            return False  # neither told how busy the service is, nor counted among those who come
+    def answer(self, request: Request, send: Callable[[Reply], None]) -> None:
+        """Answers a request that `enter` let through, now or later."""
+        if self._rank and _is_rank(request):
+            self._rank.answer(request, partial(self._ranked, request, send))
+        else:
+            task = asyncio.get_running_loop().create_task(self._call(request, send))
+            self._tasks.add(task)  # the loop itself holds tasks only weakly
+            task.add_done_callback(self._tasks.discard)
+
+    def _ranked(self, request: Request, send: Callable[[Reply], None], reply: Reply) -> None:
+        self._telemetry.answered(RANK, reply.status, request.started)
+        send(reply)
+
+    async def _call(self, request: Request, send: Callable[[Reply], None]) -> None:
         try:
-            lag = time.perf_counter() - arrived
-            self._rank.batcher.admit(1 + self._coming, read_deadline(headers, arrived), lag)
+            reply = await call(self._app, request)
+        except Exception as e:
+            log_event("request_failed", logging.ERROR, error=e, method=request.method.decode(), path=request.path)
+            reply = error_reply(500, "internal error")
+        send(reply)
+
+    def _refuse(self, status: int, message: str, headers: Headers = ()) -> Reply:
+        self._telemetry.requests.labels(UNMATCHED, str(status)).inc()
+        return error_reply(status, message, headers, close=True)
+
+    def _admit(self, rank: Rank, request: Request) -> Reply | None:
+        """Refuses with 503 while the batcher takes no more, or not in time."""
+        try:
+            lag = time.perf_counter() - request.started
+            rank.batcher.admit(1 + self._coming, read_deadline(request.headers, request.started), lag)
         except OverloadError as e:
-            self._refused.inc()
-            return error_reply(overloaded(e))  # counted, but not timed: it would hide how long answers take
+            self._telemetry.requests.labels(RANK, "503").inc()  # not timed: it would hide how long answers take
+            refused = overloaded(e)
+            return error_reply(refused.status, refused.message, refused.header_pairs)
         except RequestError:  # a deadline that is none: that is explained when the request is whole
             pass
         if not self._coming:
             asyncio.get_running_loop().call_soon(self._all_came)
         self._coming += 1
-        return True
-
-    def answer(self, scope: HTTPScope, body: bytes, send: Callable[[Reply], None]) -> None:
-        """Answers a request that `enter` let through, now or later."""
-        try:
-            asked = self._rank.ask(scope, body)
-        except Exception as e:
-            send(self._rank.refuse(e, scope))
-        else:
-            asked.answer.add_done_callback(partial(self._ranked, asked, scope, send))
-
-    def _ranked(
-        self, asked: Asked, scope: HTTPScope, send: Callable[[Reply], None], answer: asyncio.Future[Ranked]
-    ) -> None:
-        try:
-            reply = self._rank.reply(asked, scope, answer.result())
-        except asyncio.CancelledError:
-            reply = self._rank.refuse(client_left(), scope)
-        except Exception as e:
-            reply = self._rank.refuse(e, scope)
-        send(reply)
-
-    def message(self, reply: Reply, more: Headers) -> bytes:
-        """A reply as it is sent, with `more` headers."""
-        lines = [b"%b: %b\r\n" % header for header in (*more, *self._headers, *reply.headers)]
-        return b"".join((_STATUS[reply.status], *lines, b"\r\n", reply.body))
-
-    def _is_short(self, headers: Headers) -> bool:
-        """Whether the body is, and the request says so."""
-        return any(name == b"content-length" and int(value) <= self._longest for name, value in headers)
+        return None
 
     def _all_came(self) -> None:
         self._coming = 0
+
+
+def _is_rank(request: Request) -> bool:
+    return request.method == b"POST" and request.path.rstrip("/") == RANK
+
+
+def _values(request: Request, name: bytes) -> list[bytes]:
+    return [value for known, value in request.headers if known == name]

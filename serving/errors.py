@@ -9,8 +9,8 @@ from typing import Any
 from litestar import MediaType, Request, Response
 from litestar.exceptions import ClientException, HTTPException
 from litestar.openapi import ResponseSpec
-from litestar.types import HTTPScope
 
+from serving.asgi import REQUEST_ID
 from serving.batches import DeadlineError, DispatcherError, OverloadError
 from serving.log_events import log_event
 from serving.messages import ErrorAnswer, one_line
@@ -26,6 +26,8 @@ ERRORS = {
     401: _spec("No token, where one is asked for."),
     408: _spec("The body did not arrive in time."),
     413: _spec("The body is too large."),
+    415: _spec("The body is compressed."),
+    421: _spec("The request is for another host."),
     503: _spec("Too busy; try again after `Retry-After`."),
     504: _spec("The deadline of the request passed."),
 }
@@ -39,8 +41,13 @@ class Refusal:
     message: str
     headers: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def header_pairs(self) -> list[tuple[bytes, bytes]]:
+        """The headers as they are sent."""
+        return [(name.lower().encode(), value.encode()) for name, value in self.headers.items()]
 
-def refusal(error: Exception, scope: HTTPScope, max_body: int) -> Refusal:
+
+def refusal(error: Exception, method: str, path: str, request_id: str | None, max_body: int) -> Refusal:
     """For a request that failed with this error. One that is a fault of ours is logged.
 
     `max_body`: bytes.
@@ -52,9 +59,9 @@ def refusal(error: Exception, scope: HTTPScope, max_body: int) -> Refusal:
     if isinstance(error, DeadlineError):
         return Refusal(504, one_line(str(error)))
     if isinstance(error, HTTPException) and (error.status_code < 500 or error.status_code == 503):
-        return _http_error(error, scope, max_body)
+        return _http_error(error, method, path, max_body)
     if not isinstance(error, DispatcherError):  # logged once, not with every request
-        log_event("request_failed", logging.ERROR, error=error, method=scope["method"], path=scope["path"])
+        log_event("request_failed", logging.ERROR, error=error, method=method, path=path, request_id=request_id)
     return Refusal(500, "internal error")
 
 
@@ -63,22 +70,19 @@ def overloaded(error: OverloadError) -> Refusal:
     return Refusal(503, one_line(str(error)), {"retry-after": error.retry_after_header})
 
 
-def _http_error(error: HTTPException, scope: HTTPScope, max_body: int) -> Refusal:
-    path = scope["path"]
+def _http_error(error: HTTPException, method: str, path: str, max_body: int) -> Refusal:
     message = {
         404: f"no such path: {path}; see /schema",
-        405: f"{path} does not take {scope['method']}; expected {(error.headers or {}).get('allow', '')}",
+        405: f"{path} does not take {method}; expected {(error.headers or {}).get('allow', '')}",
         413: f"the body is too large; expected at most {max_body} bytes",
     }.get(error.status_code, error.detail)
-    headers = dict(error.headers or {})
-    if error.status_code in (408, 413):
-        headers["connection"] = "close"  # else the rest of the body would be read
-    return Refusal(error.status_code, one_line(message), headers)
+    return Refusal(error.status_code, one_line(message), dict(error.headers or {}))
 
 
 def explain(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
     """Litestar's handler of all errors."""
-    found = refusal(error, request.scope, request.app.state.service.limits.body)
+    request_id, most = request.scope["state"].get(REQUEST_ID), request.app.state.service.limits.body
+    found = refusal(error, request.scope["method"], request.scope["path"], request_id, most)
     body = ErrorAnswer(found.message)
     return Response(body, status_code=found.status, media_type=MediaType.JSON, headers=found.headers)
 

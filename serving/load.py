@@ -30,17 +30,12 @@ class Load:
     unread: float = 30.0
     keep_alive: int = 75
     stuck: float = 30.0
+    max_bodies: int = 256 * 2**20
+    max_connections: int = 0
 
     def __post_init__(self) -> None:
-        least = {
-            "max_queue": 1,
-            "max_wait": 0.0,
-            "grace": 1.0,
-            "read": 0.1,
-            "unread": 0.1,
-            "keep_alive": 1,
-            "stuck": 1.0,
-        }
+        least = {"max_queue": 1, "max_wait": 0.0, "grace": 1.0, "read": 0.1, "unread": 0.1, "keep_alive": 1}
+        least |= {"stuck": 1.0, "max_bodies": 0, "max_connections": 0}
         for name, smallest in least.items():
             if not smallest <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: expected a number of at least {smallest}, got {getattr(self, name)}")

@@ -4,20 +4,19 @@ loop does for an answer."""
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
-from litestar.types import HTTPScope, Receive, Send
 
 from serving.batcher import Batcher, Ranked
-from serving.body import receive_body
-from serving.errors import Refusal, client_left, refusal
+from serving.errors import client_left, refusal
+from serving.http_messages import JSON, Reply, Request, error_reply
 from serving.messages import (
     Ads,
     BatchAnswer,
-    ErrorAnswer,
     Limits,
     RankAnswer,
     Work,
@@ -26,16 +25,14 @@ from serving.messages import (
     to_work,
 )
 from serving.request_log import RequestLog
-from serving.telemetry import STARTED, Telemetry
+from serving.telemetry import Telemetry
 
 RANK = "/v1/rank"
-ANSWER = "tt_jax_answer"  # in the state of a request: the future that its connection cancels when the client leaves
-_JSON = (b"content-type", b"application/json")
 _ENCODER = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Asked:
+class _Asked:
     """A request that is being ranked. `for_many`: it has `queries`, not a `query`."""
 
     work: Work
@@ -43,52 +40,44 @@ class Asked:
     answer: asyncio.Future[Ranked]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Reply:
-    """An answer that is ready to be sent. Its headers name its length."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
-
-
 class Rank:
-    """Answers that one route: the best ads for a query, or for each of several. An ASGI application, and the steps of
-    it for who needs none: `ask`, and when its answer is there `reply`, or `refuse`.
+    """Answers that one route: the best ads for a query, or for each of several.
 
     The body is read as JSON, whatever its Content-Type: `curl -d` sends that of a form.
     """
 
-    def __init__(
-        self, batcher: Batcher, telemetry: Telemetry, limits: Limits, read: float, log: RequestLog | None
-    ) -> None:
-        """`read`: seconds for a body."""
-        self.batcher, self.telemetry, self.limits, self._read, self._log = batcher, telemetry, limits, read, log
+    def __init__(self, batcher: Batcher, telemetry: Telemetry, limits: Limits, log: RequestLog | None) -> None:
+        self.batcher, self.telemetry, self.limits, self._log = batcher, telemetry, limits, log
 
-    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
-        state = scope.setdefault("state", {})
-        state.setdefault(STARTED, time.perf_counter())  # the server knows when it arrived
+    def answer(self, request: Request, send: Callable[[Reply], None]) -> None:
+        """Answers one request, now or later. Its `cancel` takes it from the queue."""
         try:
-            body = await receive_body(scope["headers"], receive, self.limits.body, self._read)
-            asked = self.ask(scope, body)
-            reply = self.reply(asked, scope, await _unless_gone(asked.answer))
+            asked = self._ask(request)
         except Exception as e:
-            reply = self.refuse(e, scope)
-        await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
-        await send({"type": "http.response.body", "body": reply.body, "more_body": False})
+            send(self._refuse(e, request))
+        else:
+            request.cancel = asked.answer.cancel
+            asked.answer.add_done_callback(partial(self._ranked, asked, request, send))
 
-    def ask(self, scope: HTTPScope, body: bytes) -> Asked:
+    def _ask(self, request: Request) -> _Asked:
         """Has the batcher rank what a body asks for. Raises `RequestError` and `OverloadError`."""
-        state = scope["state"]
-        deadline = read_deadline(scope["headers"], state[STARTED])
-        message = read_request(body)
+        deadline = read_deadline(request.headers, request.started)
+        message = read_request(bytes(request.body))
         work = to_work(message, self.limits.queries)
-        state[ANSWER] = answer = self.batcher.submit(work, deadline)
-        return Asked(work, message.query is None, answer)
+        return _Asked(work, message.query is None, self.batcher.submit(work, deadline))
 
-    def reply(self, asked: Asked, scope: HTTPScope, ranked: Ranked) -> Reply:
-        """What is sent for a request with these ads."""
+    def _ranked(
+        self, asked: _Asked, request: Request, send: Callable[[Reply], None], answer: asyncio.Future[Ranked]
+    ) -> None:
+        try:
+            reply = self._reply(asked, request, answer.result())
+        except asyncio.CancelledError:
+            reply = self._refuse(client_left(), request)
+        except Exception as e:
+            reply = self._refuse(e, request)
+        send(reply)
+
+    def _reply(self, asked: _Asked, request: Request, ranked: Ranked) -> Reply:
         self.telemetry.ranked(asked.work.queries, ranked.found)
         if self._log:
             self._log.offer(asked.work, ranked)
@@ -97,32 +86,9 @@ class Rank:
             body = _ENCODER.encode(BatchAnswer([Ads(found) for found in ads], ranked.bundle, ranked.index))
         else:
             body = _ENCODER.encode(RankAnswer(ads[0], ranked.bundle, ranked.index))
-        self.telemetry.answered(RANK, 200, scope["state"][STARTED])
-        return _reply(200, [_JSON], body)
+        return Reply(200, (JSON,), body)
 
-    def refuse(self, error: Exception, scope: HTTPScope) -> Reply:
-        """What is sent for a request that failed with this error."""
-        refused = refusal(error, scope, self.limits.body)
-        self.telemetry.answered(RANK, refused.status, scope["state"][STARTED])
-        return error_reply(refused)
-
-
-def error_reply(refused: Refusal) -> Reply:
-    """What is sent for a request that failed."""
-    more = [(name.encode(), value.encode()) for name, value in refused.headers.items()]
-    return _reply(refused.status, [_JSON, *more], _ENCODER.encode(ErrorAnswer(refused.message)))
-
-
-def _reply(status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Reply:
-    return Reply(status, [*headers, (b"content-length", b"%d" % len(body))], body)
-
-
-async def _unless_gone(answer: asyncio.Future[Ranked]) -> Ranked:
-    """The answer. If the client leaves before it is there, nobody ranks for him."""
-    try:
-        return await answer
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():  # not the answer was cancelled, but who waits for it
-            raise
-        raise client_left() from None
+    def _refuse(self, error: Exception, request: Request) -> Reply:
+        method, request_id = request.method.decode("ascii"), request.id.decode("ascii")
+        refused = refusal(error, method, request.path, request_id, self.limits.body)
+        return error_reply(refused.status, refused.message, refused.header_pairs)

@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import platform
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from litestar import Litestar, MediaType, Request, Response, get, post
-from litestar.exceptions import HTTPException, NotFoundException
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
 from litestar.openapi import ResponseSpec
-from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
-from serving.access import Guard, Tokens
+from serving.access import OPEN, Hosts, Tokens
 from serving.batcher import Batcher
 from serving.changing import load as load_scorer
 from serving.console import CONSOLE, ROUTES, Console, ConsoleSettings
-from serving.cross_origin import CrossOrigin
 from serving.docs import RankOperation, openapi_config
 from serving.door import Door
 from serving.errors import ERRORS, explain
+from serving.http_messages import Reply
+from serving.http_messages import Request as HttpRequest
+from serving.listener import Listener
 from serving.load import Load
 from serving.messages import BatchAnswer, ErrorAnswer, FeatureInfo, Limits, ModelAnswer, RankAnswer
 from serving.rank import RANK, Rank
 from serving.request_log import LogSettings, RequestLog
 from serving.scorer import Scorer
-from serving.server import Server, allow_many_connections, bound, calm_garbage_collector, listen
-from serving.telemetry import Telemetry, log_serves
+from serving.server import Room, Server, bound, calm_garbage_collector, listen, make_room
+from serving.telemetry import STARTED, Telemetry, log_serves
 from tt_jax.schema import Feature
 
 _LAST_BATCH = 0.6  # of the grace time: when no batch is started any more
 _LAST_CALL = 0.1  # of it: for the last batch to end
+_LAST_BESIDE = 1.0  # s from when the service has drained until the connections of the other listeners are cut
 
 
 class Service:
@@ -47,7 +53,8 @@ class Service:
         self.load = load
         self.batcher = Batcher(scorer, load=load, metrics=self.telemetry.queue)
         self.request_log = RequestLog(log, self.telemetry.registry) if log else None
-        self.ready = False
+        self.rank = Rank(self.batcher, self.telemetry, self.limits, self.request_log)
+        self.room, self.access_log, self.ready = Room(0, 0), False, False  # until it runs
         self._versions = versions
 
     def model(self) -> ModelAnswer:
@@ -66,6 +73,22 @@ class Service:
             versions=self._versions,
         )
 
+    def listener(self, name: str, door: Door, max_body: int, max_connections: int) -> Listener:
+        """One of this process. `name`: in metrics and logs. `max_body`: bytes."""
+        return Listener(
+            name,
+            door,
+            self.telemetry,
+            self.load,
+            max_body=max_body,
+            max_connections=max_connections,
+            access_log=self.access_log,
+        )
+
+    def beside(self, name: str, door: Door, max_body: int, sock: socket.socket) -> AbstractAsyncContextManager[None]:
+        """Answers on another address for as long as the block lasts."""
+        return self.listener(name, door, max_body, self.room.beside).serving(sock, _LAST_BESIDE)
+
     def drain(self) -> None:
         """No longer ready. Requests are served for most of the grace time, then refused; safe in a signal handler."""
         self.ready = False
@@ -83,21 +106,6 @@ def _feature_info(f: Feature) -> FeatureInfo:
     )
 
 
-class App(Litestar):
-    """All routes; that of `rank` goes past Litestar."""
-
-    rank: Rank
-
-    async def __call__(
-        self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend
-    ) -> None:
-        """Answers one request."""
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].rstrip("/") == RANK:
-            await self.rank(scope, receive, send)  # pyright: ignore[reportArgumentType], no lifespan
-        else:
-            await super().__call__(scope, receive, send)
-
-
 def create_app(
     scorer: Scorer,
     *,
@@ -108,7 +116,7 @@ def create_app(
     tokens: Tokens | None = None,
     metrics_here: bool = True,
     console: ConsoleSettings | None = None,
-) -> App:
+) -> Litestar:
     """The ASGI application of a warm scorer, for one run of its lifespan.
 
     Args:
@@ -122,7 +130,7 @@ def create_app(
     if max_body < 1 or max_queries < 1:
         raise ValueError(f"expected max_body and max_queries >= 1, got {max_body} and {max_queries}")
     service = Service(scorer, max_body, max_queries, load or Load(), log)
-    shown = console and Console(console, service.batcher, service.telemetry, RANK, service.load.read)
+    shown = console and Console(console, service.batcher, service.telemetry, RANK)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -137,7 +145,7 @@ def create_app(
             if service.request_log:
                 service.request_log.close()
 
-    app = App(
+    return Litestar(
         [rank, live, ready, model, *([metrics] if metrics_here else ()), *(ROUTES if shown else ())],
         lifespan=[lifespan],
         middleware=[service.telemetry.start],
@@ -146,17 +154,21 @@ def create_app(
         request_max_body_size=max_body,
         openapi_config=openapi_config(tokens is not None),
         logging_config=None,
+        state=State({"service": service, "console": shown}),
         debug=False,
     )
-    app.state.service, app.state.console = service, shown
-    app.rank = Rank(service.batcher, service.telemetry, service.limits, service.load.read, service.request_log)
-    return app
 
 
 @post(RANK, status_code=200, operation_class=RankOperation, responses=ERRORS)
-async def rank() -> RankAnswer | BatchAnswer:
+async def rank(request: Request[Any, Any, Any]) -> Response[RankAnswer | BatchAnswer]:
     """The best ads for a query, or for each of several. The body is read as JSON, whatever its Content-Type."""
-    raise NotFoundException  # stands here for the OpenAPI document: `App` answers, but for odd spellings of the path
+    scope, answer = request.scope, asyncio.get_running_loop().create_future()
+    asked = HttpRequest(b"POST", RANK.encode(), list(scope["headers"]), scope["state"][STARTED], path=RANK)
+    asked.body = await request.body()
+    _service(request).rank.answer(asked, answer.set_result)  # as `Door` does, which most requests need not go past
+    reply: Reply = await answer
+    headers = {name.decode(): value.decode() for name, value in reply.headers}
+    return Response(msgspec.Raw(reply.body), status_code=reply.status, headers=headers)  # pyright: ignore[reportReturnType]
 
 
 _UNAVAILABLE = {503: ResponseSpec(ErrorAnswer, generate_examples=False)}
@@ -223,6 +235,8 @@ def run(
     metrics_here: bool = True,
     live: bool = False,
     console: ConsoleSettings | None = None,
+    hosts: Hosts | None = None,
+    access_log: bool = False,
     beside: Beside = _nothing,
 ) -> None:
     """Loads and warms the scorer, then serves in one process until SIGTERM or SIGINT. Port 0 takes a free one.
@@ -232,6 +246,8 @@ def run(
       max_queries, max_body, log, tokens, metrics_here: see `create_app`.
       load: limits.
       console: None = no console.
+      hosts: names that it may be asked by; None = any.
+      access_log: whether each answer of each listener is logged.
       beside: entered before the service takes requests, and left when it has drained.
 
     Raises ValueError for a port that is none, what `serving.changing.load` and `RequestLog` raise, OSError naming an
@@ -239,7 +255,7 @@ def run(
     work then, so end the process with `os._exit`.
     """
     load, started = load or Load(), time.monotonic()
-    allow_many_connections()
+    room = make_room(load.max_connections)
     with bound(host, port) as listener:  # before the seconds that loading takes
         app = create_app(  # no name for the scorer: it would be kept when another takes its place
             load_scorer(bundle, index, deltas, journal, max_k=max_k, max_candidates=max_candidates, live=live),
@@ -255,20 +271,16 @@ def run(
         listen(listener)
         address = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         service: Service = app.state.service
-        entry, headers = app, ()
-        if tokens is not None:
-            entry = Guard(entry, tokens, service.telemetry)
-        if console and console.origin:
-            entry = CrossOrigin(entry, console.origin)  # outermost: browsers may read refusals too
-            headers = (entry.header,)
-        door = Door(app.rank, headers, tokens)
+        service.room, service.access_log = room, access_log
+        origin = console.origin if console else ""
+        who: Any = {"tokens": tokens, "open_paths": OPEN, "hosts": hosts, "origin": origin}
+        door = Door(app, service.telemetry, rank=service.rank, **who)
+        public = service.listener("service", door, max_body, room.service)
         pages = "docs at /schema" + (f", console at {CONSOLE}" if console else "")
         print(f"serving http://{address} ({pages}): {_describe(service.batcher.scorer)}", flush=True)
         log_serves("load", service.batcher.scorer, started)
-        batcher = service.batcher
-        Server(entry, door, load, service.drain, lambda: batcher.failure is not None, lambda: beside(service)).run(
-            sockets=[listener]
-        )
+        batcher, around = service.batcher, (lambda: beside(service), app.lifespan)
+        Server(public, load, service.drain, lambda: batcher.failure is not None, around).run(listener)
         if batcher.failure:
             raise batcher.failure
 

@@ -67,7 +67,7 @@ class Telemetry:
         failed.set_function(lambda: time.time() - self._failed_at)
         self._info = Info("tt_jax_service", "What is served, and by what.", registry=r)
         self._versions = versions
-        self.queue = QueueMetrics(r)
+        self.queue, self.clients = QueueMetrics(r), ClientMetrics(r)
         self.serves(scorer)
 
     def serves(self, scorer: Scorer) -> None:
@@ -172,3 +172,18 @@ class QueueMetrics:
         self.batch = Histogram("tt_jax_batch_queries", "Queries of a batch.", registry=registry, buckets=_BATCHES)
         shed = Counter("tt_jax_shed", "Requests that were not answered with ads.", ("reason",), registry=registry)
         self.shed = {reason: shed.labels(reason) for reason in SHED}
+
+
+class ClientMetrics:
+    """What the listeners count of those who connect, by reason (`refused`):
+
+    `connections`, `bodies` found no room; `malformed` and `head` sent what is no request, or too long a head; `silent`,
+    `body` and `unread` were too slow with a head, with a body, or in taking answers.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        on, why = ("listener",), ("listener", "reason")
+        self.connections = Gauge("tt_jax_connections", "Open connections.", on, registry=registry)
+        what = "Of the bodies of requests that are being read or answered, without the first 16 KiB of each."
+        self.held = Gauge("tt_jax_body_bytes", what, on, registry=registry)
+        self.refused = Counter("tt_jax_clients_refused", "Refused or hung up on.", why, registry=registry)

@@ -12,7 +12,6 @@ import httpx
 import numpy as np
 from litestar.testing import TestClient
 
-from serving.access import Tokens
 from serving.admin import create_admin
 from serving.changes import IndexVersion
 from serving.changing import load
@@ -38,8 +37,7 @@ def serving(sources: Sources, like: Scorer, **options: Any) -> Iterator[tuple[An
     scorer = load(sources.bundle, sources.index, sources.deltas, sources.journal, max_k=MAX_K, live=True, like=like)
     app = create_app(scorer, **options)
     live = Live(app.state.service.batcher, app.state.service.telemetry, sources, ads=True)
-    with TestClient(app) as client, TestClient(create_admin(app.state.service, live, Tokens.of(TOKEN))) as admin:
-        admin.headers["authorization"] = f"Bearer {TOKEN}"
+    with TestClient(app) as client, TestClient(create_admin(app.state.service, live)) as admin:
         yield client, lambda path, body: admin.post(path, content=json.dumps(body))
     live.close()
 

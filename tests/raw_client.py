@@ -1,50 +1,65 @@
-"""A client that writes the bytes of requests itself, and the connection of a server with an application of its own."""
+"""A client that writes the bytes of requests itself, and a listener around an application of its own."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
-import uvicorn
-from uvicorn.server import ServerState
-
-from serving.door import Door
-from serving.server import Connection
+from serving.connection import Handler
+from serving.listener import Listener
+from serving.load import Load
+from serving.telemetry import Telemetry
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-@asynccontextmanager
-async def connected(
-    door: Door, seen: list[Any], app: Any = None, state: ServerState | None = None
-) -> AsyncIterator[Streams]:
-    """A client of an application, by default one that notes the scopes it sees, and answers with the body."""
+def echo(seen: list[Any]) -> Any:
+    """An application that notes the scopes it sees, and answers with the body."""
 
-    async def echo(scope: Any, receive: Any, send: Any) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope)
-        body = b""
-        while (message := await receive())["more_body"]:
-            body += message["body"]
-        body += message["body"]
-        length = [(b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": 200, "headers": length})
+        body = (await receive())["body"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": body})
 
-    config = uvicorn.Config(app or echo, log_config=None, access_log=False)
-    protocol = partial(Connection, door, config=config, server_state=state or ServerState(), app_state={})
-    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1")
+    return app
+
+
+@asynccontextmanager
+async def listening(
+    handler: Handler, telemetry: Telemetry, load: Load | None = None, **limits: Any
+) -> AsyncIterator[Listener]:
+    """A listener; `address` has where."""
+    limits = {"max_body": 2**20, "max_connections": 100} | limits
+    site = Listener("tests", handler, telemetry, load or Load(), **limits)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with site.serving(listener, 1.0):
+            site.address = listener.getsockname()  # pyright: ignore[reportAttributeAccessIssue]
+            yield site
+
+
+@asynccontextmanager
+async def client_of(site: Listener) -> AsyncIterator[Streams]:
+    """A connection to it."""
+    reader, writer = await asyncio.open_connection(*site.address)  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-        try:
-            yield reader, writer
-        finally:
-            writer.close()
-            await writer.wait_closed()
+        yield reader, writer
     finally:
-        server.close()
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+@asynccontextmanager
+async def connected(handler: Handler, telemetry: Telemetry, **limits: Any) -> AsyncIterator[Streams]:
+    """A client of what answers."""
+    async with listening(handler, telemetry, **limits) as site, client_of(site) as streams:
+        yield streams
 
 
 async def whole(reader: asyncio.StreamReader) -> bytes:
@@ -60,3 +75,13 @@ async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     """Status and body."""
     head, body = (await whole(reader)).split(b"\r\n\r\n", 1)
     return int(head[9:12]), body
+
+
+async def refusal(reader: asyncio.StreamReader) -> tuple[int, str]:
+    """Status and message of the last answer of a connection, which is closed then."""
+    text = await whole(reader)
+    head, body = text.split(b"\r\n\r\n", 1)
+    assert b"\r\nconnection: close" in head
+    async with asyncio.timeout(20):
+        assert not await reader.read()
+    return int(head[9:12]), json.loads(body)["error"]

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from socket import socket
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import numpy as np
-import uvicorn
-from litestar.types import ASGIApp
+import uvloop
+from litestar import Litestar
 
+from serving.connection import Handler
+from serving.door import Door
 from serving.scorer import ScoredAd
+from serving.service import Service
 from tests import tiny
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}  # what `curl -d` sends
@@ -47,20 +50,36 @@ def error_of(answer: httpx.Response, status: int) -> str:
     return body["error"]
 
 
+def door_of(app: Litestar, **who: Any) -> Door:
+    """Of an application of `create_app`. `who`: may ask, see `Door`."""
+    service = app.state.service
+    return Door(app, service.telemetry, rank=service.rank, **who)
+
+
 @contextmanager
-def running(app: ASGIApp, listener: socket | None = None) -> Iterator[tuple[str, int]]:
+def running(
+    app: Litestar, listener: socket.socket | None = None, handler: Handler | None = None, **who: Any
+) -> Iterator[tuple[str, int]]:
     """Host and port of an application that answers over real connections, in a thread."""
-    config = uvicorn.Config(cast(Any, app), port=0, lifespan="on", ws="none", log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, args=([listener] if listener else None,))
-    thread.start()
-    try:
-        deadline = time.monotonic() + 60
-        while not server.started:
-            assert thread.is_alive()
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        yield server.servers[0].sockets[0].getsockname()[:2]
-    finally:
-        server.should_exit = True
-        thread.join()
+    service: Service = app.state.service
+    listener = listener or socket.create_server(("127.0.0.1", 0))
+    address = listener.getsockname()[:2]
+    site = service.listener("service", handler or door_of(app, **who), service.limits.body, 1000)  # pyright: ignore[reportArgumentType]
+    started, stop = threading.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        async with app.lifespan(), site.serving(listener, 1.0):
+            started.set()
+            await stop.wait()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        loop = runner.get_loop()
+        thread = threading.Thread(target=runner.run, args=(serve(),))
+        thread.start()
+        try:
+            while not started.wait(0.1):
+                assert thread.is_alive()
+            yield address
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+            thread.join()

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from litestar.testing import TestClient
 
-from serving.access import Guard, Tokens, is_loopback, read_tokens
+from serving.access import OPEN, Tokens, is_loopback, read_tokens
 from serving.client import Client, ServiceError
 from serving.scorer import Scorer
 from serving.service import RANK, create_app
@@ -39,7 +39,7 @@ def url(warm_scorer: Scorer, token_file: Path) -> Iterator[str]:
     """Of a guarded service."""
     tokens = read_tokens(token_file)
     app = create_app(warm_scorer, tokens=tokens)
-    with running(Guard(app, tokens, app.state.service.telemetry)) as (host, port):
+    with running(app, tokens=tokens, open_paths=OPEN) as (host, port):
         yield f"http://{host}:{port}"
 
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from litestar import Litestar
@@ -19,7 +20,6 @@ from litestar.testing import TestClient
 
 from serving.batcher import Batcher, OverloadError
 from serving.console import Console, ConsoleSettings
-from serving.cross_origin import CrossOrigin
 from serving.messages import Work
 from serving.scorer import RequestError, Scorer
 from serving.service import create_app
@@ -27,7 +27,7 @@ from serving.telemetry import Telemetry
 from tests import tiny
 from tests.console_pairs import in_memory
 from tests.reference_model import Reference, softmax
-from tests.service_calls import error_of, post, some_queries
+from tests.service_calls import error_of, post, running, some_queries
 from tt_jax.bundle import Bundle
 from tt_jax.cli.main import main
 
@@ -141,7 +141,10 @@ def test_a_wrong_query_is_explained(client: Client, body: bytes, parts: list[str
 
 def test_pages_of_one_origin_may_read_all_answers(warm_scorer: Scorer) -> None:
     name = "access-control-allow-origin"
-    with TestClient(CrossOrigin(create_app(warm_scorer), ORIGIN)) as client:
+    with (
+        running(create_app(warm_scorer), origin=ORIGIN) as (host, port),
+        httpx.Client(base_url=f"http://{host}:{port}") as client,
+    ):
         wrong = client.post("/v1/rank", content=b"{}")
         error_of(wrong, 400)
         for answer in (wrong, client.get("/v1/model"), client.get("/nowhere"), client.options("/v1/rank")):
@@ -159,7 +162,7 @@ def test_pages_of_one_origin_may_read_all_answers(warm_scorer: Scorer) -> None:
 def test_few_may_wait_for_gates_and_ranking_does_not(warm_scorer: Scorer) -> None:
     async def ask() -> list[object]:
         batcher = Batcher(warm_scorer)
-        console = Console(ConsoleSettings(), batcher, Telemetry(warm_scorer, {}), "/v1/rank", 1.0)
+        console = Console(ConsoleSettings(), batcher, Telemetry(warm_scorer, {}), "/v1/rank")
         busy, asked = threading.Event(), [asyncio.ensure_future(console.gates({"age": i})) for i in range(4)]
         console._thread.submit(busy.wait)
         asked.append(asyncio.ensure_future(console.gates({"age": 5})))

@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from litestar.types import ASGIApp, Receive, Scope, Send
 
 from serving.console import ConsoleSettings
-from serving.cross_origin import CrossOrigin
+from serving.door import Door
+from serving.http_messages import Headers, Reply, Request
 from serving.scorer import Scorer
 from serving.service import Service, create_app
 from tests import tiny
 from tests.chromium import CHROMIUM, Page
 from tests.console_pairs import EVIL, evil_schema, in_memory
-from tests.service_calls import running
+from tests.service_calls import door_of, running
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")
 READY = "document.querySelectorAll('.good').length === 2 && document.querySelector('[data-name=age]') !== null"
@@ -30,17 +30,24 @@ ROWS = """[...document.querySelectorAll("#results section")].map((s) => [...s.qu
 
 @dataclass
 class Heard:
-    """An application, the tokens that came with its requests, and the loop that it runs in."""
+    """A door, the tokens that came with its requests, and the loop that it runs in."""
 
-    app: ASGIApp
+    door: Door
     tokens: set[str] = field(default_factory=set)
     loop: asyncio.AbstractEventLoop | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    @property
+    def headers(self) -> Headers:
+        return self.door.headers
+
+    def enter(self, request: Request) -> Reply | None:
         self.loop = asyncio.get_running_loop()
-        if scope["type"] == "http" and scope["method"] != "OPTIONS":
-            self.tokens.add(dict(scope["headers"]).get(b"authorization", b"").decode())
-        await self.app(scope, receive, send)
+        if request.method != b"OPTIONS":
+            self.tokens.add(dict(request.headers).get(b"authorization", b"").decode())
+        return self.door.enter(request)
+
+    def answer(self, request: Request, send: Callable[[Reply], None]) -> None:
+        self.door.answer(request, send)
 
 
 @dataclass
@@ -75,14 +82,12 @@ def both(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         here, there = (f"http://127.0.0.1:{s.getsockname()[1]}" for s in (one, other))
         app = create_app(first, console=ConsoleSettings(beside=there))
-        apps = (
-            Heard(app),
-            Heard(CrossOrigin(create_app(second, console=ConsoleSettings()), here)),
-        )
-        with running(apps[0], one), running(apps[1], other):
+        beside = create_app(second, console=ConsoleSettings())
+        heard = Heard(door_of(app)), Heard(door_of(beside, origin=here))
+        with running(app, one, heard[0]), running(beside, other, heard[1]):
             page = Page(tmp_path_factory.mktemp("chromium"))
             try:
-                yield Both((first, second), apps, app.state.service, here, page)
+                yield Both((first, second), heard, app.state.service, here, page)
             finally:
                 page.close()
 

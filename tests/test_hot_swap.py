@@ -18,7 +18,6 @@ import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
 
-from serving.access import Tokens
 from serving.admin import create_admin
 from serving.changing import HEADROOM, load
 from serving.index import build_index
@@ -31,7 +30,6 @@ from tt_jax.bundle import Bundle
 from tt_jax.export import write_bundle
 
 MAX_K, ADS, QUERIES, CLIENTS = 20, 200, some_queries(4, seed=5), 3
-TOKEN = "a-token-of-the-tests"
 
 
 @dataclass(frozen=True)
@@ -126,8 +124,7 @@ def test_swaps_under_load(pairs: dict[tuple[str, str], Pair], warm_scorer: Score
     app = create_app(load(order[0].bundle, order[0].index, max_k=MAX_K, live=True, like=warm_scorer))
     service = app.state.service
     live = Live(service.batcher, service.telemetry, Sources(order[0].bundle, order[0].index), ads=True)
-    with TestClient(app) as client, TestClient(create_admin(service, live, Tokens.of(TOKEN))) as admin:
-        admin.headers["authorization"] = f"Bearer {TOKEN}"
+    with TestClient(app) as client, TestClient(create_admin(service, live)) as admin:
         before, sizes, resident = _live_bytes(), [], []
         with Load(client, pairs) as clients:
             for i in range(1, swaps + 1):

@@ -131,7 +131,7 @@ _ALONE = """
     for name in ("pyarrow", "litestar", "grain", "tensorboardX", "ml_collections"):
         sys.modules[name] = None  # an import of it fails
     from serving import AdIndex, RequestError, ScoredAd, Scorer
-    assert not {"orbax", "tensorstore", "uvicorn", "msgspec", "tt_jax.training"} & set(sys.modules)
+    assert not {"orbax", "tensorstore", "httptools", "msgspec", "tt_jax.training"} & set(sys.modules)
     scorer = Scorer.load(sys.argv[1], sys.argv[2], max_k=16, warm=False)
     (ads,) = scorer.top_k([{"user": "u1", "history": [1, 2]}], 3)
     print([ad.id for ad in ads])

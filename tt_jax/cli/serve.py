@@ -38,6 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-queries", type=int, default=64, help="of a request (default 64)")
     parser.add_argument("--max-body-kb", type=float, default=1024, help="of a request (default 1024)")
     parser.add_argument(
+        "--max-body-total-mb", type=float, default=256, help="of all unanswered requests of a listener (default 256)"
+    )
+    parser.add_argument(
+        "--max-connections", type=int, default=0, help="more get 503 (default 10000, fewer if few files may be open)"
+    )
+    parser.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        help="a name that requests may be for on loopback without tokens, beside this machine's; * = any (repeatable)",
+    )
+    parser.add_argument(
         "--admin-port", type=int, help="port of the admin listener, on 127.0.0.1 (default: no listener)"
     )
     parser.add_argument("--admin-token-file", type=Path, help="tokens, one a line, of the admin listener")
@@ -57,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--console-beside", default="", help="origin of a service to show beside this one")
     parser.add_argument("--console-origin", default="", help="origin of a service whose console may read this one")
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="of the log on stderr (text)")
+    parser.add_argument("--access-log", action="store_true", help="log each answer of each listener")
     parser.add_argument("--log-requests", type=Path, help="JSON lines to append to; readable by their owner only")
     parser.add_argument("--log-fraction", type=float, default=0.01, help="of the answered requests (default 0.01)")
     parser.add_argument("--log-max-mb", type=float, default=100, help="of a file before it is put aside (default 100)")
@@ -68,11 +81,12 @@ def run(args: argparse.Namespace) -> int:
     import signal
     from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 
-    from serving.access import Tokens, is_loopback, read_tokens
+    from serving.access import Tokens, hosts_of, is_loopback, read_tokens
     from serving.admin import administered
     from serving.batcher import DispatcherError
-    from serving.beside import create_metrics, open_listener, served
+    from serving.beside import create_metrics, open_listener
     from serving.compile_cache import CompileCache
+    from serving.door import Door
     from serving.live import Sources
     from serving.log_events import configure, log_event
     from serving.server import bound, require_port
@@ -107,7 +121,9 @@ def run(args: argparse.Namespace) -> int:
                 cache.keep()
             async with AsyncExitStack() as listeners:
                 if metrics is not None:
-                    await listeners.enter_async_context(served(create_metrics(service.telemetry), metrics))
+                    hosts = hosts_of(args.metrics_host, None, args.allowed_host)
+                    door = Door(create_metrics(service.telemetry), service.telemetry, hosts=hosts)
+                    await listeners.enter_async_context(service.beside("metrics", door, 0, metrics))
                 await listeners.enter_async_context(
                     administered(service, sources=sources, listener=admin, tokens=admins, callers=tokens)
                 )
@@ -130,6 +146,8 @@ def run(args: argparse.Namespace) -> int:
             metrics_here=metrics is None,
             console=console,
             live=admin is not None,
+            hosts=hosts_of(args.host, tokens, args.allowed_host),
+            access_log=args.access_log,
             beside=beside,
         )
         code = 0
@@ -172,6 +190,8 @@ def _load(args: argparse.Namespace) -> Load:
         unread=args.unread_s,
         keep_alive=args.keep_alive_s,
         stuck=args.stuck_s,
+        max_bodies=int(args.max_body_total_mb * 2**20),
+        max_connections=args.max_connections,
     )
 
 
