@@ -50,7 +50,6 @@ class RequestReader:
     def __init__(self, owner: Owner, transport: asyncio.BaseTransport) -> None:
         self._owner, self._transport, self._client = owner, transport, transport.get_extra_info("peername")
         self._parser: Any = httptools.HttpRequestParser(self)
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)  # `_feed` has it read again; others stop
         self._target, self._headers = b"", list[tuple[bytes, bytes]]()
         self._in_head = False
         self._useless = 0  # bytes since the last that ended a head, or were of a body
@@ -80,9 +79,10 @@ class RequestReader:
                 return
             except httptools.HttpParserUpgrade as e:
                 rest = rest[e.args[0] :]
-            # The parser takes the body for another protocol. It reads the head again without that wish, then the body.
+            # It takes the body for another protocol. Another one reads the head again without that wish, then the body.
             lines = [b"%b: %b\r\n" % header for header in self._headers if header[0] != b"upgrade"]
             start = self._parser.get_method(), self._target, self._parser.get_http_version().encode()
+            self._parser = httptools.HttpRequestParser(self)
             self._parser.feed_data(b"%b %b HTTP/%b\r\n%b\r\n" % (*start, b"".join(lines)))
 
     # What the parser calls
