@@ -4,7 +4,7 @@
 
 Each round starts every server once, in a process of its own, on the bundle and the index of `benchmarks.serve`, and
 prints a JSON line: p50 of one client, the most requests/s of `--clients`, and, with twice that offered, the share of it
-that is answered in time, by deadline. The last lines are medians over the rounds. `granian` has to be installed.
+that is answered in time, by deadline. The last lines are medians over the rounds. uvicorn and granian have to be installed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def serve(name: str, folder: Path, max_k: int) -> None:
         more: dict[str, Any] = {"backlog": 2048, "backpressure": 2048, "log_enabled": False, "websockets": False}
         asyncio.run(Server(app, "127.0.0.1", port, interface=Interfaces.ASGI, **more).serve())
         return
-    import uvicorn
+    import uvicorn  # pyright: ignore[reportMissingImports], not a dependency
 
     listen(listener)
     print(address, flush=True)

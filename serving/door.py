@@ -27,6 +27,7 @@ from serving.scorer import RequestError
 from serving.telemetry import UNMATCHED, Telemetry
 
 _CHALLENGE = ((b"www-authenticate", b'Bearer realm="tt-jax"'),)
+_ASKS = b"access-control-request-method"
 _PREFLIGHT = Reply(
     204,
     (
@@ -61,6 +62,7 @@ class Door:
         self.headers: Headers = ((b"access-control-allow-origin", origin.encode("ascii")),) if origin else ()
         self._app, self._telemetry, self._rank, self._origin = app, telemetry, rank, origin
         self._tokens, self._open, self._hosts = tokens, open_paths, hosts
+        self._overloaded = telemetry.requests.labels(RANK, "503")
         self._coming = 0  # let through in this turn of the event loop: they enter the queue in the next one
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -70,14 +72,13 @@ class Door:
             log_refused(request.client, "host", 421)
             asked = shorten(b", ".join(request.hosts).decode("latin-1"))
             return self._refuse(421, f"Host: {asked} is not a name of this service; see --allowed-host")
-        if self._origin and request.method == b"OPTIONS" and _values(request, b"access-control-request-method"):
+        if self._origin and request.method == b"OPTIONS" and any(name == _ASKS for name, _ in request.headers):
             return _PREFLIGHT
         if self._tokens is not None and request.path not in self._open and not self._tokens.let_in(request.headers):
             log_refused(request.client, "no token", 401)
             return self._refuse(401, EXPECTED, _CHALLENGE)
-        encodings = [value for value in _values(request, b"content-encoding") if value.lower() != b"identity"]
-        if encodings:
-            given = shorten(b", ".join(encodings).decode("latin-1"))
+        if request.encoding.lower() not in (b"", b"identity"):
+            given = shorten(request.encoding.decode("latin-1"))
             message = f"Content-Encoding: expected a body that is not compressed, got {given}"
             return self._refuse(415, message, ((b"accept-encoding", b"identity"),))
         return self._admit(self._rank, request) if self._rank and _is_rank(request) else None
@@ -113,7 +114,7 @@ class Door:
             lag = time.perf_counter() - request.started
             rank.batcher.admit(1 + self._coming, read_deadline(request.headers, request.started), lag)
         except OverloadError as e:
-            self._telemetry.requests.labels(RANK, "503").inc()  # not timed: it would hide how long answers take
+            self._overloaded.inc()  # not timed: it would hide how long answers take
             refused = overloaded(e)
             return error_reply(refused.status, refused.message, refused.header_pairs)
         except RequestError:  # a deadline that is none: that is explained when the request is whole
@@ -129,7 +130,3 @@ class Door:
 
 def _is_rank(request: Request) -> bool:
     return request.method == b"POST" and request.path.rstrip("/") == RANK
-
-
-def _values(request: Request, name: bytes) -> list[bytes]:
-    return [value for known, value in request.headers if known == name]

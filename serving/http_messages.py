@@ -71,6 +71,7 @@ class Request:
     path: str = ""
     query: bytes = b""
     hosts: tuple[bytes, ...] = ()
+    encoding: bytes = b""  # of the body
     length: int = 0  # of the body, if its head tells it
     body: bytes | bytearray = b""
     held: int = 0  # bytes of it that count for the limit of all bodies
@@ -96,13 +97,18 @@ def read_head(request: Request) -> None:
         url = httptools.parse_url(request.target)
     except httptools.HttpParserError:
         raise HeadError(400, "the target of the request is no path") from None
-    request.path, request.query = unquote(url.path or b"/"), url.query or b""
-    hosts, ids = list[bytes](), list[bytes]()
+    path = url.path or b"/"
+    request.path = unquote(path) if b"%" in path else path.decode("utf-8", "replace")
+    request.query = url.query or b""
+    hosts: list[bytes] = []
+    ids: list[bytes] = []
     for name, value in request.headers:
         if name == b"content-length":
             request.length = int(value)
         elif name == b"host":
             hosts.append(value)
+        elif name == b"content-encoding":
+            request.encoding += b", " + value if request.encoding else value
         elif name == b"x-request-id":
             ids.append(value)
         elif name == b"expect":

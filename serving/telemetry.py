@@ -177,8 +177,8 @@ class QueueMetrics:
 class ClientMetrics:
     """What the listeners count of those who connect, by reason (`refused`):
 
-    `connections`, `bodies` found no room; `malformed` sent what is no request; `silent`, `body` and `unread` were too slow
-    with a head, with a body, or in taking answers.
+    `connections`, `bodies` found no room; `malformed` sent what is no request; `silent`, `body` and `unread` were too
+    slow with a head, with a body, or in taking answers.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:

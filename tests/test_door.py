@@ -32,7 +32,8 @@ def door_of(batcher: Batcher, seen: list[Any] | None = None, telemetry: Telemetr
 def entered(door: Door, path: str = RANK, method: str = "POST", hosts: tuple[bytes, ...] = (), **headers: str) -> Any:
     """Status, message and all else of the answer, or None for a request that is let through."""
     pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    reply = door.enter(Request(method.encode(), b"", pairs, time.perf_counter(), path=path, hosts=hosts))
+    more: Any = {"path": path, "hosts": hosts, "encoding": headers.get("content_encoding", "").encode()}
+    reply = door.enter(Request(method.encode(), b"", pairs, time.perf_counter(), **more))
     return reply and (reply.status, json.loads(reply.body)["error"], dict(reply.headers), reply.close)
 
 
