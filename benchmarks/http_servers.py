@@ -4,7 +4,7 @@
 
 Each round starts every server once, in a process of its own, on the bundle and the index of `benchmarks.serve`, and
 prints a JSON line: p50 of one client, the most requests/s of `--clients`, and, with twice that offered, the share of it
-that is answered in time, by deadline. The last lines are medians over the rounds. uvicorn and granian have to be installed.
+that is answered in time, by deadline. The last lines are medians. uvicorn and granian have to be installed.
 """
 
 from __future__ import annotations
