@@ -145,7 +145,9 @@ def ads_of_logs(
 
 
 def _last_of_each(table: pa.Table, name: str) -> pa.Table:
-    table = table.filter(pc.is_valid(table.column(name)))
+    ids = table.column(name)
+    known = pc.not_equal(ids, "") if pa.types.is_string(ids.type) else pc.is_valid(ids)
+    table = table.filter(known)  # which drops nulls
     codes = table.column(name).combine_chunks().dictionary_encode()
     last = np.zeros(len(codes.dictionary), np.int64)
     last[codes.indices.to_numpy()] = np.arange(len(table))  # of equal indices the last one stays

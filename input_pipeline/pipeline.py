@@ -231,7 +231,7 @@ class _Shuffle:
 
     def _scratch(self, size: int) -> np.ndarray:
         """Bytes of this thread, which all matrices share: they stay in the cache."""
-        if len(getattr(self._own, "bytes", ())) < size:
+        if not hasattr(self._own, "bytes") or len(self._own.bytes) < size:
             self._own.bytes = np.empty(size, np.uint8)
         return self._own.bytes[:size]
 

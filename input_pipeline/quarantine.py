@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from input_pipeline.readers import Errors
-from input_pipeline.samples import json_value
 from tt_jax.features import Encoded, EncodeError, Encoder
 from tt_jax.schema import SchemaError
 
@@ -43,13 +43,20 @@ class Quarantine(Errors):
         if self.rejected > self._max:
             self._fail(file, row, f"{reason} (more than {self._max} bad rows)")
         if isinstance(values, Mapping):
-            values = {name: json_value(value) for name, value in values.items()}
+            values = {name: _json_value(value) for name, value in values.items()}
         line = json.dumps({"file": file, "row": row, "reason": reason, "values": values}, default=str)
         try:
             with self._path.open("a") as out:
                 out.write(line + "\n")
         except OSError as e:
             raise OSError(f"{self._path}: cannot be written: {e}") from e
+
+
+def _json_value(value: Any) -> Any:
+    """As it is, but for NaN and infinities, which JSON does not have: as text."""
+    if isinstance(value, list):
+        return [_json_value(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def encode_good(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,10 @@ def read_samples(folder: Path, scenarios: Sequence[str]) -> list[dict[str, Any]]
 
 
 def json_value(value: Any) -> Any:
-    """NaN means the same to the encoder as no value at all, and JSON has no NaN."""
+    """A value as a request can say it: JSON has no NaN, which is a missing value, and no infinities, for which the
+    largest number stands."""
     if isinstance(value, list):
         return [json_value(v) for v in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return None if math.isnan(value) else math.copysign(sys.float_info.max, value)

@@ -64,7 +64,7 @@ def count_ids(schema: Schema, chunks: Iterable[Chunk], strict: bool = True) -> C
             continue
         for feature, counts in counted:
             try:
-                _count(feature, chunk, counts)
+                _count(feature, chunk, counts, not schema.empty_is_missing)
             except EncodeError as e:
                 if strict:
                     raise SchemaError(f"{chunk.file}: {e}") from e
@@ -103,6 +103,7 @@ def take_vocabularies(schema: Schema, known: Schema) -> Schema:
             raise SchemaError(f"feature {feature.name!r}: is to learn a vocabulary, and has none in {known.name!r}")
     return dataclasses.replace(
         schema,
+        empty_is_missing=known.empty_is_missing,
         features=tuple(
             dataclasses.replace(f, vocabulary=of_name[f.name], min_count=0, max_vocabulary=0) if f.learns else f
             for f in schema.features
@@ -110,13 +111,13 @@ def take_vocabularies(schema: Schema, known: Schema) -> Schema:
     )
 
 
-def _count(feature: Feature, chunk: Chunk, counts: Counter[str | int]) -> None:
+def _count(feature: Feature, chunk: Chunk, counts: Counter[str | int], empty_is_id: bool) -> None:
     if feature.name not in chunk.table.column_names:
         raise EncodeError(feature.name, None, "the column is missing")
     column: Any = chunk.table.column(feature.name)
     if feature.kind != "categorical":
         column = read_lists(feature.name, column).values
-    ids = read_ids(feature.name, column, feature.dtype)
+    ids = read_ids(feature.name, column, feature.dtype, empty_is_id)
     raw = ids.ints if ids.ints is not None else ids.codes
     assert raw is not None
     values, occurrences = np.unique(raw[ids.valid], return_counts=True)

@@ -100,9 +100,9 @@ def embed_batch(encoder: Encoder, columns: Mapping[str, Any], start: int, batch:
 
 def read_ad_ids(name: str, column: Any, dtype: DType) -> np.ndarray | list[str]:
     """Distinct ids of ads: int64 `[n]`, or n strings. Raises `EncodeError`."""
-    scalars = read_ids(name, column, dtype)
+    scalars = read_ids(name, column, dtype, empty_is_id=False)
     if not scalars.valid.all():
-        raise EncodeError(name, int(np.argmin(scalars.valid)), "expected an id, got null")
+        raise EncodeError(name, int(np.argmin(scalars.valid)), "expected an id, got null or an empty text")
     strings = scalars.strings or []
     codes = scalars.ints if scalars.ints is not None else scalars.codes
     assert codes is not None

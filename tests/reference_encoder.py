@@ -47,9 +47,10 @@ def id_slots(schema: Schema, f: Feature, value: Any) -> list[int]:
     """The id columns of a feature."""
     owner = schema.table_owner(f)
     default = 0 if f.default is None else row_of(owner, f.default)  # type: ignore[arg-type]
+    missing = (None,) if "" in owner.vocabulary else (None, "")
     if f.kind == "categorical":
-        return [default if value is None else row_of(owner, value)]
-    values = [v for v in value or [] if v is not None]
+        return [default if value in missing else row_of(owner, value)]
+    values = [v for v in value or [] if v not in missing]
     if f.kind == "sequence":
         values = values[::-1]
     rows = [row_of(owner, v) for v in values][: f.max_length] or [default]

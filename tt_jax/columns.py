@@ -117,8 +117,18 @@ def _valid_of(array: Any) -> np.ndarray:
     return array.is_valid().to_numpy(zero_copy_only=False)
 
 
-def read_ids(name: str, column: Any, dtype: DType) -> Scalars:
-    """A column of ids of that dtype. Raises `EncodeError` naming the column, the row and the value."""
+def read_ids(name: str, column: Any, dtype: DType, empty_is_id: bool = True) -> Scalars:
+    """A column of ids of that dtype; `empty_is_id`: an empty text is one, else it is a missing value.
+
+    Raises `EncodeError` naming the column, the row and the value.
+    """
+    found = _read_ids(name, column, dtype)
+    if empty_is_id or not found.strings or "" not in found.strings:
+        return found
+    return Scalars(found.valid & (found.codes != found.strings.index("")), codes=found.codes, strings=found.strings)
+
+
+def _read_ids(name: str, column: Any, dtype: DType) -> Scalars:
     if is_arrow(column):
         return _arrow_ids(name, one_array(column), dtype)
     if isinstance(column, np.ndarray):

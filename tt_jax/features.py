@@ -164,6 +164,7 @@ class Encoder:
             seeds_F1=np.array(seeds, np.uint64)[:, None],
             sizes_F1=np.array(sizes, np.uint64)[:, None],
             defaults_F1=np.array(defaults, np.int32)[:, None],
+            empty_is_id=not self.schema.empty_is_missing,
         )
 
     def _default(self, feature: Feature) -> int:
@@ -176,24 +177,27 @@ class Encoder:
     def _fill_ids(self, feature: Feature, column: Any, out: np.ndarray) -> np.ndarray:
         """Writes the feature's slots `[n, slots]`; returns where it is missing, bool `[n]`."""
         table = self._tables[self.schema.table_owner(feature).name]
-        default = self._defaults[feature.name]
+        default, empty_is_id = self._defaults[feature.name], self.schema.has_empty_id(feature)
         if feature.kind == "categorical":
-            scalars = read_ids(feature.name, column, feature.dtype)
+            scalars = read_ids(feature.name, column, feature.dtype, empty_is_id)
             out[:, 0] = np.where(scalars.valid, table.rows(scalars), default)
             return ~scalars.valid
         lists = read_lists(feature.name, column)
         try:
-            rows = table.rows(read_ids(feature.name, lists.values, feature.dtype))
+            scalars = read_ids(feature.name, lists.values, feature.dtype, empty_is_id)
         except EncodeError as e:  # its row counts elements: name the row of the log instead
             raise EncodeError(e.column, row_of_element(lists.lengths, e.row), f"in a list: {e.reason}") from None
-        row = np.repeat(np.arange(len(lists.lengths)), lists.lengths)
-        position = np.arange(len(rows)) - np.repeat(np.cumsum(lists.lengths) - lists.lengths, lists.lengths)
+        row, rows, lengths = np.repeat(np.arange(len(lists.lengths)), lists.lengths), table.rows(scalars), lists.lengths
+        if not scalars.valid.all():
+            row, rows = row[scalars.valid], rows[scalars.valid]
+            lengths = np.bincount(row, minlength=len(lengths))
+        position = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         # A sequence is stored newest first, so that a slot always means the same recency.
-        slot = position if feature.kind == "bag" else lists.lengths[row] - 1 - position
+        slot = position if feature.kind == "bag" else lengths[row] - 1 - position
         kept = slot < feature.slots
         out[row[kept], slot[kept]] = rows[kept]
-        out[lists.lengths == 0, 0] = default
-        return lists.lengths == 0
+        out[lengths == 0, 0] = default
+        return lengths == 0
 
 
 @dataclass(frozen=True)

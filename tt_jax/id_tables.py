@@ -62,6 +62,7 @@ class HashedIds:
     seeds_F1: np.ndarray
     sizes_F1: np.ndarray
     defaults_F1: np.ndarray
+    empty_is_id: bool
 
     def fill(self, columns: Mapping[str, Any], out: np.ndarray, some: slice) -> np.ndarray:
         """Writes some of the features' slots; returns where each is missing, bool `[F, n]`."""
@@ -76,7 +77,8 @@ class HashedIds:
         if "string" not in self.dtypes[some]:
             valid_Fn, ints_Fn = read_columns_of_ints(self.names[some], columns)
             return valid_Fn, ints_Fn.view(np.uint64)
-        scalars = [read_ids(*column) for column in zip(self.names[some], columns, self.dtypes[some], strict=True)]
+        named = zip(self.names[some], columns, self.dtypes[some], strict=True)
+        scalars = [read_ids(*column, self.empty_is_id) for column in named]
         return np.stack([s.valid for s in scalars]), np.stack([_hash_keys(s) for s in scalars])
 
 

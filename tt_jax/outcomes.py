@@ -21,7 +21,7 @@ def encode_outcomes(schema: Schema, columns: Mapping[str, Any], n: int) -> dict[
         labels[:, t] = _labels(task, columns)
         if task.weight_column:
             weights[:, t] = _weights(task.weight_column, columns)
-    keys = [_keys(name, column_of(columns, name)) for name in schema.key_columns]
+    keys = [_keys(name, column_of(columns, name), not schema.empty_is_missing) for name in schema.key_columns]
     return {
         "labels": labels,
         "weights": weights,
@@ -33,7 +33,7 @@ def encode_outcomes(schema: Schema, columns: Mapping[str, Any], n: int) -> dict[
 def _scenarios(schema: Schema, column: Any) -> np.ndarray:
     name = schema.scenario
     is_int = looks_int(column)
-    scalars = read_ids(name, column, "int" if is_int else "string")
+    scalars = read_ids(name, column, "int" if is_int else "string", not schema.empty_is_missing)
     if not scalars.valid.all():
         raise EncodeError(name, int(np.argmin(scalars.valid)), "the scenario is missing")
     if is_int:
@@ -83,11 +83,11 @@ def _weights(name: str, columns: Mapping[str, Any]) -> np.ndarray:
     return values
 
 
-def _keys(name: str, column: Any) -> np.ndarray:
+def _keys(name: str, column: Any, empty_is_id: bool) -> np.ndarray:
     """int64 [n]: integers and times as they are, strings as their hash, -1 where missing."""
     if is_arrow(column) and str(column.type).startswith(("timestamp", "date64")):
         column = column.cast("int64")
-    scalars = read_ids(name, column, "int" if looks_int(column) else "string")
+    scalars = read_ids(name, column, "int" if looks_int(column) else "string", empty_is_id)
     if scalars.ints is not None:
         values = scalars.ints
     else:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NoReturn, get_args
 
@@ -37,7 +37,7 @@ from tt_jax.schema_parts import (
     check_feature,
     check_task,
 )
-from tt_jax.strict_json import dataclass_from_dict, nearest, parse_json
+from tt_jax.strict_json import ABSENT, dataclass_from_dict, nearest, parse_json
 
 __all__ = [
     "ID_KINDS", "MAX_TABLE_ROWS", "MISSING_ID", "PAD_ID", "TOWERS", "UNKNOWN_ID", "WAYS", "DType", "Feature", "Kind",
@@ -59,6 +59,8 @@ class Schema:
       request_id, user_id, time: columns, for evaluation; "" = the logs have none.
       ad_id_dtype: type of the ad's id, which the service answers with.
       slices: further columns to evaluate by.
+      empty_is_missing: whether an empty text is a missing value, also in a list, unless a vocabulary names it; False of
+        what was stored by version 0.1.0, in which it was an id like any other.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Schema:
     user_id: str = ""
     time: str = ""
     slices: tuple[str, ...] = ()
+    empty_is_missing: bool = field(default=True, metadata={ABSENT: False})
 
     def __post_init__(self) -> None:
         _check_schema(self)
@@ -110,6 +113,10 @@ class Schema:
         """The feature whose table this id feature looks up: itself, or the one it shares."""
         return self._by_name[feature.shares] if feature.shares else feature
 
+    def has_empty_id(self, feature: Feature) -> bool:
+        """Whether an empty text is an id of this feature, and not a missing value."""
+        return not self.empty_is_missing or "" in self.table_owner(feature).vocabulary
+
     @cached_property
     def key_columns(self) -> tuple[str, ...]:
         """Columns of the int64 `keys` matrix: identities and slices, kept beside the features for evaluation."""
@@ -128,6 +135,8 @@ class Schema:
             for name, default in _YOUNGER.items():
                 if feature[name] == default:
                     del feature[name]
+        if not self.empty_is_missing:
+            del data["empty_is_missing"]
         return json.dumps(data, indent=1, sort_keys=True) + "\n"
 
     @staticmethod

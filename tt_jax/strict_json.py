@@ -48,6 +48,9 @@ def dataclass_from_dict(cls: type[T], data: Any, where: str, error: type[ValueEr
     return _Reader(error, complete).read(cls, data, where)
 
 
+ABSENT = "absent"  # in the metadata of a field: what it is of data that was stored before there was the field
+
+
 @dataclass(frozen=True)
 class _Reader:
     error: type[ValueError]
@@ -60,10 +63,12 @@ class _Reader:
                 raise self.error(f"{where}: unknown key {key!r}{nearest(str(key), fields)}")
         for name, field in fields.items():
             required = field.default is field.default_factory is dataclasses.MISSING
-            if name not in data and (required or self.complete):
+            if name not in data and (required or (self.complete and ABSENT not in field.metadata)):
                 raise self.error(f"{where}: missing key {name!r}")
         hints = typing.get_type_hints(cls)
-        return cls(**{name: self._value(hints[name], data[name], f"{where}.{name}") for name in fields if name in data})
+        values = {name: self._value(hints[name], data[name], f"{where}.{name}") for name in fields if name in data}
+        absent = {name: field.metadata[ABSENT] for name, field in fields.items() if ABSENT in field.metadata}
+        return cls(**(absent | values))
 
     def _value(self, hint: Any, value: Any, where: str) -> Any:
         origin, arguments = typing.get_origin(hint), typing.get_args(hint)

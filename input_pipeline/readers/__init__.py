@@ -91,7 +91,7 @@ def read(
                 yield one.name, row, rows
                 empty = False
     _tell(name, "empty files, without rows", empty_files)
-    if empty:
+    if empty and all(one.is_empty() for one in sources):
         raise ReadError(f"{name}: there are no rows to read, nor columns")
 
 
