@@ -26,7 +26,7 @@ from serving.delta import Delta, DeltaError, DeltaManifest
 from tt_jax.publish import read_published, sync
 
 _DIGITS = 12  # so that names sort
-_REMOVED = ".removed"
+_REMOVED, _PARTIAL = ".removed", ".partial"  # ends of hidden names: ours, and that of `published_directory`
 _RECORD, _INDEX = re.compile(r"(compacted-)?\d{12}"), re.compile(r"[0-9a-f]{64}")
 _held: dict[tuple[int, int], int] = {}  # device and inode of a journal -> descriptor with its lock, until the end
 _files = threading.RLock()  # one thread at a time reads or removes what is there
@@ -175,10 +175,11 @@ def _names(folder: Path) -> tuple[Path | None, list[Path]]:
 
 
 def _needless(folder: Path, newest: Path) -> list[Path]:
-    """What the newest compacted record makes needless, and what a killed process was removing."""
-    removed = list(folder.glob(f".*{_REMOVED}"))
+    """What the newest compacted record makes needless, and what a killed process was writing or removing."""
+    left = [path for path in folder.glob(".*") if path.name.endswith((_REMOVED, _PARTIAL))]
     paths = [path for path in folder.iterdir() if not path.name.startswith(".") and path != newest]
-    return [path for path in paths if _sequence(path.name) <= _sequence(newest.name)] + removed
+    known = {path: path.name for path in paths} | {path: path.name.split(".")[1] for path in left}
+    return [path for path, name in known.items() if _sequence(name) <= _sequence(newest.name)]
 
 
 def _read(folder: Path, last: int | None = None) -> Records:
@@ -211,7 +212,7 @@ def _sort_into_folders(directory: Path) -> None:
 
 def _remove(paths: list[Path]) -> None:
     """Directories of one folder, each from one moment to the next; what a kill leaves of one has a hidden name."""
-    hidden = [path if path.name.endswith(_REMOVED) else path.with_name(f".{path.name}{_REMOVED}") for path in paths]
+    hidden = [path if path.name.startswith(".") else path.with_name(f".{path.name}{_REMOVED}") for path in paths]
     for path, away in zip(paths, hidden, strict=True):
         if path != away:
             shutil.rmtree(away, ignore_errors=True)  # of a killed process
