@@ -11,11 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from input_pipeline.readers.text_types import types_of_texts
 from input_pipeline.starter.columns import Column
 from input_pipeline.starter.leaks import leak_by_auc, leak_by_name
 from input_pipeline.starter.roles import Roles
-from input_pipeline.starter.texts import has_decimal_commas, lists_of
+from input_pipeline.starter.texts import has_decimal_commas
 from input_pipeline.starter.words import side_of
 from tt_jax.schema import TOWERS, DType, Feature, Tower, Transform
 
@@ -30,7 +29,6 @@ _CATEGORY_WORDS = {
 _NUMBER_WORDS = {"age", "num", "number", "count", "days", "hours", "minutes", "seconds", "amount", "length", "len"}
 _HISTORY_WORDS = {"seq", "sequence", "history", "hist", "recent", "last", "past", "previous"}
 _SKEWED = 2.0
-_LARGEST = 1e100  # beyond it a variance is no float64
 _OF_A_GROUP = 0.5  # see `Column.depends_on`
 
 
@@ -84,6 +82,8 @@ def _unusable(column: Column) -> str:
         return f"its type is {column.array.type}"
     if column.is_list and not len(column.elements[1]):
         return "its lists are empty"
+    if column.numbers is not None and np.isnan(column.numbers).all():
+        return "none of the rows seen has a value"
     if _may_be_rounded(column):
         return "whole numbers of 2^53 and more, stored as floats, which may have been rounded: store them as integers"
     if has_decimal_commas(column):
@@ -144,19 +144,21 @@ def table_size(distinct: int) -> int:
 
 def _number(column: Column, tower: Tower) -> tuple[Feature, str]:
     assert column.numbers is not None
-    known = np.clip(column.numbers[~np.isnan(column.numbers)], -_LARGEST, _LARGEST)
+    known = column.numbers[~np.isnan(column.numbers)]
     transform: Transform = "none"
     if known.min() >= 0 and abs(_skewness(known)) > max(_SKEWED, abs(_skewness(np.log1p(known)))):
         transform = "log1p"
     values = np.log1p(known) if transform == "log1p" else known
+    scale = max(float(np.abs(values).max()), 1.0)  # the square of a large number is none
     feature = Feature(
-        column.name, "numeric", tower, transform=transform, mean=_short(values.mean()),
-        std=_short(values.std()) or 1.0, indicator=column.missing > 0,
+        column.name, "numeric", tower, transform=transform, mean=_short(scale * (values / scale).mean()),
+        std=_short(scale * (values / scale).std()) or 1.0, indicator=column.missing > 0,
     )  # fmt: skip
     return feature, f"{known.min():,.4g} to {known.max():,.4g}"
 
 
 def _skewness(values: np.ndarray) -> float:
+    values = values / max(float(np.abs(values).max()), 1.0)
     std = values.std()
     with np.errstate(over="ignore", invalid="ignore"):
         return float((((values - values.mean()) / std) ** 3).mean()) if std else 0.0
@@ -164,14 +166,6 @@ def _skewness(values: np.ndarray) -> float:
 
 def _short(value: float) -> float:
     return float(f"{value:.3g}")
-
-
-def as_lists(column: Column, separator: str) -> Column:
-    """A column of text as lists: of numbers if all elements are, else of text."""
-    texts = lists_of(column.array, separator, pa.string())[0]
-    of = types_of_texts([pa.record_batch({"elements": texts.flatten()})], ())["elements"]
-    of = of if of in (pa.int64(), pa.float64()) else pa.string()
-    return Column(column.name, lists_of(column.array, separator, of)[0])
 
 
 def _of_lists(column: Column, tower: Tower, columns: Mapping[str, Column], roles: Roles) -> tuple[Feature, str] | str:

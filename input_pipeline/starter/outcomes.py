@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -46,7 +47,9 @@ _FEW = 0.05  # rows of other values than the two of an outcome: strays below it
 _MIN_POSITIVES = 40  # in the sample, of a task that is suggested outright
 _MIN_RATE = 0.002
 _MAX_TASKS = 4
-_MAX_EVENTS = 16
+_MAX_EVENTS = 8
+_ZEROS = 0.2  # of the rows at least have the amount 0
+_LISTED = 6
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,9 @@ class Outcome:
       column: that it is of.
       label: as `input_pipeline.logs` reads it, the column or a comparison.
       values: float64 [n], 0, 1 or NaN where there is none.
-      note: what else was seen, or "".
+      note: which values it has, or "".
+      remark: what is doubtful about it, or "".
       chosen: whether it is suggested outright.
-      last_resort: whether nothing but its two values speaks for it.
     """
 
     name: str
@@ -68,8 +71,8 @@ class Outcome:
     label: str
     values: np.ndarray
     note: str = ""
+    remark: str = ""
     chosen: bool = True
-    last_resort: bool = False
 
     @property
     def rate(self) -> float:
@@ -119,7 +122,7 @@ def _strength(column: Column) -> int:
     others = [w for w in words if _OTHER_WORDS.match(w) and not (w in ("ctr", "cvr") and words[-1] == "label")]
     if others or not any(_NAMED.fullmatch(w) for w in words):
         return 0
-    of_side = side_of(column.words) and bool(_COUNT_WORDS & set(words))
+    of_side = side_of(words) and (_COUNT_WORDS & set(words) or words[-1].endswith("s"))  # `user_clicks`, `ad_like_num`
     plain = all(w in _PLAIN_WORDS or w.isdigit() or _NAMED.fullmatch(w) for w in words)
     return 2 if plain and not of_side else 1
 
@@ -131,51 +134,45 @@ def _is_amount(column: Column) -> bool:
 
 def _read(column: Column) -> list[Outcome]:
     """The tasks of a column; none if its values cannot be one."""
+    counts = column.counts or {}
+    by_count = sorted(counts, key=lambda v: -counts[v])
     if column.is_list or column.is_time:
         return []
+    if len(counts) > 2 and _EVENT.match("_".join(column.words)):
+        return [_made(column, f"{column.name}={_text(v)}", name=_text(v)) for v in by_count[1:_MAX_EVENTS]]
     if column.numbers is not None:
-        label, note = _of_numbers(column)
-        return [_made(column, label, note)] if label else []
-    counts = column.counts
-    if not column.is_text or counts is None:
-        return []
-    by_count = sorted(counts, key=lambda v: -counts[v])
-    if _EVENT.match("_".join(column.words)) and len(counts) > 1:
-        return [_made(column, f"{column.name}={v}", "", str(v)) for v in by_count[1:]] if len(counts) <= 16 else []
+        return _of_numbers(column, by_count)
     others = sum(counts[v] for v in by_count[2:])
-    if len(counts) < 2 or others > _FEW * sum(counts.values()):
+    if not column.is_text or len(counts) < 2 or others > _FEW * sum(counts.values()):
         return []
-    yes = _positive(str(by_count[0]), str(by_count[1]))
-    return [_made(column, f"{column.name}={yes}", _strays(counts, by_count[:2]) or _two(by_count))]
+    yes = _positive(by_count[0], by_count[1])
+    return [_made(column, f"{column.name}={yes}", f"values {_listed(by_count)}", _strays(counts, by_count[:2]))]
 
 
-def _of_numbers(column: Column) -> tuple[str, str]:
-    """Label and note; "" if they are no outcome."""
+def _of_numbers(column: Column, by_count: Sequence[float]) -> list[Outcome]:
+    """See docs/data.md, "Tasks"."""
     name, counts = column.name, column.counts
     assert column.numbers is not None
     known = column.numbers[~np.isnan(column.numbers)]
     if counts is None:
-        low, high, zeros = known.min(initial=0), known.max(initial=0), (known == 0).mean() if len(known) else 0
-        return (f"{name}>0", f"from 0 to {high:,.4g}") if low == 0 and zeros > 0.2 else ("", "")
+        is_amount = len(known) and known.min() == 0 and (known == 0).mean() > _ZEROS
+        return [_made(column, f"{name}>0", f"from 0 to {known.max():,.4g}")] if is_amount else []
     values = sorted(counts)
-    if _RATING.search("_".join(column.words)) and len(values) > 2:
-        limit = _rating_limit(values, known)
-        return f"{name}>={limit:g}", f"values {values[0]:g} to {values[-1]:g}"
+    listed = f"values {_listed(values)}"
     if len(values) < 2:
-        return "", ""
+        return []
+    if _RATING.search("_".join(column.words)) and len(values) > 2:
+        return [_made(column, f"{name}>={_text(_rating_limit(values, known))}", listed)]
     if values == [0, 1]:
-        return name, ""
-    if len(values) == 2:
-        return f"{name}={values[1]:g}", _two(values)
-    rows, ones = sum(counts.values()), sum(n for v, n in counts.items() if v > 0)
-    more = sum(n for v, n in counts.items() if v > 1)
-    whole = all(v == int(v) for v in values)
-    is_count = whole and values[0] == 0 and (more > _FEW * ones or bool(_COUNT_WORDS & set(column.words)))
-    if is_count or not {0, 1} <= set(values):
-        return (f"{name}>0", f"counts up to {values[-1]:g}") if is_count or values[0] <= 0 < values[-1] else ("", "")
-    if rows - counts[0] - counts[1] > _FEW * rows:
-        return f"{name}>0", "values " + _listed(values)
-    return f"{name}=1", _strays(counts, [0, 1])
+        return [_made(column, name)]
+    ones, more = (sum(n for v, n in counts.items() if v > least) for least in (0, 1))
+    whole = all(v == np.floor(v) for v in values)
+    if len(values) > 2 and whole and values[0] == 0 and (more > _FEW * ones or _COUNT_WORDS & set(column.words)):
+        return [_made(column, f"{name}>0", listed)]
+    if sum(counts[v] for v in by_count[2:]) <= _FEW * sum(counts.values()):
+        strays = _strays(counts, by_count[:2])
+        return [_made(column, f"{name}={_text(max(by_count[:2]))}", listed, strays)]
+    return [_made(column, f"{name}>0", listed)] if values[0] <= 0 < values[-1] else []
 
 
 def _rating_limit(values: Sequence[float], known: np.ndarray) -> float:
@@ -201,11 +198,7 @@ def _values(column: Column) -> str:
     return "many" if column.counts is None else _listed(sorted(column.counts, key=str))
 
 
-def _two(values: Sequence[object]) -> str:
-    return f"values {_listed(values)}"
-
-
-def _strays(counts: Mapping[object, int], two: Iterable[object]) -> str:
+def _strays(counts: Mapping[Any, int], two: Sequence[Any]) -> str:
     """What is known of the values that are neither of the two."""
     strays = {v: n for v, n in counts.items() if v not in two}
     if not strays:
@@ -214,16 +207,24 @@ def _strays(counts: Mapping[object, int], two: Iterable[object]) -> str:
     return f"0 in {rows:,} row{'s' if rows > 1 else ''} of other values ({_listed(list(strays))})"
 
 
-def _listed(values: Sequence[object], most: int = 5) -> str:
-    shown = [f"{v:g}" if isinstance(v, int | float) else repr(v) for v in values[:most]]
-    return ", ".join(shown) + (", ..." if len(values) > most else "")
+def _listed(values: Sequence[Any]) -> str:
+    """The first ones, and the last one if there are many."""
+    shown = [repr(v) if isinstance(v, str) else _text(v) for v in values]
+    return ", ".join(shown if len(shown) <= _LISTED else [*shown[: _LISTED - 1], "...", shown[-1]])
 
 
-def _made(column: Column, label: str, note: str, name: str = "") -> Outcome:
+def _text(value: Any) -> str:
+    """As it is compared with."""
+    return value if isinstance(value, str) else str(int(value)) if value == int(value) else repr(float(value))
+
+
+def _made(column: Column, label: str, note: str = "", remark: str = "", name: str = "") -> Outcome:
     compared = Comparison.of(label, [column.name])
     values = column.array.cast(pa.float64()) if compared is None else compared.holds(column.array, "sample")
     numbers = values.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
-    return Outcome(_task_name(name or column.name), column.name, label, numbers, note)
+    without = column.rows - sum(column.counts.values()) if column.counts is not None else 0
+    notes = (note, f"none in {without:,} rows" if without > 0 else "")
+    return Outcome(_task_name(name or column.name), column.name, label, numbers, "; ".join(filter(None, notes)), remark)
 
 
 def _last_resort(columns: Sequence[Column], source: str) -> list[Outcome]:
@@ -241,7 +242,7 @@ def _last_resort(columns: Sequence[Column], source: str) -> list[Outcome]:
         return not (side_of(column.words) or words & _OF_PEOPLE or words & set(SCENARIO_WORDS)), not column.is_text
 
     _, made = max(reversed(found), key=lambda pair: likely(pair[0]))
-    return [replace(made[0], last_resort=True)]
+    return [replace(made[0], remark="no column is an outcome by its name, and this one has two values")]
 
 
 def _choose(first: list[Outcome], then: list[Outcome]) -> tuple[Outcome, ...]:

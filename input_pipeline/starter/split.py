@@ -99,7 +99,7 @@ def _is_calendar(column: Column) -> bool:
     if not len(known) or _unix_unit(known):
         return bool(len(known))
     digits = {len(str(int(v))) for v in (known.min(), known.max())}
-    return digits <= {8, 10} or (column.words == ("day",) and column.distinct > 7)
+    return digits <= {8, 10, 12, 14} or (column.words == ("day",) and column.distinct > 7)
 
 
 def _unix_unit(numbers: np.ndarray) -> float | None:

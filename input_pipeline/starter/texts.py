@@ -7,7 +7,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -53,6 +53,15 @@ class Guess:
     def format(self) -> TextFormat:
         """As `read` takes it."""
         return TextFormat(self.delimiter, tuple(self.missing), dict(self.separators))
+
+    def remarks(self) -> Iterator[str]:
+        """What was guessed, for people."""
+        if self.delimiter:
+            yield f"cells are divided by {self.delimiter!r}"
+        for marker, names in self.missing.items():
+            yield f"{marker!r} stands for a missing value; seen in {', '.join(names)}"
+        for name, separator in self.separators.items():
+            yield f"{name}: lists or vectors divided by {separator!r}, as {self.examples[name]!r}"
 
 
 def delimiter_of_files(source: str) -> str:
@@ -155,7 +164,9 @@ def separator_of(column: Column) -> str:
     if not len(distinct) or has_decimal_commas(column):
         return ""
     if pc.mean(pc.match_substring_regex(distinct, r"(?s)^\s*\[.*\]\s*$").cast(pa.float64())).as_py() == 1:
-        return JSON if not lists_of(distinct, JSON, pa.string())[1] else ""
+        return (
+            JSON if not (lists_of(distinct, JSON, pa.string())[1] and lists_of(distinct, JSON, pa.float64())[1]) else ""
+        )
     words = set(column.words)
     for separator in (*_SURE, *_UNSURE):
         has_it = pc.match_substring(distinct, separator)
@@ -198,6 +209,14 @@ def is_vector(texts: pa.Array, separator: str) -> bool:
         return False
     numbers = lists.flatten()
     return not pc.all(pc.equal(numbers, pc.floor(numbers))).as_py()
+
+
+def as_lists(column: Column, separator: str) -> Column:
+    """A column of text as lists: of numbers if all elements are, else of text."""
+    texts, wrong = lists_of(column.array, separator, pa.string())
+    of = types_of_texts([pa.record_batch({"elements": texts.flatten()})], ())["elements"]
+    of = pa.float64() if wrong else of if of in (pa.int64(), pa.float64()) else pa.string()
+    return Column(column.name, lists_of(column.array, separator, of)[0])
 
 
 def lists_of(texts: pa.Array, separator: str, of: pa.DataType) -> tuple[pa.Array, dict[int, str]]:

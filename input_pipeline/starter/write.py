@@ -11,11 +11,11 @@ from input_pipeline.fit import EVERY_ROW, OTHER, ROW_NUMBER
 from input_pipeline.readers import PLAIN, STRICT, Errors, ReadError
 from input_pipeline.readers.text_format import JSON
 from input_pipeline.starter.columns import Column, columns_of, quoted
-from input_pipeline.starter.kinds import Features, as_lists, features_of
+from input_pipeline.starter.kinds import Features, features_of
 from input_pipeline.starter.outcomes import Outcome
 from input_pipeline.starter.roles import Roles, roles_of
 from input_pipeline.starter.sample import Sample, take_sample
-from input_pipeline.starter.texts import Guess, delimiter_of_files, example_of, markers_of, separator_of
+from input_pipeline.starter.texts import Guess, as_lists, delimiter_of_files, example_of, markers_of, separator_of
 from tt_jax.schema import TOWERS, DType, Feature, Schema, Task
 
 SAMPLE_ROWS = 50_000
@@ -26,11 +26,12 @@ _STEPS, _BATCHES = 100, (1, 16, 4096)  # batches are sized for so many steps; th
 
 @dataclass(frozen=True)
 class Starter:
-    """What was found: the schema, and the file that says so."""
+    """What was found: the schema, and the file that says so; `remarks` is what the user has to know of it first."""
 
     schema: Schema
     outcomes: tuple[Outcome, ...]
     left_out: dict[str, str]
+    remarks: tuple[str, ...]
     text: str
 
 
@@ -57,7 +58,8 @@ def make_starter(source: str, out: Path, rows: int = SAMPLE_ROWS, errors: Errors
         _head(source, out, sample), _text_format(guess), _tasks(roles), _scenario(roles),
         _features(found, roles.scenario), _left_out(left_out), _rest(schema, sample, roles, out),
     )  # fmt: skip
-    return Starter(schema, roles.outcomes, left_out, "\n".join(filter(None, parts)))
+    remarks = (*guess.remarks(), *(f"task {o.name}: {o.remark}" for o in roles.outcomes if o.chosen and o.remark))
+    return Starter(schema, roles.outcomes, left_out, remarks, "\n".join(filter(None, parts)))
 
 
 def _with_lists(columns: dict[str, Column], roles: Roles, guess: Guess) -> dict[str, Column]:
@@ -140,13 +142,11 @@ def _in_a_line(text: str) -> str:
 
 def _tasks(roles: Roles) -> str:
     lines = ["# What to learn: name, label. `COLUMN=VALUE` is 1 where the column has that value; or >=, <=, >, <, !=."]
-    if any(o.last_resort for o in roles.outcomes):
-        lines.append("# No column is an outcome by its name. This one has two values: are ads ranked by it?")
     lines.append("TASKS = (")
     for o in roles.outcomes:
         task = f"Task({quoted(o.name)}, {quoted(o.label)}),"
-        note = f"; {_in_a_line(o.note)}" if o.note else ""
-        lines.append(f"    {'' if o.chosen else '# '}{task}  # {o.rate:.4f} of the rows{note}{_within(o, roles)}")
+        notes = "".join(f"; {_in_a_line(note)}" for note in (o.note, o.remark) if note)
+        lines.append(f"    {'' if o.chosen else '# '}{task}  # {o.rate:.4f} of the rows{notes}{_within(o, roles)}")
     return "\n".join([*lines, ")", ""])
 
 

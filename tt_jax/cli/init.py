@@ -40,4 +40,6 @@ def run(args: argparse.Namespace) -> int:
     sides = ", ".join(f"{len(schema.tower_features(t))} features of the {t}" for t in ("query", "ad"))
     rates = ", ".join(f"{o.name} ({o.rate:.4f})" for o in starter.outcomes if o.chosen)
     print(f"{args.out}: {sides}; {len(starter.left_out)} columns left out; tasks: {rates}", file=sys.stderr)
+    for remark in starter.remarks:
+        print(f"{args.out}: {' '.join(remark.split())}", file=sys.stderr)
     return 0
