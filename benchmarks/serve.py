@@ -2,6 +2,7 @@
 
     python -m benchmarks.serve
     python -m benchmarks.serve --peer-python=peers-venv/bin/python
+    python -m benchmarks.serve --heavy 64 1000 --clients 1
 
 Makes a bundle of the default model with random weights and an index of random ads, and prints JSON lines:
 
@@ -9,6 +10,7 @@ Makes a bundle of the default model with random weights and an index of random a
     closed    each client sends its next request when it has its answer: latency and throughput by number of clients
     overhead  p50 of one client less the bare call; share of the bare throughput that the service reaches at best
     overload  twice that throughput offered, every request with a deadline: what is answered with ads, and in time
+    fairness  with --heavy: p50 of one client alone, and beside one that sends large requests; and what that one gets
     peer      the same requests at a FastAPI + PyTorch handler of the same model shape and the same ads
 
 `cpu` is processor time in cores, see `benchmarks.load`.
@@ -28,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,6 +61,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument(
         "--deadline-ms", type=int, nargs="+", default=(100, 200), help="of the open loop, one after the other"
     )
+    p.add_argument("--heavy", type=int, nargs=2, metavar=("QUERIES", "K"), help="of a large request")
     p.add_argument("--serve", nargs="*", default=(), help="more arguments of `tt-jax serve`, without their dashes")
     p.add_argument("--peer-python", help="a Python with torch, fastapi and uvicorn: measure the peer too")
     return p.parse_args()
@@ -151,6 +155,23 @@ def closed(a: argparse.Namespace, folder: Path, server: tuple[int, int], name: s
     return found
 
 
+def fairness(a: argparse.Namespace, folder: Path, server: tuple[int, int]) -> None:
+    """Measures and prints what a client of large requests does to one of small requests, and the other way round."""
+    queries, k = a.heavy
+    some = [json.loads(line)["query"] for line in (folder / "requests.jsonl").read_text().splitlines()[:queries]]
+    (folder / "heavy.jsonl").write_text(json.dumps({"queries": some, "k": k}) + "\n")
+    heavy = f"--requests={folder / 'heavy.jsonl'}"
+    load(a, folder, server, 1, heavy)  # warm
+    alone, heavy_alone = load(a, folder, server, 1), load(a, folder, server, 1, heavy)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(load, a, folder, server, 1, heavy)
+        beside = load(a, folder, server, 1)
+        both = running.result()
+    light = {"alone": alone["p50_ms"], "beside": beside["p50_ms"]}
+    large = {"queries": queries, "k": k, "alone": heavy_alone["p50_ms"], "beside": both["p50_ms"]}
+    say("fairness", {"p50_ms": light, "heavy_p50_ms": large})
+
+
 def say(what: str, figures: dict[str, Any]) -> None:
     print(json.dumps({"what": what, **figures}), flush=True)
 
@@ -162,7 +183,8 @@ def main() -> None:
         prepare(a, folder)
         bare, most = measure_bare(a, folder)
         say("bare", {"ms": {str(b): round(ms, 3) for b, ms in bare.items()}, "per_s": round(most)})
-        flags = [f"--bundle={folder / 'bundle'}", f"--index={folder / 'index'}", "--port=0", f"--max-k={max(a.k, 128)}"]
+        max_k = max(a.k, 128, a.heavy[1] if a.heavy else 0)
+        flags = [f"--bundle={folder / 'bundle'}", f"--index={folder / 'index'}", "--port=0", f"--max-k={max_k}"]
         with running([sys.executable, "-m", "tt_jax", "serve", *flags, *(f"--{flag}" for flag in a.serve)]) as server:
             ours = closed(a, folder, server, "closed")
             peak = max(line["per_s"] for line in ours.values())
@@ -170,6 +192,8 @@ def main() -> None:
             if 1 in ours:
                 share["overhead_ms"] = round(ours[1]["p50_ms"] - bare[1], 3)
             say("overhead", share)
+            if a.heavy:
+                fairness(a, folder, server)
             for deadline in a.deadline_ms:
                 again = load(a, folder, server, 512, f"--rate={2 * peak}", f"--deadline-ms={deadline}")
                 shares = {"served_share": round(again["per_s"] / peak, 3)}
