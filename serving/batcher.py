@@ -59,13 +59,7 @@ class Batcher:
       closing_at: of `time.perf_counter`; from then on queued requests are refused, not ranked. Set it to stop in time.
     """
 
-    def __init__(
-        self,
-        scorer: Scorer,
-        *,
-        load: Load | None = None,
-        metrics: QueueMetrics | None = None,
-    ) -> None:
+    def __init__(self, scorer: Scorer, *, load: Load | None = None, metrics: QueueMetrics | None = None) -> None:
         self._load = load or Load()
         self.closing_at = math.inf
         self._scorer = scorer
@@ -94,18 +88,19 @@ class Batcher:
             self._answers.fail("the thread that ranks has ended")
         return self._answers.failure
 
-    def admit(self, queries: int, deadline: float = math.inf, lag: float = 0.0) -> None:
+    def admit(self, queries: int, deadline: float = math.inf, lag: float = 0.0, is_large: bool = False) -> None:
         """Raises `OverloadError` if that many queries find no place in the queue, or are expected to be late.
 
-        `deadline`: of `time.perf_counter`. `lag`: seconds for which the request waited for the event loop.
+        `deadline`: of `time.perf_counter`. `lag`: seconds for which the request waited for the event loop. `is_large`:
+        they need more than one call. Such ones cannot fill the queue for the others.
         """
-        queued = self._queue.queries
-        if queued and queued + queries > self._load.max_queue:
+        waiting = self._queue.queries - (0 if is_large else self._queue.large)
+        if waiting and waiting + queries > self._load.max_queue:
             self._metrics.shed["full"].inc()
-            raise OverloadError(f"the queue is full: {queued} queries wait", self._expected_wait(queries))
+            raise OverloadError(f"the queue is full: {waiting} queries wait", self._expected_wait(queries, is_large))
         if deadline == math.inf:
             return
-        wait = self._expected_wait(queries)
+        wait = self._expected_wait(queries, is_large)
         if wait and time.perf_counter() + _MARGIN * wait + _LAGS * lag > deadline:
             self._metrics.shed["slow"].inc()
             raise OverloadError(f"an answer would take about {wait * 1e3:.0f} ms, longer than the request allows", wait)
@@ -119,11 +114,10 @@ class Batcher:
         if not isinstance(work, Work):
             raise TypeError(f"work: expected Work, got {type(work).__name__}")
         work, deadline = work.copied(), _seconds(deadline)
-        lane = self._scorer.lane(work.k, work.candidates)
-        pending = self._awaited()
-        self.admit(len(work.queries), deadline)
+        lane, pending = self._scorer.lane(work.k, work.candidates), self._awaited()
         answer: asyncio.Future[Ranked] = pending.loop.create_future()
         request = Queued(work, lane, deadline, time.perf_counter(), answer)
+        self.admit(len(work.queries), deadline, is_large=request.calls > 1)
         with self._wake:
             self._refuse_if_closed()
             self._queue.add(request)
@@ -163,13 +157,13 @@ class Batcher:
         if self._closed:
             raise RuntimeError("the batcher is closed")
 
-    def _expected_wait(self, queries: int) -> float:
+    def _expected_wait(self, queries: int, is_large: bool) -> float:
         """Seconds until as many more queries would be answered; 0 if nothing is before them."""
         queued, large = self._queue.queries, self._queue.large
         if not self._running and not queued:
             return 0.0
         seconds = max(0.0, self._busy_until - time.perf_counter()) + self._pace.sending
-        if not large or queries > QUERIES[-1]:
+        if not large or is_large:
             return seconds + self._pace.queue(queued + queries)
         own = self._pace.queue(queued - large + queries)  # every other call, at most, is one for a large request
         return seconds + own + min(self._pace.queue(large), own + self._pace.call(QUERIES[-1]))

@@ -11,7 +11,7 @@ import pytest
 
 from serving.batch_queue import BatchQueue
 from serving.batcher import Batcher
-from serving.batches import MOST_ADS, Part, Queued
+from serving.batches import MOST_ADS, OverloadError, Part, Queued
 from serving.lowering import QUERIES, Shape
 from serving.messages import Work
 from serving.pace import Pace
@@ -149,6 +149,22 @@ def test_a_large_request_is_ranked_in_parts_by_one_pair(warm_scorer: Scorer, mon
     assert order[0] == 32
     assert 1 in order[2:4]  # of the small one, in two calls
     assert sum(order) == 201
+
+
+def test_large_requests_do_not_fill_the_queue_for_small_ones(warm_scorer: Scorer) -> None:
+    large = Work([{}] * 64, 2, None)
+
+    async def test(batcher: Batcher) -> None:
+        async with held(batcher):
+            answers = [batcher.submit(large) for _ in range(2)]
+            with pytest.raises(OverloadError, match="the queue is full: 128 queries wait"):
+                batcher.submit(large)
+            answers += [batcher.submit(work({})) for _ in range(150)]
+            with pytest.raises(OverloadError, match="the queue is full: 150 queries wait"):
+                batcher.submit(work({}))
+        await asyncio.gather(*answers)
+
+    run(warm_scorer, test, max_queue=150)
 
 
 def test_an_error_names_the_query_of_the_request_not_of_the_part(warm_scorer: Scorer) -> None:

@@ -187,7 +187,9 @@ def test_when_the_thread_hangs_nobody_waits(warm_scorer: Scorer) -> None:
     async def test(batcher: Batcher) -> None:
         over = threading.Event()
         try:
-            waiting = [asyncio.ensure_future(batcher.between(lambda s: (s, over.wait(60)))), batcher.submit(work({}))]
+            waiting: list[Any] = [asyncio.ensure_future(batcher.between(lambda s: (s, over.wait(60))))]
+            await asyncio.sleep(0)
+            waiting.append(batcher.submit(work({})))
             start = time.monotonic()
             for found in await asyncio.gather(*waiting, return_exceptions=True):
                 assert type(found) is DispatcherError
