@@ -86,12 +86,12 @@ def skipped_files(files: Mapping[str, str]) -> str:
 
 
 def arrow_types(schema: Schema) -> dict[str, pa.DataType]:
-    """What the schema's features, labels and weights are read as from text, by column.
+    """What the schema's scenario, features, labels and weights are read as, by column.
 
-    Scenario, keys and what a label looks for by `=` or `!=` are left open, as they are in the schema: numbers or text.
+    Keys and what a label looks for by `=` or `!=` are left open, as they are in the schema: numbers or text.
     """
     ids = {"int": pa.int64(), "string": pa.string()}
-    types: dict[str, pa.DataType] = {}
+    types: dict[str, pa.DataType] = {schema.scenario: pa.string()}
     for task in schema.tasks:
         for name in filter(None, (task.label, task.mask, task.weight_column)):
             types[name] = pa.float64()
