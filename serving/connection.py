@@ -191,7 +191,7 @@ class Connection(asyncio.Protocol):
         if size > self._site.max_body:
             self._refuse("", self._too_large())
         elif more and not self._site.hold(more):
-            self._refuse("bodies", error_reply(503, "too many unfinished bodies", _RETRY, close=True))
+            self._refuse("bodies", error_reply(503, "too many bytes of unfinished requests", _RETRY, close=True))
         else:
             request.held += more
             request.add(piece)

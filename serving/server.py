@@ -103,7 +103,7 @@ def make_room(asked: int) -> Room:
     beside = min(_BESIDE, files // 16)
     room = files - 2 * beside - min(_FILES, files // 2)
     if asked > room:
-        raise ValueError(f"max connections: expected at most {room}, with {files} files open (ulimit -Hn), got {asked}")
+        raise ValueError(f"max_connections: expected at most {room}, with {files} files open (ulimit -Hn), got {asked}")
     return Room(asked or min(room, _MOST_CONNECTIONS), beside)
 
 

@@ -7,7 +7,7 @@ import importlib.metadata
 import platform
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from litestar.openapi import ResponseSpec
 
-from serving.access import OPEN, Hosts, Tokens
+from serving.access import OPEN, Tokens, hosts_of
 from serving.batcher import Batcher
 from serving.changing import load as load_scorer
 from serving.console import CONSOLE, ROUTES, Console, ConsoleSettings
@@ -235,7 +235,7 @@ def run(
     metrics_here: bool = True,
     live: bool = False,
     console: ConsoleSettings | None = None,
-    hosts: Hosts | None = None,
+    allowed_hosts: Sequence[str] = (),
     access_log: bool = False,
     beside: Beside = _nothing,
 ) -> None:
@@ -246,7 +246,7 @@ def run(
       max_queries, max_body, log, tokens, metrics_here: see `create_app`.
       load: limits.
       console: None = no console.
-      hosts: names that it may be asked by; None = any.
+      allowed_hosts: names that requests may be for, beside this machine's, where `serving.access.hosts_of` checks them.
       access_log: whether each answer of each listener is logged.
       beside: entered before the service takes requests, and left when it has drained.
 
@@ -273,6 +273,7 @@ def run(
         service: Service = app.state.service
         service.room, service.access_log = room, access_log
         origin = console.origin if console else ""
+        hosts = hosts_of(host, tokens, allowed_hosts)
         who: Any = {"tokens": tokens, "open_paths": OPEN, "hosts": hosts, "origin": origin}
         door = Door(app, service.telemetry, rank=service.rank, **who)
         public = service.listener("service", door, max_body, room.service)

@@ -265,7 +265,7 @@ def test_the_bytes_of_unfinished_bodies_are_bounded(telemetry: Telemetry) -> Non
                 writer.write(big[:-1])
             await _until(lambda: site._held > 360_000)
             c[1].write(big)
-            assert await refusal(c[0]) == (503, "too many unfinished bodies")
+            assert await refusal(c[0]) == (503, "too many bytes of unfinished requests")
             async with client_of(site) as (reader, writer):
                 writer.write(sized(b"x" * 16_000))
                 assert (await answer(reader))[0] == 200

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
+import re
 import socket
 import subprocess
 import sys
@@ -141,9 +141,10 @@ def test_the_access_log(listeners: Listeners) -> None:
 
 
 def test_more_connections_than_files_are_refused(tiny_bundle: Path, tiny_index: Path) -> None:
-    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    flags = [f"--bundle={tiny_bundle}", f"--index={tiny_index}", "--port=0", f"--max-connections={files}"]
+    flags = [f"--bundle={tiny_bundle}", f"--index={tiny_index}", "--port=0", f"--max-connections={10**9}"]
     command = [sys.executable, "-m", "tt_jax", "serve", *flags]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
-    assert f"max connections: expected at most {files - 1152}, with {files} files open" in ended.stderr
+    assert re.search(
+        r"error: max_connections: expected at most \d+, with \d+ files open .*, got 1000000000$", ended.stderr
+    )

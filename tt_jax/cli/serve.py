@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
             metrics_here=metrics is None,
             console=console,
             live=admin is not None,
-            hosts=hosts_of(args.host, tokens, args.allowed_host),
+            allowed_hosts=args.allowed_host,
             access_log=args.access_log,
             beside=beside,
         )
