@@ -39,7 +39,11 @@ def test_delimiter_and_markers_of_missing_values_are_flags(call: Call, tmp_path:
     assert {n: (c["kind"], c["missing"]) for n, c in report["columns"].items()} == {
         "user": ("text", 0.2), "price": ("int", 0.25)
     }  # fmt: skip
-    report = _inspect(call, tmp_path, _write(tmp_path / "log.dat", columns, "\t"), "--delimiter=tab")
+    assert _inspect(call, tmp_path, data, "--missing=NA,-")["columns"] == report["columns"]  # the delimiter is found
+    for delimiter in "\t|;\x01 ":
+        found = _inspect(call, tmp_path, _write(tmp_path / "log.dat", columns, delimiter), "--missing=NA,-")
+        assert found["columns"] == report["columns"]
+    report = _inspect(call, tmp_path, tmp_path / "log.dat", "--delimiter=space")
     assert report["columns"]["user"]["missing"] == 0.0
     assert "delimiter: expected one" in call.refused("inspect", f"--data={data}", "--delimiter=::")
 

@@ -104,7 +104,7 @@ def _skip(_row: csv.InvalidRow) -> str:
 
 
 def _delimiter(source: Source, text: TextFormat) -> str:
-    return text.delimiter or ("\t" if source.format == "tsv" else ",")
+    return text.delimiter or source.delimiter or ("\t" if source.format == "tsv" else ",")
 
 
 def _names(source: Source, text: TextFormat) -> list[str] | None:

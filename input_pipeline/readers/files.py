@@ -21,12 +21,14 @@ class ReadError(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """One file: its name as it is told to people, its format, the file system of a remote one, its compression."""
+    """One file: its name as it is told to people, its format, the file system of a remote one, its compression, and the
+    delimiter of its cells if its content tells."""
 
     name: str
     format: str = ""
     remote: Any = None  # fsspec file system
     compression: str | None = None
+    delimiter: str = ""
 
     @contextmanager
     def open(self) -> Iterator[pa.NativeFile]:

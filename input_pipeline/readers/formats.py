@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
 
 import msgspec
 
 from input_pipeline.readers.crc import HEADER, masked_of
+from input_pipeline.readers.text_format import DELIMITERS
 
 FORMATS = {
     "parquet": "parquet", "pq": "parquet", "parq": "parquet",
@@ -46,9 +46,7 @@ _NO_DATA_SUFFIXES = (
     "jpeg", "gif", "svg",
 )  # fmt: skip
 _UNFINISHED = ("tmp", "temp", "part", "partial", "inprogress", "crdownload", "bak", "old", "orig", "swp", "lock")
-_DELIMITERS = ",\t|;\x01 "
 _VALUE = re.compile(r"\s*([-+.]?\d.*|null|nan|n/?a|none|true|false|\\n|-)\s*", re.IGNORECASE | re.DOTALL)  # no name
-_ROWS = 100  # of text, that are to have as many cells as the first
 
 
 def by_name(name: str) -> tuple[str | None, str | None]:
@@ -82,18 +80,23 @@ def compression_of(head: bytes) -> str | None:
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
 
 
-def by_content(head: bytes, whole: bool) -> str:
-    """The format of a file without its compression, by its first bytes; `whole`: they are all it has.
+def by_content(head: bytes, whole: bool) -> tuple[str, str]:
+    """`(format, delimiter)` of a file without its compression, by its first bytes; `whole`: they are all it has.
+
+    The delimiter is that of the cells of text, else "".
 
     Raises ValueError saying what it is, if that is not read.
     """
     for magic, format_ in _CONTENT.items():
         if head.startswith(magic):
-            return format_
+            return format_, ""
     if is_tfrecord(head):
-        return "tfrecord"
+        return "tfrecord", ""
     text = _text_of(head, whole)
-    return _json(text) if text.lstrip().startswith(("{", "[")) else _delimited(text, whole)
+    if text.lstrip().startswith(("{", "[")):
+        return _json(text), ""
+    delimiter = _delimited(text, whole)
+    return "tsv" if delimiter == "\t" else "csv", delimiter
 
 
 def is_tfrecord(head: bytes) -> bool:
@@ -126,25 +129,24 @@ def _json(text: str) -> str:
 
 
 def _delimited(text: str, whole: bool) -> str:
+    """The delimiter of text. Raises ValueError if it is no table with a line of names."""
     if not text.strip():
-        return "csv"  # of no rows
-    names = max((_names(text, whole, delimiter) for delimiter in _DELIMITERS), key=len)
-    if len(names) < 2:
+        return ","  # of no rows
+    delimiter = max((*DELIMITERS, " "), key=lambda d: len(cells_of(text, d, whole)))
+    names = cells_of(text, delimiter, whole)
+    if len(names) < 2 or (delimiter == " " and len(text.splitlines()) == 1):
         raise ValueError("text, but not of one number of cells in each line")
     if any(_VALUE.fullmatch(name) for name in names):
         raise ValueError(f"delimited text without a line of names: it begins with {text.splitlines()[0][:80]!r}")
-    return "tsv" if len(_names(text, whole, "\t")) == len(names) else "csv"
+    return delimiter
 
 
-def _names(text: str, whole: bool, delimiter: str) -> Sequence[str]:
-    """The cells of the first line; none if others have another number of them."""
+def cells_of(text: str, delimiter: str, whole: bool) -> list[str]:
+    """The cells of the first line; none if another line has another number of them. `whole`: the text is not cut."""
     try:
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
     except csv.Error:
-        return ()
+        return []
     if not whole and len(rows) > 1:
         rows.pop()  # may go on behind what was read
-    rows = rows[:_ROWS]
-    if {len(row) for row in rows} != {len(rows[0])} or (delimiter == " " and len(rows) == 1):
-        return ()
-    return rows[0]
+    return rows[0] if rows and all(len(row) == len(rows[0]) for row in rows) else []

@@ -64,7 +64,8 @@ def list_sources(text: str) -> Listing:
             try:
                 listing.sources.append(source := _source(name, remote))
                 if by_name(base)[0] is None:
-                    listing.by_content.append(f"{name} as {source.format}")
+                    between = f" divided by {source.delimiter!r}" if source.delimiter else ""
+                    listing.by_content.append(f"{name} as {source.format}{between}")
             except ValueError as e:
                 listing.skipped[name] = str(e).removeprefix(f"{name}: ")
     if is_file and listing.skipped:
@@ -76,17 +77,17 @@ def _source(name: str, remote: Any) -> Source:
     """Raises ValueError with the reason for which it cannot be read."""
     if remote is None and not os.path.isfile(name):
         raise ValueError("a link to a file that is not there" if os.path.islink(name) else "not a regular file")
-    format_, compression = by_name(name)
+    (format_, compression), delimiter = by_name(name), ""
     if format_ is None:
         if is_copy(name):
             raise ValueError("by its name a backup, or not yet whole")
         if compression is None:
             compression = compression_of(Source(name, remote=remote).head(8))
         head = Source(name, remote=remote, compression=compression).head(HEAD_BYTES)
-        format_ = by_content(head, len(head) < HEAD_BYTES)
+        format_, delimiter = by_content(head, len(head) < HEAD_BYTES)
     if compression and format_ not in COMPRESSED:
         raise ValueError(f"{format_} inside of {compression}: decompress it")
-    return Source(name, format_, remote, compression)
+    return Source(name, format_, remote, compression, delimiter)
 
 
 def first_below(source: str | Path, *names: str) -> str | None:

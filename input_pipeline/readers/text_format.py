@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 JSON = "json"
-DELIMITERS = (",", ";", "\t", "|")  # of CSV, as files have them
+DELIMITERS = (",", "\t", ";", "|", "\x01")  # of CSV, as files have them
 
 
 @dataclass(frozen=True)

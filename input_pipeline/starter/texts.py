@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,13 +13,13 @@ import pyarrow.compute as pc
 
 from input_pipeline.readers import ReadError
 from input_pipeline.readers.cast import cast
+from input_pipeline.readers.formats import HEAD_BYTES, cells_of
 from input_pipeline.readers.listing import list_sources
-from input_pipeline.readers.text_format import JSON, TextFormat
+from input_pipeline.readers.text_format import DELIMITERS, JSON, TextFormat
 from input_pipeline.readers.text_types import types_of_texts
 from input_pipeline.starter.columns import Column
 
 _EXPECTED = {"csv": ",", "tsv": "\t"}  # delimiter by format
-DELIMITERS = (",", "\t", ";", "|", "\x01", " ")
 _MARKERS = ("\\N", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "Null", "null", "(null)", "None", "nil",
             "-", "--", "?", ".")  # fmt: skip
 _NEVER_TEXT = {"\\N", "#N/A", "<NA>", "(null)"}
@@ -35,7 +33,6 @@ _LIST_WORDS = {"list", "ids", "seq", "sequence", "history", "hist", "recent", "l
                "hobbies"}  # fmt: skip
 _PROSE_WORDS = {"title", "text", "name", "description", "desc", "abstract", "headline", "comment", "review", "query",
                 "summary", "address", "body"}  # fmt: skip
-_HEAD_BYTES = 1 << 16
 _EXAMPLE = 40  # characters
 _MOST = 2_000  # distinct texts looked at
 
@@ -71,7 +68,7 @@ def delimiter_of_files(source: str) -> str:
     """
     found: dict[str, str] = {}  # delimiter -> the first file
     for one in [] if source.startswith("tfds:") else list_sources(source).sources:
-        if one.format in _EXPECTED and (head := _lines(one.head(_HEAD_BYTES))).strip():
+        if one.format in _EXPECTED and (head := one.head(HEAD_BYTES)).strip():
             delimiter = _delimiter(one.name, head, _EXPECTED[one.format])
             found.setdefault("" if delimiter == _EXPECTED[one.format] else delimiter, one.name)
     if len(found) > 1:
@@ -81,27 +78,13 @@ def delimiter_of_files(source: str) -> str:
     return next(iter(found), "")
 
 
-def _lines(head: bytes) -> str:
-    """The whole lines of the beginning of a file."""
-    whole = head if len(head) < _HEAD_BYTES else head[: head.rfind(b"\n") + 1]
-    return whole.decode("utf-8-sig", "replace")
-
-
-def _delimiter(file: str, head: str, expected: str) -> str:
+def _delimiter(file: str, head: bytes, expected: str) -> str:
     """The expected delimiter if it divides the lines alike, else the one that makes most cells. Raises `ReadError`."""
-    cells = {d: _cells(head, d) for d in (expected, *DELIMITERS)}
+    whole, text = len(head) < HEAD_BYTES, head.decode("utf-8-sig", "replace")
+    cells = {d: cells_of(text, d, whole) for d in (expected, *DELIMITERS, " ")}
     delimiter = max(cells, key=lambda d: (d == expected and len(cells[d]) > 1, len(cells[d])))
-    _check_names(file, head, cells[delimiter])
+    _check_names(file, text, cells[delimiter])
     return delimiter if len(cells[delimiter]) > 1 else expected
-
-
-def _cells(head: str, delimiter: str) -> list[str]:
-    """The cells of the first line; none if another line has another number of them."""
-    try:
-        rows = [row for row in csv.reader(io.StringIO(head, newline=""), delimiter=delimiter) if row]
-    except csv.Error:
-        return []
-    return rows[0] if rows and all(len(row) == len(rows[0]) for row in rows) else []
 
 
 def _check_names(file: str, head: str, cells: list[str]) -> None:

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="time column of a raw log, in any spelling; drift is then told of one split too",
     )
     parser.add_argument(
-        "--delimiter", default="", help="between the cells of a raw log's CSV: `;`, `|`, tab, ...; default: by its name"
+        "--delimiter", default="", help="between the cells of a raw log's CSV: `;`, `|`, tab, ...; default: found"
     )
     parser.add_argument(
         "--missing", default="", metavar="A,B", help="cells of a raw log that stand for a missing value, as `NA,-`"
@@ -93,14 +93,16 @@ def _roles(args: argparse.Namespace) -> Any:
 
 
 def _text(args: argparse.Namespace) -> Any:
-    """How the log writes values as text."""
+    """How a raw log writes values as text: by the flags; its delimiter as `init` finds it."""
+    from input_pipeline.notices import tell
     from input_pipeline.readers import TextFormat
+    from input_pipeline.starter.texts import delimiter_of_files
 
+    delimiter = {"tab": "\t", "\\t": "\t", "space": " "}.get(args.delimiter) or args.delimiter
+    if not delimiter and args.recipe is None and (delimiter := delimiter_of_files(args.data)):
+        tell(f"{args.data}: cells are divided by {delimiter!r}")
     try:
-        written = {"tab": "\t", "\\t": "\t", "space": " "}
-        return TextFormat(
-            written.get(args.delimiter) or args.delimiter, tuple(text for text in args.missing.split(",") if text)
-        )
+        return TextFormat(delimiter, tuple(text for text in args.missing.split(",") if text))
     except ValueError as e:
         raise ValueError(f"--{e}") from None
 
