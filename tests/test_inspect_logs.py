@@ -39,6 +39,9 @@ def test_delimiter_and_markers_of_missing_values_are_flags(call: Call, tmp_path:
     assert {n: (c["kind"], c["missing"]) for n, c in report["columns"].items()} == {
         "user": ("text", 0.2), "price": ("int", 0.25)
     }  # fmt: skip
+    findings = _inspect(call, tmp_path, data)["findings"]
+    for said in ("user: 20.0% are 'NA': if it means missing", "price: 25.0% are '-': if it means missing"):
+        assert any(line.startswith(said) for line in findings)
     assert _inspect(call, tmp_path, data, "--missing=NA,-")["columns"] == report["columns"]  # the delimiter is found
     for delimiter in "\t|;\x01 ":
         found = _inspect(call, tmp_path, _write(tmp_path / "log.dat", columns, delimiter), "--missing=NA,-")

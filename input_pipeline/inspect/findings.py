@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from input_pipeline.readers.text_format import MARKERS
+
 MISSING = 0.5  # share of rows without a value
 PSI, KS = 0.25, 0.2
 LEAK_AUC = 0.95
@@ -45,6 +47,11 @@ def _columns(report: Mapping[str, Any]) -> list[str]:
             found.append(f"{name}: missing in {column['missing']:.1%} of the rows")
         if column.get("distinct", {}).get("count") == 1:
             found.append(f"{name}: one value only, {column['top'][0]['value']}")
+        for top in column.get("top", []) if column["kind"].endswith("text") else []:
+            if top["value"] in MARKERS:
+                found.append(
+                    f"{name}: {top['share']:.1%} are {top['value']!r}: if it means missing, declare it as such"
+                )
         if column.get("numbers", {}).get("infinite"):
             found.append(f"{name}: {column['numbers']['infinite']:,} infinite numbers")
     return found

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+# Texts by which public logs mean that there is no value.
+MARKERS = ("\\N", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "Null", "null", "(null)", "None", "nil",
+           "-", "--", "?", ".")  # fmt: skip
 JSON = "json"
 DELIMITERS = (",", "\t", ";", "|", "\x01")  # of CSV, as files have them
 

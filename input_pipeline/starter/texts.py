@@ -15,13 +15,11 @@ from input_pipeline.readers import ReadError
 from input_pipeline.readers.cast import cast
 from input_pipeline.readers.formats import HEAD_BYTES, cells_of
 from input_pipeline.readers.listing import list_sources
-from input_pipeline.readers.text_format import DELIMITERS, JSON, TextFormat
+from input_pipeline.readers.text_format import DELIMITERS, JSON, MARKERS, TextFormat
 from input_pipeline.readers.text_types import types_of_texts
 from input_pipeline.starter.columns import Column
 
 _EXPECTED = {"csv": ",", "tsv": "\t"}  # delimiter by format
-_MARKERS = ("\\N", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "Null", "null", "(null)", "None", "nil",
-            "-", "--", "?", ".")  # fmt: skip
 _NEVER_TEXT = {"\\N", "#N/A", "<NA>", "(null)"}
 _OFTEN = 0.01  # of the rows: a marker in a column of text
 _CODE = re.compile(r"[A-Z]{2}")  # beside which `NA` is one more, as Namibia is beside DE
@@ -108,7 +106,7 @@ def markers_of(columns: Mapping[str, Column]) -> dict[str, list[str]]:
             continue
         texts = column.array.drop_null()
         distinct = texts.unique()
-        there = [m for m in _MARKERS if m in set(distinct.filter(pc.is_in(distinct, pa.array(_MARKERS))).to_pylist())]
+        there = [m for m in MARKERS if m in set(distinct.filter(pc.is_in(distinct, pa.array(MARKERS))).to_pylist())]
         rest = distinct.filter(pc.invert(pc.is_in(distinct, pa.array(there, pa.string()))))
         if not there or not len(rest):
             continue
