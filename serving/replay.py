@@ -27,12 +27,10 @@ class Differences:
     largest: float = 0.0
     total: float = 0.0
 
-    def add(self, difference: float) -> bool:
-        """Whether it is the largest so far."""
+    def add(self, difference: float) -> None:
+        """Adds one; NaN is the largest of all."""
         self.count, self.total = self.count + 1, self.total + difference
-        largest = not difference <= self.largest
-        self.largest = difference if largest else self.largest
-        return largest
+        self.largest = self.largest if difference <= self.largest else difference
 
     @property
     def mean(self) -> float | None:
@@ -55,16 +53,19 @@ class Replayed:
     Attributes:
       queries: of the log.
       scored: those whose scores are compared.
+      wrong: those of them of which a score or a probability differs by more than is allowed.
       not_scored: (bundle, index_id) -> the others, by who answered them.
       unknown_features: feature that the schema does not have -> queries of other bundles that have it.
       not_encoded: reason -> queries of other bundles that the encoder refuses, whose features are not compared.
       scores: differences, each as a share of the largest |score| of its answer, since a utility has any unit.
       probabilities: differences.
-      worst: the ad whose score differs most: `file`, `line`, `ad`, and the scores `served` and `replayed`.
+      worst: what differs most: `file`, `line`, `ad`, the `number` ("score", or the head of a probability), how much it
+        is `off`, and the numbers `served` and `replayed`.
     """
 
     queries: int = 0
     scored: int = 0
+    wrong: int = 0
     not_scored: dict[tuple[str, str], NotScored] = field(default_factory=dict)
     unknown_features: dict[str, int] = field(default_factory=dict)
     not_encoded: dict[str, int] = field(default_factory=dict)
@@ -73,13 +74,14 @@ class Replayed:
     worst: dict[str, Any] | None = None
 
 
-def replay(pairs: Sequence[PairVersions], paths: Iterable[Path], serving: Profile) -> Replayed:
+def replay(pairs: Sequence[PairVersions], paths: Iterable[Path], serving: Profile, allowed: float) -> Replayed:
     """Scores the ads of the logged answers again, and adds the queries to the profile.
 
     Args:
       pairs: at least one; scores are compared where one of them answered. The first one's encoder encodes all queries.
       paths: of the logs.
       serving: a profile of the first pair's schema.
+      allowed: the largest difference of a score or a probability that is fine.
 
     Raises `RequestLogError`, naming file and line, for a line that is no query, or one of a known pair that this cannot
     have answered; also if there is no query.
@@ -94,7 +96,7 @@ def replay(pairs: Sequence[PairVersions], paths: Iterable[Path], serving: Profil
         _add_others(serving, encoder, [query.query for _, _, query in others], found)
         found.queries += len(batch)
         for record in batch:
-            _compare(pairs, record, found)
+            _compare(pairs, record, found, allowed)
     if not found.queries:
         raise RequestLogError(f"{', '.join(map(str, paths))}: no logged query")
     return found
@@ -129,7 +131,7 @@ def _add_others(serving: Profile, encoder: Encoder, queries: list[dict[str, Any]
                 _add_others(serving, encoder, [query], found)
 
 
-def _compare(pairs: Sequence[PairVersions], record: Logged, found: Replayed) -> None:
+def _compare(pairs: Sequence[PairVersions], record: Logged, found: Replayed, allowed: float) -> None:
     path, line, logged = record
     known = (pair.scorer(logged.index) for pair in pairs if pair.fingerprint == logged.bundle)
     scorer = next((scorer for scorer in known if scorer is not None), None)
@@ -139,16 +141,21 @@ def _compare(pairs: Sequence[PairVersions], record: Logged, found: Replayed) -> 
         by.versions.add(logged.index)
         return
     found.scored += 1
+    fine, scale = True, max((abs(ad.score) for ad in logged.ads), default=0.0) or 1.0
     for ad, again in zip(logged.ads, _scores(scorer, record), strict=True):
         if ad.probabilities.keys() != again.probabilities.keys():
             _refuse(record, f"ad {ad.id!r}: expected probabilities of {', '.join(scorer.schema.heads)}")
-        for head, p in ad.probabilities.items():
-            found.probabilities.add(abs(p - again.probabilities[head]))
-        scale = max(abs(other.score) for other in logged.ads) or 1.0
-        if found.scores.add(abs(ad.score - again.score) / scale):
-            found.worst = {
-                "file": str(path), "line": line, "ad": ad.id, "served": ad.score, "replayed": again.score,
-            }  # fmt: skip
+        numbers = [(head, p, again.probabilities[head], 1.0) for head, p in ad.probabilities.items()]
+        for name, served, replayed, unit in [("score", ad.score, again.score, scale), *numbers]:
+            off = abs(served - replayed) / unit
+            (found.scores if name == "score" else found.probabilities).add(off)
+            fine = fine and off <= allowed
+            if found.worst is None or not off <= found.worst["off"]:
+                found.worst = {
+                    "file": str(path), "line": line, "ad": ad.id, "number": name,
+                    "off": off, "served": served, "replayed": replayed,
+                }  # fmt: skip
+    found.wrong += not fine
 
 
 def _scores(scorer: Scorer, record: Logged) -> list[Any]:

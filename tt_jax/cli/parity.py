@@ -129,7 +129,7 @@ def compare(expected: Expected, requests: Sequence[Path]) -> dict[str, Any]:
 
     first, *also = expected.pairs
     serving = Profile(expected.training.schema, expected.training)
-    replayed = replay(expected.pairs, requests, serving)
+    replayed = replay(expected.pairs, requests, serving, expected.thresholds["score"])
     scores = {
         name: {"compared": d.count, "largest": d.largest, "mean": d.mean}
         for name, d in (("score", replayed.scores), ("probability", replayed.probabilities))
@@ -142,6 +142,7 @@ def compare(expected: Expected, requests: Sequence[Path]) -> dict[str, Any]:
         "requests": [str(path) for path in requests],
         "queries": replayed.queries,
         "scored": replayed.scored,
+        "wrong_scores": replayed.wrong,
         "not_scored": [
             {"bundle": bundle, "index": index, "queries": some.queries, "versions": len(some.versions)}
             for (bundle, index), some in replayed.not_scored.items()

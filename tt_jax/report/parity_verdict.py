@@ -9,9 +9,9 @@ from typing import Any
 _FIGURES = {
     "missing": "missing in {serving:.4f} of the served queries and {training:.4f} of the training rows",
     "default": "encoded as if missing in {serving:.4f} of the served queries and {training:.4f} of the training rows",
-    "out_of_range": "{serving:.4f} of the served numbers are out of training's range, {training:.4f} of its own",
-    "unseen": "{serving:.4f} of the served ids are ones that training never had, {training:.4f} of the held-out ids",
-    "distance": "its numbers have a distance of {difference:.4f} to those of training",
+    "out_of_range": "{serving:.4f} of the served and {training:.4f} of the training numbers are out of its range",
+    "unseen": "{serving:.4f} of the served and {training:.4f} of the held-out ids are ones that training never had",
+    "distance": "the distribution of its numbers has a distance of {difference:.4f} to that of training",
 }
 
 
@@ -37,15 +37,15 @@ def verdict(report: Mapping[str, Any]) -> str:
         )
     else:
         features = f"none of {compared} query features differs from training by more than allowed"
-    queries, scored = report["queries"], report["scored"]
+    queries, scored, wrong = (report[name] for name in ("queries", "scored", "wrong_scores"))
+    rest = f"; {queries - scored:,} were not checked, since pairs that are not given answered them"
     if not scored:
         scores = f"no score was checked, since none of the {queries:,} queries was answered by a pair that is given"
+    elif wrong:
+        scores = f"{wrong:,} of {scored:,} checked queries got other scores than those of the model"
     else:
-        are = "are not" if _scores(report) else "are"
-        how_many = f"all {queries:,}" if scored == queries else f"{scored:,} of {queries:,}"
-        scores = f"the served scores of {how_many} queries {are} those of the model"
-    if scored and scored < queries:
-        scores += f" (the other {queries - scored:,} were answered by pairs that are not given: not checked)"
+        scores = f"all {scored:,} {'' if scored == queries else 'checked '}queries got the scores of the model"
+    scores += rest if 0 < scored < queries else ""
     word = "FAIL" if report["findings"] else "PASS" if scored else "PASS for features only"
     return f"{word}: {features}; {scores}."
 
@@ -86,11 +86,11 @@ def _scores(report: Mapping[str, Any]) -> list[str]:
     if not parts:
         return []
     worst = scores["worst"]
-    where = f"ad {worst['ad']!r} in {worst['file']}, line {worst['line']}: " if worst else ""
-    numbers = f"{worst['served']:.6g} served, {worst['replayed']:.6g} by the model" if worst else "none"
     return [
-        f"scores: served ones differ from those of the model {' and '.join(parts)}, {allowed:g} is allowed; the score "
-        f"that differs most: {where}{numbers}"
+        f"scores: {report['wrong_scores']:,} of {report['scored']:,} checked queries got other scores than those of "
+        f"the model, off {' and '.join(parts)} ({allowed:g} is allowed); most off is the {worst['number']} of ad "
+        f"{worst['ad']!r} in {worst['file']}, line {worst['line']}: {worst['served']:.6g} served, "
+        f"{worst['replayed']:.6g} by the model"
     ]
 
 
