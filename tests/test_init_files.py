@@ -196,3 +196,24 @@ def test_few_rows_take_steps_as_written(rows: int, tmp_path: Path, prepared: Cal
         == 0
     )
     assert '"step": 0' not in (run / "metrics.jsonl").read_text().splitlines()[-1]
+
+
+def test_truth_and_nested_columns(tmp_path: Path, prepared: Callable[[int], Starter]) -> None:
+    truth = [None if i % 50 == 0 else bool(i % 3) for i in range(300)]
+    write_csv(tmp_path / "data" / "a.csv", log(300, is_new=truth, tab=truth))
+    more = {"is_new": truth, "tab": truth, "of": [{"a": 1}] * 300, "lists": [[[1]]] * 300}
+    pq.write_table(pa.table(log(300, **more)), tmp_path / "data" / "b.parquet")
+    found = prepared(600)
+    assert found.schema.feature("is_new").vocabulary == (0, 1)
+    assert found.schema.scenario == "every_row"  # true and false are no places where ads are shown
+    assert set(found.left_out) == {"clicked", "ts", "of", "lists"}
+
+
+def test_decimal_commas_are_told(tmp_path: Path) -> None:
+    for name, delimiter, texts in (
+        ("a", ";", [f"{i % 90},{i % 7}" for i in range(300)]),
+        ("b", ",", [f"{i % 90},{i % 40:02d}" for i in range(300)]),
+    ):
+        write_csv(tmp_path / f"{name}.csv", log(300, size=texts), delimiter)
+        found = make_starter(str(tmp_path / f"{name}.csv"), tmp_path / "mine.py")
+        assert found.left_out["size"] == "numbers with a decimal comma: write them with a point"

@@ -198,7 +198,8 @@ WORDS = ["red", "blue", "new", "great", "offer", "the", "shoes", "for", "men", "
         ("title", made_of(WORDS, " ", most=6), ""),
         ("note", made_of(WORDS, ", ", most=6), ""),
         ("x", made_of(WORDS, " ", most=8), ""),
-        ("price", [f"{i},{i % 10}" for i in range(400)], ""),
+        ("state_of_previous_residence", made_of(["Not in universe", "North Dakota", "New York"], " "), ""),
+        ("tag", [f"{i % 9},{i % 7}" for i in range(400)], ","),
         ("path", [f"a/{i % 9}/c" for i in range(400)], ""),
         ("x", ["a|b", "c|d", "e|f"] * 9, ""),  # no element stands in two texts
     ],

@@ -29,7 +29,7 @@ def numbers_of_text(texts: pa.Array) -> tuple[pa.Array, dict[int, str]]:
 
 
 def whole_numbers_of_text(texts: pa.Array, to: pa.DataType) -> tuple[pa.Array, dict[int, str]]:
-    """int64 or uint64; a fraction of zeros does not count, as in `7.0`."""
+    """int64 or uint64; a fraction of zeros does not count, as in `7.0`; `true` and `false` are 1 and 0."""
     texts = _of_numbers(texts)
     if not (pc.any(pc.match_substring(texts, "x")).as_py() or pc.any(pc.match_substring(texts, "X")).as_py()):
         try:
@@ -39,6 +39,8 @@ def whole_numbers_of_text(texts: pa.Array, to: pa.DataType) -> tuple[pa.Array, d
     lowest, highest = (0, 2**64) if to == pa.uint64() else (-(2**63), 2**63)
 
     def whole(text: str) -> int:
+        if (truth := _TRUTH.get(text.lower())) is not None:
+            return int(truth)
         match = _WHOLE.fullmatch(text)
         if match is None or not lowest <= (value := int(match[1])) < highest or (match[2] and abs(value) >= 2**53):
             raise ValueError

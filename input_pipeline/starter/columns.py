@@ -31,6 +31,7 @@ class Column:
       counts: value -> rows that have it in the whole log, nulls and NaN left out; None if there are many values.
       rows: of the whole log.
       is_joined: whether it comes from a table beside the log.
+      is_truth: whether its integers are true and false in the log.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Column:
     counts: Mapping[Any, int] | None = None
     rows: int = 0
     is_joined: bool = False
+    is_truth: bool = False
 
     @cached_property
     def words(self) -> tuple[str, ...]:
@@ -194,12 +196,13 @@ def columns_of(
         array = table.column(name).combine_chunks()
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
-        if pa.types.is_boolean(array.type):
+        is_truth = pa.types.is_boolean(array.type)
+        if is_truth:
             array = array.cast(pa.int8())
         if pa.types.is_decimal(array.type):
             array = array.cast(pa.float64())
         if name in counts:
-            found[name] = Column(name, array, counts[name], rows)
+            found[name] = Column(name, array, counts[name], rows, is_truth=is_truth)
         else:
-            found[name] = Column(name, array, values_counted(array), len(array), is_joined=True)
+            found[name] = Column(name, array, values_counted(array), len(array), is_joined=True, is_truth=is_truth)
     return found

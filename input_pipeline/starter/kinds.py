@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from input_pipeline.starter.columns import Column
 from input_pipeline.starter.leaks import leak_by_auc, leak_by_name
 from input_pipeline.starter.roles import Roles
-from input_pipeline.starter.texts import has_decimal_commas
 from input_pipeline.starter.words import side_of
 from tt_jax.schema import TOWERS, DType, Feature, Tower, Transform
 
@@ -86,8 +85,6 @@ def _unusable(column: Column) -> str:
         return "none of the rows seen has a value"
     if _may_be_rounded(column):
         return "whole numbers of 2^53 and more, stored as floats, which may have been rounded: store them as integers"
-    if has_decimal_commas(column):
-        return "numbers with a decimal comma: write them with a point"
     return "the same in all rows" if column.distinct < 2 and not (column.distinct and column.missing) else ""
 
 

@@ -85,7 +85,8 @@ def outcomes_of(columns: Mapping[str, Column], ids: Sequence[np.ndarray], source
 
     What all rows of a user or of an ad have in common (`ids`, the codes of both) is no outcome. Raises `ReadError`.
     """
-    varying = [c for c in columns.values() if not any((c.depends_on(g) or 0.0) > 0.98 for g in ids)]
+    plain = [c for c in columns.values() if not c.is_list and (c.is_text or c.numbers is not None)]
+    varying = [c for c in plain if not any((c.depends_on(g) or 0.0) > 0.98 for g in ids)]
     sure, unsure = [], []
     for column in varying:
         strength = 0 if column.is_joined else _strength(column)

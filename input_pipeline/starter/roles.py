@@ -87,7 +87,8 @@ def _scenario_columns(columns: Mapping[str, Column], taken: Collection[str]) -> 
     found = []
     for word in SCENARIO_WORDS:
         for c in columns.values():
-            if word in c.words and c.name not in taken and (c.is_text or c.is_whole) and not c.is_list:
+            named = word in c.words and c.name not in taken and not c.is_truth
+            if named and (c.is_text or c.is_whole) and not c.is_list:
                 few = c.counts is not None and 2 <= c.distinct <= _MAX_SCENARIOS
                 found += [c.name] if few and c.name not in found else []
     return found

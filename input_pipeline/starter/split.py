@@ -19,6 +19,7 @@ _WORDS = {"time", "timestamp", "ts", "datetime", "unixtime", "epoch", "stamp", "
 _GLUED = re.compile(r"(event|log|click|view|request|impression|unix|review|server|created|show|expose|exposure)"
                     r"(time|timestamp|ts|date|at|datetime)$")  # fmt: skip
 _CALENDAR = {"date", "day", "dt", "hour", "ds", "hr", "ymd", "yyyymmdd", "week"}
+_DAYS = ("date", "day", "dt", "ds")  # also of days that are counted
 _LOOKS = re.compile(r"\s*\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ,]|$)|\s*\d{4}[-/]\d\d$")
 _UNREAD = re.compile(r"\d{1,2}([-/.])(\d{1,2}|[A-Za-z]{3})\1\d{2,4}\b|[A-Z][a-z]{2},? \w{2,3} \w{2,3} ")
 _EVAL_NAMES = ("eval", "valid", "val", "validation", "dev", "test")
@@ -76,9 +77,8 @@ def _rank(column: Column) -> int | None:
         return exact
     if named and _unix_unit(column.numbers):
         return 30
-    if calendar and _is_calendar(column):
-        return 40
-    return None
+    is_day = column.is_int and lower in _DAYS
+    return 40 if is_day or (calendar and _is_calendar(column)) else None
 
 
 def _reads_as_times(column: Column, named: bool) -> bool:
@@ -93,13 +93,13 @@ def _reads_as_times(column: Column, named: bool) -> bool:
 
 
 def _is_calendar(column: Column) -> bool:
-    """Whether whole numbers are dates (YYYYMMDD, YYYYMMDDHH, YYMMDDHH), Unix times, or days counted from one on."""
+    """Whether whole numbers are dates (YYYYMMDD, YYYYMMDDHH, YYMMDDHH) or Unix times."""
     assert column.numbers is not None
     known = column.numbers[~np.isnan(column.numbers)]
     if not len(known) or _unix_unit(known):
         return bool(len(known))
     digits = {len(str(int(v))) for v in (known.min(), known.max())}
-    return digits <= {8, 10, 12, 14} or (column.words == ("day",) and column.distinct > 7)
+    return digits <= {8, 10, 12, 14}
 
 
 def _unix_unit(numbers: np.ndarray) -> float | None:

@@ -26,9 +26,9 @@ _CODE = re.compile(r"[A-Z]{2}")  # beside which `NA` is one more, as Namibia is 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _DECIMAL_COMMA = r"^[-+]?\d+,\d+$"
 _SURE, _UNSURE = ("|", "^", "\x02", "\t", ";"), (",", " ")
-_LIST_WORDS = {"list", "ids", "seq", "sequence", "history", "hist", "recent", "last", "past", "previous",
-               "tags", "genres", "genre", "topics", "categories", "interests", "keywords", "clicked", "viewed",
-               "hobbies"}  # fmt: skip
+_LIST_WORDS = {"list", "ids", "seq", "sequence", "history", "hist", "tags", "genres", "genre", "topics", "categories",
+               "interests", "keywords", "hobbies"}  # fmt: skip
+_PAST_WORDS = {"recent", "last", "past", "previous", "clicked", "viewed", "bought", "watched"}
 _PROSE_WORDS = {"title", "text", "name", "description", "desc", "abstract", "headline", "comment", "review", "query",
                 "summary", "address", "body"}  # fmt: skip
 _EXAMPLE = 40  # characters
@@ -130,9 +130,10 @@ def _is_often(marker: str, texts: pa.Array, rest: pa.Array) -> bool:
     return pc.sum(pc.equal(texts, marker)).as_py() >= _OFTEN * len(texts)
 
 
-def has_decimal_commas(column: Column) -> bool:
-    """Whether it is of numbers as `3,14`."""
-    if not column.is_text or not (texts := column.array.drop_null()):
+def has_decimal_commas(column: Column, delimiter: str) -> bool:
+    """Whether it is of numbers as `3,14`, not of lists: commas do not divide the cells, or there is one as `3,05`."""
+    texts = column.array.drop_null()
+    if delimiter in ("", ",") and not pc.any(pc.match_substring_regex(texts, r"^[-+]?\d+,0\d+$")).as_py():
         return False
     found = texts.filter(pc.match_substring_regex(texts, _DECIMAL_COMMA))
     rest = texts.filter(pc.invert(pc.match_substring_regex(texts, _DECIMAL_COMMA)))
@@ -142,7 +143,7 @@ def has_decimal_commas(column: Column) -> bool:
 def separator_of(column: Column) -> str:
     """What divides the elements of lists or vectors in a column of text; "" if it is no such column."""
     distinct = column.array.drop_null().unique().slice(0, _MOST)
-    if not len(distinct) or has_decimal_commas(column):
+    if not len(distinct):
         return ""
     if pc.mean(pc.match_substring_regex(distinct, r"(?s)^\s*\[.*\]\s*$").cast(pa.float64())).as_py() == 1:
         return (
@@ -158,7 +159,7 @@ def separator_of(column: Column) -> str:
         if pc.mean(has_it.cast(pa.float64())).as_py() < 0.05 or (separator in _UNSURE and words & _PROSE_WORDS):
             continue
         elements = lists_of(distinct, separator, pa.string())[0].flatten().unique()
-        if _is_of_few(elements, distinct, separator, bool(words & _LIST_WORDS)):
+        if _is_of_few(elements, distinct, separator, words):
             return separator
     return ""
 
@@ -170,16 +171,15 @@ def example_of(column: Column, separator: str) -> str:
     return text if len(text) <= _EXAMPLE else text[:_EXAMPLE] + "..."
 
 
-def _is_of_few(elements: pa.Array, texts: pa.Array, separator: str, named: bool) -> bool:
+def _is_of_few(elements: pa.Array, texts: pa.Array, separator: str, words: set[str]) -> bool:
     """Whether texts are made of few elements, of which each is one thing: not the words of prose."""
     if separator in _SURE:
         return len(elements) < len(texts)
-    if separator == "," and pc.any(pc.match_substring(texts, ", ")).as_py() and not named:
-        return False
-    if 2 * len(elements) >= len(texts) and not (named and separator == " "):
-        return False
-    has_digit = pc.mean(pc.match_substring_regex(elements, r"\d").cast(pa.float64())).as_py()
-    return separator == "," or named or has_digit > 0.9
+    few, named = 2 * len(elements) < len(texts), bool(words & _LIST_WORDS)
+    if separator == ",":
+        return few and (named or not pc.any(pc.match_substring(texts, ", ")).as_py())
+    are_ids = pc.mean(pc.match_substring_regex(elements, r"\d").cast(pa.float64())).as_py() > 0.9
+    return (are_ids and (few or named or bool(words & _PAST_WORDS))) or (few and named)
 
 
 def is_vector(texts: pa.Array, separator: str) -> bool:

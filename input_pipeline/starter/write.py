@@ -15,7 +15,15 @@ from input_pipeline.starter.kinds import Features, features_of
 from input_pipeline.starter.outcomes import Outcome
 from input_pipeline.starter.roles import Roles, roles_of
 from input_pipeline.starter.sample import Sample, take_sample
-from input_pipeline.starter.texts import Guess, as_lists, delimiter_of_files, example_of, markers_of, separator_of
+from input_pipeline.starter.texts import (
+    Guess,
+    as_lists,
+    delimiter_of_files,
+    example_of,
+    has_decimal_commas,
+    markers_of,
+    separator_of,
+)
 from tt_jax.schema import TOWERS, DType, Feature, Schema, Task
 
 SAMPLE_ROWS = 50_000
@@ -66,7 +74,11 @@ def _with_lists(columns: dict[str, Column], roles: Roles, guess: Guess) -> dict[
     """The columns, those of text that is lists or vectors as these; their separators go into the guess."""
     keys, found = (*roles.left_out, roles.user_id, roles.ad_id, roles.scenario), dict(columns)
     for name, column in columns.items():
-        if column.is_text and name not in keys and (separator := separator_of(column)):
+        if not column.is_text or name in keys:
+            continue
+        if has_decimal_commas(column, guess.delimiter):
+            roles.left_out[name] = "numbers with a decimal comma: write them with a point"
+        elif separator := separator_of(column):
             found[name] = as_lists(column, separator)
             if separator != JSON:  # which is what is expected of lists in text
                 guess.separators[name] = separator
