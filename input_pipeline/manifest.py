@@ -7,12 +7,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
+from tt_jax.publish import FileEntry
 from tt_jax.schema import SchemaError
 from tt_jax.strict_json import dataclass_from_dict, parse_json
 
-VERSION = 1
+VERSION = 2  # 1 had no `beside` and no digest
 MANIFEST = "manifest.json"
 SCHEMA = "schema.json"
 ADS = "ads.parquet"
@@ -61,6 +62,7 @@ class Manifest:
       ads_sha256: hash of the ad corpus beside them, "" without one.
       fingerprint: SHA-256 over the schema's fingerprint and the hashes of all files.
       rejected: bad rows that were left out, in `quarantine.jsonl`.
+      beside: the other files: schema, sample rows, documents.
     """
 
     version: int
@@ -71,27 +73,31 @@ class Manifest:
     ads_sha256: str
     fingerprint: str
     rejected: int = 0
+    beside: tuple[FileEntry, ...] = ()
 
     def to_json(self) -> str:
-        """JSON text."""
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+        """JSON text, with a digest of itself."""
+        return _with_digest(dataclasses.asdict(self))
 
     @staticmethod
     def from_json(text: str) -> Manifest:
         """Raises `SchemaError` naming what is wrong with the text."""
         data = parse_json(text, "manifest", SchemaError)
-        if not isinstance(data, Mapping) or data.get("version") != VERSION:
-            raise SchemaError(f"expected a manifest of version {VERSION}")
+        if not isinstance(data, dict) or data.get("version") not in (1, VERSION):
+            raise SchemaError(f"expected a manifest of version {VERSION} or 1")
+        if data["version"] == VERSION:
+            data.pop("digest", None)
+            if _with_digest(data) != text:
+                raise SchemaError("changed since it was written: its digest is not that of its content")
         return dataclass_from_dict(Manifest, data, "manifest", SchemaError)
+
+
+def _with_digest(fields: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()
+    return json.dumps({**fields, "digest": digest}, indent=1) + "\n"
 
 
 def total_fingerprint(schema: str, files: tuple[DataFile, ...], ads_sha256: str) -> str:
     """Hexadecimal SHA-256 that changes with the schema and with every byte of the data."""
     lines = [schema, *(f"{f.path} {f.sha256}" for f in files), ads_sha256]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -21,13 +21,12 @@ from input_pipeline.manifest import (
     Counts,
     DataFile,
     Manifest,
-    sha256_of,
     total_fingerprint,
 )
+from tt_jax.publish import describe_files, sha256_of, sha256_of_all
 from tt_jax.schema import Schema
 
 _WAITING = 2  # blocks to be written
-_HASHING = 4  # threads
 _PART_BLOCKS = 256  # blocks of a file: a footer stays small, a file below a few GB
 Key = tuple[str, str]  # split, scenario
 
@@ -117,8 +116,7 @@ class PreparedWriter:
     def written(self) -> dict[Key, Written]:
         """What has been written, once closed. It hashes the files."""
         paths = [path for part in self._parts.values() for path in part.paths()]
-        with ThreadPoolExecutor(_HASHING) as pool:
-            hashes = dict(zip(paths, pool.map(sha256_of, paths), strict=True))
+        hashes = dict(zip(paths, sha256_of_all(paths), strict=True))
         return {key: part.written_of(self._folder, *key, hashes) for key, part in self._parts.items()}
 
     def finish(self, rejected: int = 0) -> Manifest:
@@ -134,7 +132,7 @@ def write_manifest(
     written: Mapping[Key, Written],
     rejected: int,
 ) -> Manifest:
-    """Writes schema and manifest of a set whose other files are there."""
+    """Writes schema and manifest of a set whose other files are all there."""
     (folder / SCHEMA).write_text(schema.to_json())
     files = tuple(file for _, part in sorted(written.items(), key=lambda item: item[0]) for file in part.files)
     counts = {
@@ -143,7 +141,10 @@ def write_manifest(
     ads = folder / ADS
     ads_sha256 = sha256_of(ads) if ads.exists() else ""
     fingerprint = total_fingerprint(schema.fingerprint, files, ads_sha256)
-    manifest = Manifest(VERSION, schema.fingerprint, block_rows, counts, files, ads_sha256, fingerprint, rejected)
+    beside = describe_files(folder, {ADS, *(file.path for file in files)})
+    manifest = Manifest(
+        VERSION, schema.fingerprint, block_rows, counts, files, ads_sha256, fingerprint, rejected, beside
+    )
     (folder / MANIFEST).write_text(manifest.to_json())
     return manifest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -17,13 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from input_pipeline import writer as writer_module
-from input_pipeline.blocks import BlockWriter, PreparedError, PreparedSet
+from input_pipeline.blocks import Blocks, BlockWriter, PreparedError, PreparedSet
 from input_pipeline.manifest import Manifest
 from input_pipeline.prepare import prepare
 from input_pipeline.readers import Chunk
 from tests import tiny
 from tt_jax.features import Encoder
-from tt_jax.publish import PublishError
+from tt_jax.publish import PublishError, sha256_of
 from tt_jax.schema import SchemaError, array_specs
 
 SPLITS = {"train": 700, "eval": 90}
@@ -190,9 +191,10 @@ def test_a_killed_run_leaves_no_set_and_does_not_block_the_next(tmp_path: Path) 
     assert prepare(tiny.SCHEMA, _chunks(_logs(9)), tmp_path / "other", 32).fingerprint != manifest.fingerprint
 
 
-def test_a_set_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+def test_a_set_that_is_not_whole_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     prepare(tiny.SCHEMA, _chunks(_logs()), tmp_path / "set", 64)
     root = tmp_path / "set"
+    before = PreparedSet.open(root)
     part = next(root.glob("split=train/*/*.parquet"))
     content, manifest = part.read_bytes(), (root / "manifest.json").read_text()
 
@@ -213,9 +215,17 @@ def test_a_set_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     refused("half written")
     (root / "manifest.json").write_text(manifest[:-20])
     refused(r"manifest\.json: manifest: not valid JSON")
+    (root / "manifest.json").write_text(manifest.replace('"block_rows": 64', '"block_rows": 65'))
+    refused("its digest is not that of its content")
     data = json.loads(manifest)
-    (root / "manifest.json").write_text(json.dumps({**data, "version": 2}))
-    refused("expected a manifest of version 1")
+    (root / "manifest.json").write_text(json.dumps({**data, "version": 3}))
+    refused("expected a manifest of version 2 or 1")
+    of_version_1 = {k: v for k, v in data.items() if k not in ("beside", "digest")} | {"version": 1}
+    (root / "manifest.json").write_text(json.dumps(of_version_1, indent=1) + "\n")
+    with caplog.at_level("WARNING"):
+        assert PreparedSet.open(root, verify=True).rows("train") == before.rows("train")
+    assert "prepared by an earlier version" in caplog.text
+    data = of_version_1
     (root / "manifest.json").write_text(json.dumps({**data, "rows": 2}))
     refused("unknown key 'rows'")
     data["files"][0]["sha256"] = "0" * 64
@@ -241,7 +251,9 @@ def test_a_damaged_block_is_named(tmp_path: Path) -> None:
     first = group.column(0).data_page_offset
     damaged[first : first + 60] = bytes(60)
     path.write_bytes(damaged)
-    blocks = prepared.blocks(("train",), ("standard",))
+    with pytest.raises(PreparedError, match=rf"{path.name}: the content does not match its hash"):
+        prepared.blocks(("train",), ("standard",))[1]
+    blocks = Blocks(prepared.root, prepared.schema, [dataclasses.replace(file, sha256=sha256_of(path))])
     assert len(blocks[1]["labels"]) == 64
     with pytest.raises(PreparedError, match=rf"{path.name}: block 2 is not readable"):
         blocks[2]

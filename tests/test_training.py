@@ -179,7 +179,7 @@ def test_a_half_written_checkpoint_is_not_taken_for_one(finished, tmp_path: Path
     shutil.copytree(workdir, copy)
     half = copy / "checkpoints" / "70.orbax-checkpoint-tmp"
     shutil.copytree(copy / "checkpoints" / "60", half)
-    (half / "commit_success.txt").unlink()
+    (half / "manifest.json").unlink()
     with closing(Checkpoints(copy)) as checkpoints:
         assert 70 not in checkpoints.steps()
         assert checkpoints.steps()[-1] == 60

@@ -13,7 +13,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from tt_jax.strict_json import dataclass_from_dict, parse_json
 
 MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 16 * 2**20
-_CHUNK = 2**20
+_HASHING = 4  # threads
 M = TypeVar("M")
 
 
@@ -58,8 +59,7 @@ def published_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
             for path in partial.iterdir():
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             yield partial
-            for path in [*partial.rglob("*"), partial]:
-                sync(path)
+            sync_tree(partial)
             require_absent(out)
             os.rename(partial, out)
         except BaseException:
@@ -94,6 +94,12 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def sync_tree(directory: Path) -> None:
+    """Has a directory and everything below it on disk when it returns."""
+    for path in [*directory.rglob("*"), directory]:
+        sync(path)
+
+
 def write_json(path: Path, data: Any) -> None:
     """Writes a file that is there whole or not at all, over the one that may be there. Raises OSError, naming it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,12 +112,14 @@ def write_json(path: Path, data: Any) -> None:
         raise OSError(f"{path}: cannot be written: {e}") from e
 
 
-def describe_files(directory: Path) -> tuple[FileEntry, ...]:
-    """Every file below the directory but its manifest, by path. Raises `PublishError` on anything but plain files."""
-    return tuple(
-        FileEntry(path, (directory / path).stat().st_size, _sha256(directory / path))
-        for path in _walk(directory, PublishError)
-    )
+def describe_files(directory: Path, but: Collection[str] = ()) -> tuple[FileEntry, ...]:
+    """Every file below the directory but its manifest and those of `but`, by path.
+
+    Raises `PublishError` on anything but plain files.
+    """
+    paths = [path for path in _walk(directory, PublishError) if path not in but]
+    hashes = sha256_of_all([directory / path for path in paths])
+    return tuple(FileEntry(p, (directory / p).stat().st_size, h) for p, h in zip(paths, hashes, strict=True))
 
 
 def write_manifest(directory: Path, manifest: Any) -> None:
@@ -137,21 +145,26 @@ def read_published(directory: Path, manifest_type: type[M], error: type[ValueErr
     manifest = dataclass_from_dict(manifest_type, fields, where, error, complete=True)
     if _canonical(fields) != data:
         raise error(f"{path}: its digest is not that of its content; it was changed after it was written")
-    _verify_files(directory, {f.path: f for f in getattr(manifest, "files")}, error)  # noqa: B009
+    expected: tuple[FileEntry, ...] = getattr(manifest, "files")  # noqa: B009
+    found = set(_walk(directory, error))
+    for name in sorted(found ^ {entry.path for entry in expected}):
+        raise error(f"{directory / name}: {'not in the manifest' if name in found else 'missing'}")
+    verify_files(directory, expected, error)
     return manifest
 
 
-def _verify_files(directory: Path, expected: dict[str, FileEntry], error: type[ValueError]) -> None:
-    found = set(_walk(directory, error))
-    for path in sorted(found ^ set(expected)):
-        raise error(f"{directory / path}: {'not in the manifest' if path in found else 'missing'}")
-    for path, entry in expected.items():
-        size = (directory / path).stat().st_size
-        if size != entry.size:
-            raise error(f"{directory / path}: expected {entry.size} bytes, got {size}")
-        digest = _sha256(directory / path)
+def verify_files(directory: Path, expected: Sequence[FileEntry], error: type[ValueError]) -> None:
+    """Raises `error`, naming the first file that is missing or not as it was when it was described."""
+    for entry in expected:
+        path = directory / entry.path
+        if not path.is_file():
+            raise error(f"{path}: missing, but the manifest lists it")
+        if (size := path.stat().st_size) != entry.size:
+            raise error(f"{path}: expected {entry.size} bytes, got {size}")
+    hashes = sha256_of_all([directory / entry.path for entry in expected])
+    for entry, digest in zip(expected, hashes, strict=True):
         if digest != entry.sha256:
-            raise error(f"{directory / path}: expected SHA-256 {entry.sha256}, got {digest}")
+            raise error(f"{directory / entry.path}: expected SHA-256 {entry.sha256}, got {digest}")
 
 
 def _canonical(fields: dict[str, Any]) -> bytes:
@@ -172,9 +185,13 @@ def _walk(directory: Path, error: type[ValueError]) -> list[str]:
     return sorted(paths)
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
     with path.open("rb") as f:
-        while chunk := f.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def sha256_of_all(paths: Sequence[Path]) -> list[str]:
+    """Those of many files, in their order; hashed by threads, which Python lets run side by side."""
+    with ThreadPoolExecutor(_HASHING) as pool:
+        return list(pool.map(sha256_of, paths))

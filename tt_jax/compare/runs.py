@@ -18,11 +18,10 @@ from urllib.parse import quote
 import numpy as np
 
 from input_pipeline.blocks import PreparedSet
-from input_pipeline.manifest import sha256_of
 from tt_jax.calibration import Calibration, Method
 from tt_jax.compare.plan import NOT_CALIBRATED, CompareError, Plan, Run
 from tt_jax.config import Config, parse_weights
-from tt_jax.publish import write_json
+from tt_jax.publish import sha256_of, write_json
 from tt_jax.schema import Schema
 from tt_jax.strict_json import dataclass_from_dict, parse_json
 from tt_jax.training.calibrate import CALIBRATION, fit_heads, own_tasks, read_calibration

@@ -1,7 +1,9 @@
 """Checkpoints by Orbax: state, input position and run facts, written atomically, resumed from the last complete one.
 
-`WORKDIR/checkpoints/STEP/` holds the `TrainState` and a JSON of what else a run needs to go on. Orbax writes into a
-temporary name and commits by rename, so a run killed while saving leaves nothing that is taken for a checkpoint.
+`WORKDIR/checkpoints/STEP/` holds the `TrainState`, a JSON of what else a run needs to go on, and a manifest with the
+hash of every file, which Orbax does not have: it restores flipped bits as other weights. Orbax writes into a temporary
+name, which is renamed once the manifest is there, so a run killed while saving leaves nothing that is taken for a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from tt_jax.distributed import gather, is_first
+from tt_jax.publish import MANIFEST, FileEntry, describe_files, read_published, sync, sync_tree, write_manifest
 from tt_jax.training.step import TrainState
 
+HASHED = "hashed"  # in the run's JSON: that a manifest belongs to it, which earlier versions did not write
 log = logging.getLogger(__name__)
 
 
@@ -39,6 +43,14 @@ class Restored:
     run: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint is made of, written last: see `tt_jax.publish`."""
+
+    step: int
+    files: tuple[FileEntry, ...]
+
+
 class _KeepLastAndBest(preservation_policy.PreservationPolicy):
     """Keeps the newest checkpoints, and the best one however old."""
 
@@ -51,16 +63,47 @@ class _KeepLastAndBest(preservation_policy.PreservationPolicy):
         return [info.step in newest or info.step == self.best for info in checkpoints]
 
 
+class _HashedDirectory(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """Where Orbax writes a checkpoint: renamed once a manifest has the hash of every file, and all is on disk."""
+
+    metadata: Any = None
+
+    @classmethod
+    def from_final(cls, final_path: Any, *, checkpoint_metadata_store: Any = None, **options: Any) -> _HashedDirectory:
+        found: Any = super().from_final(final_path, checkpoint_metadata_store=checkpoint_metadata_store, **options)
+        found.metadata = checkpoint_metadata_store
+        return found
+
+    async def finalize(self) -> None:
+        """By the first process, in a thread, once every process has written its files."""
+        if self.metadata is None:  # of an item: the checkpoint's own comes after it
+            await super().finalize()
+            return
+        self.metadata.wait_until_finished()
+        folder, place = Path(self.get()), Path(self.get_final())
+        write_manifest(folder, Manifest(int(place.name), describe_files(folder)))
+        sync_tree(folder)
+        folder.rename(place)
+        sync(place.parent)
+
+
 class Checkpoints:
     """The checkpoints of one working directory. Saves in the background; `close` waits for them.
 
-    `keep_last`: newest ones that the run keeps; 0 = only read, and leave alone what a live run is just saving.
+    `keep_last`: newest ones that the run keeps; 0 = only read, and leave alone what a live run saves and removes.
     """
 
     def __init__(self, workdir: Path, keep_last: int = 0) -> None:
         self.path = workdir.absolute() / "checkpoints"
+        self._writes = keep_last > 0
         self._policy = _KeepLastAndBest(keep_last)
-        options = ocp.CheckpointManagerOptions(preservation_policy=self._policy, cleanup_tmp_directories=keep_last > 0)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._policy,
+            cleanup_tmp_directories=self._writes,
+            create=self._writes,
+            temporary_path_class=_HashedDirectory,
+            lightweight_initialize=True,  # Orbax's own files may be damaged, as any other
+        )
         self._manager = ocp.CheckpointManager(self.path, options=options)
 
     def steps(self) -> list[int]:
@@ -74,48 +117,89 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         copy = jax.tree.map(jnp.copy, state)
-        args = ocp.args.Composite(state=ocp.args.StandardSave(_as_dict(copy)), run=ocp.args.JsonSave(run))
-        self._manager.save(step, args=args)
+        items = {"state": ocp.args.StandardSave(_as_dict(copy)), "run": ocp.args.JsonSave({**run, HASHED: True})}
+        self._manager.save(step, args=ocp.args.Composite(**items))
 
     def restore(self, abstract: TrainState, step: int) -> Restored:
-        """The checkpoint of a step. `abstract`: shapes, dtypes and shardings of the state wanted."""
+        """The checkpoint of a step, once every file has been found to be as it was written.
+
+        `abstract`: shapes, dtypes and shardings of the state wanted. All processes must call it. Raises
+        `CheckpointError`, in all of them, naming what is damaged.
+        """
+        folder = self.path / str(step)
+        hashed = (folder / MANIFEST).exists()
+        _agree(_damage(folder) if is_first() and hashed else "")
         args = ocp.args.Composite(state=ocp.args.StandardRestore(_as_dict(abstract)), run=ocp.args.JsonRestore())
-        found: Any = self._manager.restore(step, args=args)
+        found: Any = None
+        damage = ""
+        try:
+            found = self._manager.restore(step, args=args)
+            if not hashed and found.run.get(HASHED):
+                damage = f"{folder / MANIFEST}: missing"
+        except Exception as e:  # Orbax and TensorStore raise every kind for a damaged file
+            damage = f"{folder}: cannot be read: {_first_line(e)}"
+        _agree(damage)
+        if not hashed and is_first():
+            log.warning("checkpoint %s: saved by an earlier version: it has no hashes to verify", folder)
+        found.run.pop(HASHED, None)
         return Restored(TrainState(**_from_dict(abstract, found.state)), found.run)
 
     def restore_last(self, abstract: TrainState) -> Restored | None:
-        """The newest checkpoint that can be read; None where there is none at all.
+        """The newest checkpoint that is not damaged; None where there is none at all.
 
-        A damaged one is moved aside, with a line that says so, and the one before it is taken.
+        A line tells of a damaged one, which a run that saves moves aside, and the one before it is taken. Raises
+        `CheckpointError` where all are damaged.
         """
         steps = self.steps()
         for step in reversed(steps):
-            restored, damage = None, ""
             try:
                 restored = self.restore(abstract, step)
-            except Exception as e:  # Orbax and TensorStore raise every kind for a damaged file
-                damage = _first_line(e)
-            damage = max(gather(damage))  # what one of many processes cannot read, none takes
-            if restored and not damage:
+            except CheckpointError as e:
+                if self._is_gone(step):
+                    return self.restore_last(abstract)
+                self._set_aside(step, e)
+            else:
                 self._policy.best = restored.run["best_step"]
                 return restored
-            aside = self.path.parent / f"damaged-checkpoint-{step}"
-            log.warning("checkpoint %s is damaged (%s): moved to %s", self.path / str(step), damage, aside)
-            if is_first():
-                (self.path / str(step)).rename(aside)
-            gather(None)  # the others wait for it
-            self._manager.reload()
         if steps:
-            raise CheckpointError(f"{self.path}: none of the checkpoints {steps} can be read")
+            raise CheckpointError(f"{self.path}: all checkpoints are damaged: {', '.join(map(str, steps))}")
         return None
 
     def restore_best(self, abstract: TrainState) -> Restored:
-        """The checkpoint that early stopping chose, or the newest one where none was chosen."""
+        """The checkpoint that early stopping chose, or the newest one where none was chosen or that one is damaged."""
         last = self.restore_last(abstract)
         if last is None:
             raise CheckpointError(f"{self.path}: no checkpoint; expected a directory that `tt-jax train` wrote")
         best = last.run["best_step"]
-        return last if best is None or best == int(last.state.step) else self.restore(abstract, best)
+        if best is None or best == int(last.state.step):
+            return last
+        try:
+            return self.restore(abstract, best)
+        except CheckpointError as e:
+            if self._is_gone(best):
+                return self.restore_best(abstract)
+            log.warning("the best checkpoint is damaged: %s: step %d is taken", e, int(last.state.step))
+            return last
+
+    def _is_gone(self, step: int) -> bool:
+        """Whether a live run has removed a checkpoint since the last look; then looks again."""
+        gone = not self._writes and not (self.path / str(step)).exists()
+        if gone:
+            self._manager.reload()
+        return gone
+
+    def _set_aside(self, step: int, damage: CheckpointError) -> None:
+        if not self._writes:
+            log.warning("a checkpoint is damaged: %s: the one before it is taken", damage)
+            return
+        aside = self.path.parent / f"damaged-checkpoint-{step}"
+        if is_first():
+            while aside.exists():
+                aside = aside.with_name(f"{aside.name}-again")
+            (self.path / str(step)).rename(aside)
+            log.warning("a checkpoint is damaged: %s: moved to %s, and the one before it is taken", damage, aside)
+        gather(None)  # the others wait for it
+        self._manager.reload()
 
     def close(self) -> None:
         """Waits for saves under way, and raises if one of them failed."""
@@ -134,6 +218,20 @@ def _from_dict(abstract: TrainState, found: dict[str, Any]) -> dict[str, Any]:
     """Orbax gives back plain containers: put the leaves into the structure of the state asked for."""
     structure = jax.tree.structure(_as_dict(abstract))
     return jax.tree.unflatten(structure, jax.tree.leaves(found))
+
+
+def _damage(folder: Path) -> str:
+    try:
+        read_published(folder, Manifest, CheckpointError)
+    except (CheckpointError, OSError) as e:
+        return str(e)
+    return ""
+
+
+def _agree(damage: str) -> None:
+    """Raises `CheckpointError` in all processes where one has found damage: what one cannot read, none takes."""
+    if damage := max(gather(damage)):
+        raise CheckpointError(damage)
 
 
 def _first_line(e: Exception) -> str:

@@ -16,7 +16,7 @@ from tt_jax.calibration import Calibration, CalibrationError
 from tt_jax.fingerprint import fingerprint
 from tt_jax.models.two_tower import Params, TwoTower
 from tt_jax.training.calibrate import CALIBRATION, read_calibration
-from tt_jax.training.checkpoint import CheckpointError, Checkpoints, Restored
+from tt_jax.training.checkpoint import Checkpoints, Restored
 from tt_jax.training.setup import make_model
 from tt_jax.training.step import TrainState, init_state
 from tt_jax.training.workdir import Record, read_record
@@ -79,12 +79,7 @@ def load_saved(workdir: Path) -> Iterator[Trained]:
     abstract = _abstract(model, record)
     with closing(Checkpoints(workdir)) as checkpoints:
         for step in reversed(checkpoints.steps()):
-            try:
-                found = checkpoints.restore(abstract, step)
-            except Exception as e:  # Orbax and TensorStore raise every kind for a damaged file
-                reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-                raise CheckpointError(f"{checkpoints.path / str(step)}: cannot be read: {reason}") from e
-            yield _trained(record, model, found)
+            yield _trained(record, model, checkpoints.restore(abstract, step))
 
 
 def _abstract(model: TwoTower, record: Record) -> TrainState:
@@ -95,5 +90,6 @@ def _abstract(model: TwoTower, record: Record) -> TrainState:
 
 
 def _trained(record: Record, model: TwoTower, found: Restored) -> Trained:
-    state = found.state
-    return Trained(record, model, state.params, state.tables, int(state.step), found.run["report"])
+    state, step = found.state, int(found.state.step)
+    report = found.run["report"] if found.run["best_step"] in (None, step) else None  # else it is of another step
+    return Trained(record, model, state.params, state.tables, step, report)
