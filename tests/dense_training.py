@@ -34,10 +34,10 @@ def dense_gradient(model: TwoTower) -> Any:
 
 
 def rate_at(step: int, steps: int, run: Config) -> float:
-    """Linear to 1 over the warm-up, then a cosine to the final fraction."""
+    """Linear over the w steps of the warm-up from 1/w to 1, then a cosine to the final fraction."""
     warm = int(run.optimizer.warmup * steps)
     if step < warm:
-        return step / warm
+        return 1 / warm + (1 - 1 / warm) * step / warm
     cosine = 0.5 * (1 + np.cos(np.pi * (step - warm) / (steps - warm)))
     return run.optimizer.final_fraction + (1 - run.optimizer.final_fraction) * cosine
 

@@ -285,8 +285,10 @@ def test_the_command_line(
     with closing(Checkpoints(copy)) as checkpoints:
         abstract = Setup(config, PreparedSet.open(config.data.path)).abstract_state
         before, first, later = (checkpoints.restore(abstract, step).state for step in (15, 16, 20))
-    assert_same_bits((before.params, before.tables), (first.params, first.tables))  # the warm-up begins at 0, again
-    assert not np.array_equal(first.params["bias"], later.params["bias"])
+    changes = [
+        np.abs(np.asarray(a.params["bias"] - b.params["bias"])).max() for a, b in ((before, first), (first, later))
+    ]
+    assert 0 < changes[0] < changes[1] / 4  # the warm-up of 3 steps begins with a third of the rate, again
     assert "<svg" in (copy / "progressive.html").read_text()
     assert "is set 1 of this run already" in call("train", f"--workdir={copy}", f"--data={days[0]}")[2]
     assert call.refused("train", f"--workdir={copy}") == (
@@ -304,4 +306,5 @@ def test_the_schedule_of_a_set_begins_with_it(kind: Literal["constant", "rewarm"
         assert found == [1.0] * 101
     else:
         assert found == [np.asarray(schedule(config.optimizer, 100)(step)).item() for step in range(101)]
-        assert (found[0], max(found), found[-1]) == (0.0, 1.0, pytest.approx(config.optimizer.final_fraction))
+        assert found[0] == pytest.approx(1 / 30)  # of 30 steps of warm-up, and the first one learns
+        assert (max(found), found[-1]) == (1.0, pytest.approx(config.optimizer.final_fraction))

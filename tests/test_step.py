@@ -95,7 +95,7 @@ def test_schedule_is_a_warm_up_and_a_cosine():
     no_warmup = dataclasses.replace(BASE.optimizer, warmup=0.0)
     assert [float(schedule(no_warmup, n)(0)) for n in (0, 1, 10)] == [1.0, 1.0, 1.0]
     only_warmup = dataclasses.replace(BASE.optimizer, warmup=1.0)
-    assert [float(schedule(only_warmup, 5)(step)) for step in range(5)] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert [float(schedule(only_warmup, 5)(step)) for step in range(5)] == [0.25, 0.4375, 0.625, 0.8125, 1.0]
 
 
 # Labels, masks and weights.

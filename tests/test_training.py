@@ -21,7 +21,8 @@ from tests.conftest import EVAL_ROWS, TRAIN_ROWS
 from tt_jax.cli.evaluate import evaluate_trained
 from tt_jax.config import Config, ConfigError
 from tt_jax.training.checkpoint import CheckpointError, Checkpoints
-from tt_jax.training.loop import DivergedError, train
+from tt_jax.training.finite import DivergedError, diverged
+from tt_jax.training.loop import train
 from tt_jax.training.setup import Setup
 from tt_jax.training.trained import load_trained
 from tt_jax.training.workdir import read_record
@@ -209,6 +210,56 @@ def test_divergence_is_an_error(module_config: Config, tmp_path: Path) -> None:
     optimizer = dataclasses.replace(module_config.optimizer, learning_rate=1e30, clip_norm=0.0, warmup=0.0)
     with pytest.raises(DivergedError, match="is not a number"):
         train(dataclasses.replace(module_config, optimizer=optimizer), tmp_path)
+
+
+@pytest.mark.parametrize("broken", ["params", "tables", "accumulators"])
+def test_no_state_that_is_not_finite_takes_the_place_of_a_checkpoint(
+    broken: str, module_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A weight breaks at step 9, and the log that would tell of it comes after all kept checkpoints.
+    compile_step = Setup.compile_step
+
+    def breaking(setup: Setup):
+        step = compile_step(setup)
+
+        def run(state, batch):
+            state, done = step(state, batch)
+            if int(done) == 9:
+                arrays = getattr(state, broken)
+                name = sorted(arrays)[-1]
+                bad = arrays[name].at[(0,) * arrays[name].ndim].set(float("nan"))
+                state = state.replace(**{broken: {**arrays, name: bad}})
+            return state, done
+
+        return run
+
+    monkeypatch.setattr(Setup, "compile_step", breaking)
+    train_config = dataclasses.replace(module_config.train, log_every=1000, eval_every=0, save_every=4, early_stop="")
+    with pytest.raises(DivergedError, match=rf"step 12: .* is not a number any more, in .* arrays \({broken}/"):
+        train(dataclasses.replace(module_config, train=train_config), tmp_path)
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        assert checkpoints.steps() == [4, 8]
+
+
+def test_an_error_of_many_names_shows_three() -> None:
+    assert str(diverged(7, [f"train/task{i}/loss" for i in range(12)], 20, "figures")) == (
+        "step 7: what is learned is not a number any more, in 12 of 20 figures (train/task0/loss, train/task1/loss,"
+        " train/task2/loss, ...); a lower learning rate may help"
+    )
+
+
+def test_no_epochs_are_an_evaluated_checkpoint_of_the_first_weights(module_config: Config, tmp_path: Path) -> None:
+    config = dataclasses.replace(module_config, train=dataclasses.replace(module_config.train, epochs=0.0))
+    result = train(config, tmp_path)
+    assert (result.step, result.total_steps, result.facts.best_step) == (0, 0, 0)
+    assert [line["step"] for line in lines(tmp_path)] == [0]
+    trained = load_trained(tmp_path)
+    assert trained.step == 0
+    assert trained.report
+    fresh = Setup(config, PreparedSet.open(config.data.path)).fresh_state()
+    assert_same_bits((trained.params, trained.tables), (fresh.params, fresh.tables))
+    assert train(config, tmp_path).step == 0
+    assert len(lines(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from input_pipeline.blocks import Part, PreparedSet
 from tt_jax.config import Config, ConfigError, StageConfig
 from tt_jax.schema import Schema
 from tt_jax.training.checkpoint import Checkpoints
+from tt_jax.training.lock import locked
 from tt_jax.training.loop import Result, run
 from tt_jax.training.setup import Setup, replay_rows
 from tt_jax.training.workdir import Record, Stage, differences, read_record, write_record
@@ -40,6 +41,12 @@ def go_on(
     does, `ConfigError` where a set has another schema, or the run has learned a part of it; where the run stops early,
     or has begun a set with other options; and for many processes.
     """
+    read_record(workdir)  # raises where there is no run, and so nothing to lock
+    with locked(workdir):
+        return _go_on(config, workdir, sets, options, name)
+
+
+def _go_on(config: Config, workdir: Path, sets: Sequence[str], options: StageConfig, name: str) -> list[Result]:
     record = _record_of(config, workdir)
     new: list[Part] = []
     known: list[int] = []

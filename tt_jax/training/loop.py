@@ -25,8 +25,11 @@ from tt_jax.metrics import streaming
 from tt_jax.training import progressive
 from tt_jax.training.admission import row_figures, rows_line
 from tt_jax.training.checkpoint import CheckpointError, Checkpoints
+from tt_jax.training.clock import Clock
 from tt_jax.training.evaluate import evaluate
+from tt_jax.training.finite import DivergedError, diverged, make_finite_check
 from tt_jax.training.interrupt import Interrupted, StopSignal, call_interruptibly
+from tt_jax.training.lock import locked
 from tt_jax.training.profiling import StepProfile
 from tt_jax.training.setup import LOWER_IS_BETTER, Setup
 from tt_jax.training.step import TrainState
@@ -34,10 +37,6 @@ from tt_jax.training.workdir import describe, open_workdir
 from tt_jax.training.writers import TRAIN_SECONDS, MetricWriter, Progress, losses_line, metrics_line
 
 STEPS_IN_FLIGHT = 2  # dispatched and not finished: hides the dispatch, bounds the batches held on the device
-
-
-class DivergedError(ValueError):
-    """The loss is no longer a number."""
 
 
 @dataclass
@@ -89,18 +88,20 @@ def train(config: Config, workdir: Path, name: str = "train") -> Result:
 
     Raises:
       ConfigError: the configuration does not fit the data, or the directory holds another run.
-      PreparedError: the data cannot be read.
+      PreparedError: the data cannot be read, or are damaged.
+      WorkdirInUseError: another run writes the directory.
       ResumeError: the input position of the run cannot be resumed exactly.
-      DivergedError: the loss became NaN or infinite.
+      DivergedError: the loss or a weight became NaN or infinite.
     """
     prepared = PreparedSet.open(config.data.path)
     setup = Setup(config, prepared)
-    open_workdir(workdir, describe(config, prepared.schema, prepared.fingerprint))
-    return run(setup, workdir, name)
+    with locked(workdir):
+        open_workdir(workdir, describe(config, prepared.schema, prepared.fingerprint))
+        return run(setup, workdir, name)
 
 
 def run(setup: Setup, workdir: Path, name: str) -> Result:
-    """Trains on the set of a setup, from the last checkpoint on; see `train`."""
+    """Trains on the set of a setup, from the last checkpoint on, in a directory that is locked; see `train`."""
     config = setup.config
     with (
         StopSignal() as stop,
@@ -137,37 +138,10 @@ def run(setup: Setup, workdir: Path, name: str) -> Result:
                 state = loop.run(step_function, state)
             except Interrupted:
                 state = loop.state or state
+                loop.check_finite(state)
                 loop.save(state)
                 progress.say(f"stopped by {stop.name} at step {int(state.step)}; the same command goes on from there")
         return Result(int(state.step), setup.total_steps, stop.name, facts, loop.clock.examples_per_s())
-
-
-class _Clock:
-    """Time spent in training steps, and waiting for input, since the last log and in all."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.steps = self.all_steps = 0
-        self.seconds = self.waited = self.all_seconds = 0.0
-
-    def add(self, seconds: float, waited: float) -> None:
-        self.steps += 1
-        self.all_steps += 1
-        self.seconds += seconds
-        self.all_seconds += seconds
-        self.waited += waited
-
-    def figures(self) -> dict[str, float | None]:
-        """Figures since the last call."""
-        found = {
-            "examples_per_s": self.steps * self.batch_size / self.seconds if self.seconds else None,
-            "input_wait": self.waited / self.seconds if self.seconds else None,
-        }
-        self.steps, self.seconds, self.waited = 0, 0.0, 0.0
-        return found
-
-    def examples_per_s(self) -> float | None:
-        return self.all_steps * self.batch_size / self.all_seconds if self.all_seconds else None
 
 
 @dataclass
@@ -187,7 +161,8 @@ class _Loop:
     def __post_init__(self) -> None:
         self.config = self.setup.config
         self.predict = self.setup.make_predict()
-        self.clock = _Clock(self.config.data.batch_size)
+        self.check_finite = make_finite_check(self.setup.mesh)
+        self.clock = Clock(self.config.data.batch_size)
         self.state: TrainState | None = None
 
     def begin(self, state: TrainState) -> TrainState:
@@ -206,9 +181,10 @@ class _Loop:
         while True:
             # ---- evaluate (a stage has been validated instead), save: at their steps and at the end -----------------
             evaluates = self.setup.stage is None and (step == total or _due(step, c.eval_every))
-            if evaluates and self.facts.last_evaluation != step:
-                self.evaluate(state, step)
             if evaluates or step == total or _due(step, c.save_every):
+                self.check_finite(state)
+                if evaluates and (self.facts.report is None or self.facts.last_evaluation != step):
+                    self.evaluate(state, step)
                 self.save(state)
             if step == total or (c.patience and self.facts.bad_evaluations >= c.patience):
                 return state
@@ -243,9 +219,9 @@ class _Loop:
         """Writes the figures since the last log; the state with its sums at zero."""
         tasks = streaming.compute(state.metrics, self.setup.model.schema.task_names)
         figures = {f"train/{task}/{name}": value for task, found in tasks.items() for name, value in found.items()}
-        bad = {name: v for name, v in figures.items() if v is not None and not math.isfinite(v)}
+        bad = [name for name, v in figures.items() if v is not None and not math.isfinite(v)]
         if bad:
-            raise DivergedError(f"step {step}: {', '.join(bad)} is not a number; a lower learning rate may help")
+            raise diverged(step, bad, len(figures), "figures")
         speed, rows = self.clock.figures(), row_figures(state.admissions)
         figures |= {f"rows/{feature}/{k}": v for feature, found in rows.items() for k, v in found.items()}
         self.writer.write_scalars(step, {**figures, **{f"speed/{k}": v for k, v in speed.items()}})

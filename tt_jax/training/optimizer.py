@@ -15,15 +15,17 @@ from tt_jax.models.two_tower import Params
 def schedule(config: OptimizerConfig, total_steps: int, start: int = 0) -> optax.Schedule:
     """Multiplier of both peak learning rates at a step: linear to 1 over the warm-up, a cosine to `final_fraction`.
 
-    `start`: steps done before the `total_steps` of the schedule.
+    A warm-up of w steps begins with 1/w, so that its first step learns, and reaches 1 after w. `start`: steps done
+    before the `total_steps` of the schedule.
     """
     if not config.warmup and config.final_fraction == 1:
         return lambda step: jnp.ones((), jnp.float32)  # the same program for every set that a run goes on with
     steps = max(1, total_steps)
+    warmup = min(int(config.warmup * steps), steps - 1)  # optax wants a step of the cosine
     found = optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if config.warmup else 1.0,
+        init_value=1 / max(1, warmup),
         peak_value=1.0,
-        warmup_steps=min(int(config.warmup * steps), steps - 1),  # optax wants a step of the cosine
+        warmup_steps=warmup,
         decay_steps=steps,
         end_value=config.final_fraction,
     )

@@ -79,12 +79,13 @@ class Setup:
 
     @cached_property
     def total_steps(self) -> int:
-        """Steps of the whole run, to the end of the stage if there is one; at least one."""
+        """Steps of the whole run, to the end of the stage if there is one; at least one, but for no epochs."""
         if self.stage is not None:
             return self.stage.end
         data = self.config.data
         rows = sum(self.prepared.rows(split, data.scenarios) for split in data.train_splits)
-        return max(1, int(rows * self.config.train.epochs / data.batch_size))
+        epochs = self.config.train.epochs
+        return max(1, int(rows * epochs / data.batch_size)) if epochs else 0
 
     @property
     def start(self) -> int:
