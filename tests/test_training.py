@@ -216,7 +216,7 @@ def test_divergence_is_an_error(module_config: Config, tmp_path: Path) -> None:
 def test_no_state_that_is_not_finite_takes_the_place_of_a_checkpoint(
     broken: str, module_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A weight breaks at step 9, and the log that would tell of it comes after all kept checkpoints.
+    # A weight breaks at step 12, and the log that would tell of it comes after all kept checkpoints.
     compile_step = Setup.compile_step
 
     def breaking(setup: Setup):
@@ -235,7 +235,7 @@ def test_no_state_that_is_not_finite_takes_the_place_of_a_checkpoint(
 
     monkeypatch.setattr(Setup, "compile_step", breaking)
     train_config = dataclasses.replace(module_config.train, log_every=1000, eval_every=0, save_every=4, early_stop="")
-    with pytest.raises(DivergedError, match=rf"step 12: .* is not a number any more, in .* arrays \({broken}/"):
+    with pytest.raises(DivergedError, match=rf"step 12: .* is not a number any more, in 1 of \d+ arrays \({broken}/"):
         train(dataclasses.replace(module_config, train=train_config), tmp_path)
     with closing(Checkpoints(tmp_path)) as checkpoints:
         assert checkpoints.steps() == [4, 8]
