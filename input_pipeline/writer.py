@@ -23,6 +23,7 @@ from input_pipeline.manifest import (
     Manifest,
     total_fingerprint,
 )
+from tt_jax.disk_full import writing
 from tt_jax.publish import describe_files, sha256_of, sha256_of_all
 from tt_jax.schema import Schema
 
@@ -189,10 +190,8 @@ class _Part:
             path = self._folder / f"part-{len(self._written):05d}.parquet"
             self._writer = BlockWriter(path, self._schema)
             self._written.append((path, 0, 0))
-        try:
+        with writing(self._written[-1][0]):  # pyarrow does not name the file
             self._writer.write(block)
-        except OSError as e:  # pyarrow does not name the file
-            raise OSError(f"{self._written[-1][0]}: cannot be written: {e}") from e
         labels = block["labels"]
         self._rows += len(labels)
         self._labelled += (~np.isnan(labels)).sum(0)
@@ -206,7 +205,8 @@ class _Part:
 
     def _end_file(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with writing(self._written[-1][0]):
+                self._writer.close()
             self._writer = None
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ PACKAGES = ("tt_jax", "input_pipeline", "serving", "configs")
 
 # From the ground up. A file imports only from floors below its own, and from its own room if that is a folder.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("tt_jax/__init__.py", "tt_jax/strict_json.py", "tt_jax/schema_parts.py"),
+    ("tt_jax/__init__.py", "tt_jax/strict_json.py", "tt_jax/schema_parts.py", "tt_jax/disk_full.py"),
     ("tt_jax/schema.py", "tt_jax/hashing.py", "tt_jax/arrow.py"),
     ("tt_jax/losses.py", "tt_jax/columns.py", "tt_jax/lookup.py", "tt_jax/utility.py", "tt_jax/publish.py"),
     ("tt_jax/outcomes.py", "tt_jax/dictionaries.py"),

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tt_jax.disk_full import DiskFullError, writing
 from tt_jax.strict_json import dataclass_from_dict, parse_json
 
 MANIFEST = "manifest.json"
@@ -46,7 +47,7 @@ def published_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields an empty directory that becomes `out` when the block ends, and is removed if the block raises.
 
     It is `.<name>.partial` beside `out`, which no reader looks at. What a killed run left there goes when the next one
-    starts. Raises `PublishError` if `out` exists or another run is writing it.
+    starts. Raises `PublishError` if `out` exists or another run is writing it, `DiskFullError` for lack of space.
     """
     out = Path(out)
     partial = out.with_name(f".{out.name}.partial")
@@ -58,8 +59,9 @@ def published_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             for path in partial.iterdir():
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-            yield partial
-            sync_tree(partial)
+            with writing(out):
+                yield partial
+                sync_tree(partial)
             require_absent(out)
             os.rename(partial, out)
         except BaseException:
@@ -105,8 +107,12 @@ def write_json(path: Path, data: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(json.dumps(data, indent=1) + "\n")
-        temporary.replace(path)
+        with writing(path):
+            temporary.write_text(json.dumps(data, indent=1) + "\n")
+            temporary.replace(path)
+    except DiskFullError:
+        temporary.unlink(missing_ok=True)
+        raise
     except OSError as e:
         temporary.unlink(missing_ok=True)
         raise OSError(f"{path}: cannot be written: {e}") from e

@@ -100,6 +100,7 @@ def _own_config(workdir: Path, overrides: list[str]) -> Any:
 
 def _write_page(workdir: Path) -> None:
     """`progressive.html`, of what `progressive.json` has."""
+    from tt_jax.disk_full import writing
     from tt_jax.training.progressive import read
 
     found = read(workdir)
@@ -110,7 +111,9 @@ def _write_page(workdir: Path) -> None:
     except ModuleNotFoundError as e:
         print(f"no progressive.html, which needs {e.name}; pip install 'tt-jax[report]'", file=sys.stderr)
         return
-    (workdir / "progressive.html").write_text(progressive_page(found), encoding="utf-8")
+    page = workdir / "progressive.html"
+    with writing(page):
+        page.write_text(progressive_page(found), encoding="utf-8")
 
 
 def _tell(workdir: Path, result: Any) -> None:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from tt_jax.disk_full import writing
 from tt_jax.distributed import gather, is_first
 from tt_jax.publish import MANIFEST, FileEntry, describe_files, read_published, sync, sync_tree, write_manifest
 from tt_jax.training.step import TrainState
@@ -95,6 +96,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep_last: int = 0) -> None:
         self.path = workdir.absolute() / "checkpoints"
+        self._newest = self.path
         self._writes = keep_last > 0
         self._policy = _KeepLastAndBest(keep_last)
         options = ocp.CheckpointManagerOptions(
@@ -118,7 +120,10 @@ class Checkpoints:
             return
         copy = jax.tree.map(jnp.copy, state)
         items = {"state": ocp.args.StandardSave(_as_dict(copy)), "run": ocp.args.JsonSave({**run, HASHED: True})}
-        self._manager.save(step, args=ocp.args.Composite(**items))
+        self._wait()
+        self._newest = self.path / str(step)
+        with writing(self._newest):
+            self._manager.save(step, args=ocp.args.Composite(**items))
 
     def restore(self, abstract: TrainState, step: int) -> Restored:
         """The checkpoint of a step, once every file has been found to be as it was written.
@@ -203,8 +208,13 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for saves under way, and raises if one of them failed."""
-        self._manager.wait_until_finished()
+        self._wait()
         self._manager.close()
+
+    def _wait(self) -> None:
+        """For the save under way."""
+        with writing(self._newest):
+            self._manager.wait_until_finished()
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:

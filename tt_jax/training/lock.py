@@ -58,5 +58,6 @@ def _take(path: Path) -> tuple[int | None, str]:
         os.close(handle)  # its holder has ended, and taken the file with it
     since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     os.ftruncate(handle, 0)
-    os.write(handle, f"host {socket.gethostname()}, process {os.getpid()}, since {since}\n".encode())
+    with suppress(OSError):  # a full disk, which what is written next will tell of
+        os.write(handle, f"host {socket.gethostname()}, process {os.getpid()}, since {since}\n".encode())
     return handle, ""

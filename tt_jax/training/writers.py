@@ -11,6 +11,7 @@ from typing import IO
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from tt_jax.disk_full import writing
 from tt_jax.distributed import is_first
 from tt_jax.strict_json import parse_json
 
@@ -29,16 +30,19 @@ class MetricWriter:
         self._writes = is_first()
         if not self._writes:
             return
-        path = workdir / METRICS_FILE
-        _drop_later_lines(path, step)
-        self._file: IO[str] = path.open("a")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
+        self._path, self._folder = workdir / METRICS_FILE, workdir / "tensorboard"
+        with writing(self._path):
+            _drop_later_lines(self._path, step)
+            self._file: IO[str] = self._path.open("a")
+        with writing(self._folder):
+            self._events = SummaryWriter(str(self._folder), purge_step=step + 1 if step else None)
 
     def write_line(self, step: int, values: Mapping[str, float | str | None]) -> None:
         """One line, and no events."""
         if self._writes:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
-            self._file.flush()
+            with writing(self._path):
+                self._file.write(json.dumps({"step": step, **values}) + "\n")
+                self._file.flush()
 
     def write_scalars(self, step: int, scalars: Mapping[str, float | None]) -> None:
         """One line, and one event for each number."""
@@ -53,8 +57,10 @@ class MetricWriter:
         """Flushes both."""
         if not self._writes:
             return
-        self._file.close()
-        self._events.close()
+        with writing(self._path):
+            self._file.close()
+        with writing(self._folder):
+            self._events.close()
 
 
 def read_scalars(workdir: Path) -> list[dict[str, float | None]]:
