@@ -21,6 +21,7 @@ from tests.conftest import EVAL_ROWS, TRAIN_ROWS
 from tt_jax.cli.evaluate import evaluate_trained
 from tt_jax.config import Config, ConfigError
 from tt_jax.training.checkpoint import CheckpointError, Checkpoints
+from tt_jax.training.environment import environment, environment_differences
 from tt_jax.training.finite import DivergedError, diverged
 from tt_jax.training.loop import train
 from tt_jax.training.setup import Setup
@@ -96,7 +97,40 @@ def test_the_record_holds_everything_the_run_used(finished) -> None:
     assert record.config == config
     assert record.schema == tiny.SCHEMA
     assert record.data == PreparedSet.open(config.data.path).fingerprint
-    assert "jax" in record.environment
+    assert record.environment == environment()
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_a_run_that_goes_on_with_other_cores_is_told(
+    finished, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, workdir, _ = finished
+    train(config, workdir)
+    assert "the bits may be others" not in caplog.text
+    copy = tmp_path / "w"
+    shutil.copytree(workdir, copy)
+    all_cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(all_cores)})
+    try:
+        assert environment()["cores"] == 1
+        train(config, copy)
+    finally:
+        os.sched_setaffinity(0, all_cores)
+    assert f"{copy}: from here on the bits may be others" in caplog.text
+    assert f"cores was {len(all_cores)} and is 1" in caplog.text
+
+
+def test_what_may_change_bits_is_named() -> None:
+    now = environment()
+    assert environment_differences(now, now | {"python": "3.99"}) == []
+    assert environment_differences({"devices": now["devices"]}, now) == []  # of an earlier version
+    other = now | {"devices": ["A", "B", "A"], "processor": "P", "jaxlib": "0.0.1", "xla_flags": "--x"}
+    assert environment_differences(now | {"devices": ["cpu"]}, other) == [
+        "devices was 1 x cpu and is 2 x A + 1 x B",
+        f"processor was {now['processor']!r} and is 'P'",
+        f"xla_flags was {now['xla_flags']!r} and is '--x'",
+        f"jaxlib was {now['jaxlib']!r} and is '0.0.1'",
+    ]
 
 
 def test_evaluation_of_the_best_checkpoint_repeats_the_report_of_the_run(finished) -> None:

@@ -22,7 +22,7 @@ from tt_jax.training.checkpoint import Checkpoints
 from tt_jax.training.lock import locked
 from tt_jax.training.loop import Result, run
 from tt_jax.training.setup import Setup, replay_rows
-from tt_jax.training.workdir import Record, Stage, differences, read_record, write_record
+from tt_jax.training.workdir import Record, Stage, differences, read_record, tell_elsewhere, write_record
 
 
 def go_on(
@@ -48,6 +48,7 @@ def go_on(
 
 def _go_on(config: Config, workdir: Path, sets: Sequence[str], options: StageConfig, name: str) -> list[Result]:
     record = _record_of(config, workdir)
+    tell_elsewhere(workdir, record)
     new: list[Part] = []
     known: list[int] = []
     for part in [_open(text, record) for text in sets]:

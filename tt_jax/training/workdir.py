@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
+import logging
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import jax
 
 from tt_jax.config import Config, ConfigError, StageConfig
 from tt_jax.distributed import gather, is_first
 from tt_jax.publish import write_json
 from tt_jax.schema import Schema
 from tt_jax.strict_json import dataclass_from_dict, parse_json
+from tt_jax.training.environment import environment, environment_differences
 
 RECORD = "config.json"
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+log = logging.getLogger(__name__)
 MAY_CHANGE = (  # without changing what is computed
     "data.path", "train.log_every", "train.keep_last", "profile", "sharding.mesh", "sharding.tables",
     "sharding.split_rows_gb",
@@ -58,7 +56,7 @@ class Record:
       config: its configuration.
       schema: of its data.
       data: fingerprint of its prepared set.
-      environment: versions and devices, for the reader; not compared.
+      environment: versions, devices and cores that it began with; a resume with others is told, see `tell_elsewhere`.
       stages: the sets that it went on with, in order; the last one may not be learned yet.
     """
 
@@ -80,12 +78,7 @@ class Record:
 
 def describe(config: Config, schema: Schema, data: str) -> Record:
     """The record of a run that starts here and now."""
-    environment = {
-        "python": platform.python_version(),
-        "devices": [d.device_kind for d in jax.devices()],
-        **{name: version(name) for name in PACKAGES},
-    }
-    return Record(config, schema, data, environment)
+    return Record(config, schema, data, environment())
 
 
 def open_workdir(workdir: Path, record: Record) -> None:
@@ -109,6 +102,16 @@ def open_workdir(workdir: Path, record: Record) -> None:
         raise ConfigError(f"{workdir} holds another run: {'; '.join(differs)}. Use a new --workdir")
     if old.stages:
         raise ConfigError(f"{workdir}: the run went on with {len(old.stages)} sets; give the last one again, as --data")
+    tell_elsewhere(workdir, old)
+
+
+def tell_elsewhere(workdir: Path, record: Record) -> None:
+    """A line where a run goes on with other versions, devices or cores than it began with: with them go its bits."""
+    differs = environment_differences(record.environment, environment())
+    if differs and is_first():
+        log.warning(
+            "%s: from here on the bits may be others than they would have been: %s", workdir, "; ".join(differs)
+        )
 
 
 def differences(before: Config, now: Config) -> list[str]:
