@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from tests import tiny
 from tests.reference_model import Reference
 from tests.test_cli import Call
 from tests.test_cli import call as call
+from tests.test_kill import CONFIG, ROOT
 from tt_jax.cli.evaluate import evaluate_trained
-from tt_jax.cli.skew import table
+from tt_jax.cli.skew import EXAMPLE, table
 from tt_jax.metrics import sigmoid, task_metrics
 from tt_jax.metrics.funnel import funnel_metrics
 from tt_jax.training.trained import load_saved, load_trained
@@ -90,6 +92,21 @@ def test_the_threshold_is_on_what_is_within(call: Call, told_run: Path, tmp_path
     assert all("ads 3 saves behind (step 60)" in finding and finding in out for finding in found["findings"])
     code, found, _ = run(call, told_run, tmp_path, f"--max-increase={between}", "--within=2")
     assert (code, found["findings"]) == (0, [])
+
+
+@pytest.mark.parametrize("text", [EXAMPLE, (ROOT / "docs" / "skew.md").read_text()], ids=["help", "page"])
+def test_the_documented_commands_work_as_they_stand(text: str, call: Call, told_path: Path, tmp_path: Path) -> None:
+    """With a quick configuration, and a threshold that says nothing of how good its few steps are."""
+    train, sweep = (re.search(rf"tt-jax {verb} (.*\\\n)*.*", text) for verb in ("train", "skew"))
+    assert train
+    assert sweep
+    flags = [flag for flag in train[0].split() if flag.startswith("--config.train.")]
+    data = f"--config.data.path={told_path}"
+    code, _, err = call("train", f"--config={CONFIG}:two", data, f"--workdir={tmp_path / 'w'}", *flags)
+    assert code == 0, err
+    within = [flag for flag in sweep[0].split() if flag.startswith("--within=")]
+    code, report, _ = run(call, tmp_path / "w", tmp_path, *within, "--max-increase=100")
+    assert (code, report["within"]) == (0, 3)
 
 
 def test_what_cannot_be_swept_is_refused(call: Call, told_run: Path, prepared_path: Path, tmp_path: Path) -> None:

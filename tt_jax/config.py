@@ -91,7 +91,7 @@ class OptimizerConfig:
 
     Attributes:
       learning_rate: peak, reached after `warmup` and followed by a cosine to `final_fraction` of it.
-      warmup: share of all steps.
+      warmup: share of all steps; the first of w steps has 1/w of the peak.
       final_fraction: share of the peak learning rates at the last step.
       weight_decay: of matrices; biases and vectors are not decayed.
       clip_norm: largest global norm of the dense gradient; 0 = no clipping.
@@ -113,7 +113,7 @@ class TrainConfig:
     """The loop.
 
     Attributes:
-      epochs: passes over the training rows; may be a fraction.
+      epochs: passes over the training rows; may be a fraction. 0 = no step: the first weights, evaluated and saved.
       log_every, eval_every, save_every: steps; 0 = at the end only (eval, save).
       early_stop: metric of the eval split that picks the best checkpoint, as `task.metric`; "" = none.
       patience: evaluations without a better `early_stop` metric before training ends; 0 = never.

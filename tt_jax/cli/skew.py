@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-EXAMPLE = """  tt-jax train --config=configs/adworld.py --workdir=W \\
+EXAMPLE = """  tt-jax train --config=configs/adworld.py --config.data.path=prepared/adworld --workdir=W \\
       --config.train.save_every=20 --config.train.keep_last=10
   tt-jax skew --workdir=W --split=test --within=3 --max-increase=0.01 --out=skew.json
 

@@ -133,7 +133,7 @@ class Checkpoints:
         """
         folder = self.path / str(step)
         hashed = (folder / MANIFEST).exists()
-        _agree(_damage(folder) if is_first() and hashed else "")
+        _agree(folder, _damage(folder) if is_first() and hashed else "")
         args = ocp.args.Composite(state=ocp.args.StandardRestore(_as_dict(abstract)), run=ocp.args.JsonRestore())
         found: Any = None
         damage = ""
@@ -142,8 +142,8 @@ class Checkpoints:
             if not hashed and found.run.get(HASHED):
                 damage = f"{folder / MANIFEST}: missing"
         except Exception as e:  # Orbax and TensorStore raise every kind for a damaged file
-            damage = f"{folder}: cannot be read: {_first_line(e)}"
-        _agree(damage)
+            damage = _first_line(e)
+        _agree(folder, damage)
         if not hashed and is_first():
             log.warning("checkpoint %s: saved by an earlier version: it has no hashes to verify", folder)
         found.run.pop(HASHED, None)
@@ -238,10 +238,10 @@ def _damage(folder: Path) -> str:
     return ""
 
 
-def _agree(damage: str) -> None:
+def _agree(folder: Path, damage: str) -> None:
     """Raises `CheckpointError` in all processes where one has found damage: what one cannot read, none takes."""
     if damage := max(gather(damage)):
-        raise CheckpointError(damage)
+        raise CheckpointError(f"{folder}: cannot be read: {damage}")
 
 
 def _first_line(e: Exception) -> str:
