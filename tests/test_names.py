@@ -112,6 +112,15 @@ def test_a_json_object_with_a_key_twice_is_a_bad_row(name: str, tmp_path: Path) 
     assert all(f"the key {key!r} comes twice" in why for key, (_, why) in zip("aac", errors.rows, strict=True))
 
 
+def test_fields_of_a_struct_are_columns_of_inspect_by_different_names() -> None:
+    fields = pa.StructArray.from_arrays([pa.array([1, 2]), pa.array([3, 4])], names=["b", "c"])
+    table = pa.table({"a": fields, "a.c": [5, 6]})
+    report = report_of(survey([Chunk("all", "f", 0, table.select(["a"]))], Roles({}, {})), {})
+    assert set(report["columns"]) == {"a.b", "a.c"}
+    with pytest.raises(ReadError, match=r"f: two columns are named 'a\.c', number 2 and number 3"):
+        survey([Chunk("all", "f", 0, table)], Roles({}, {}))
+
+
 # ---- the verbs -------------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from input_pipeline.inspect.split import Column, Place, Split, SplitStats
 from input_pipeline.inspect.values import row_keys, values_of
 from input_pipeline.readers import Chunk, ReadError
 from input_pipeline.readers.labels import Comparison
+from input_pipeline.readers.names import require_different
 from input_pipeline.times import times, unix_ms
 from tt_jax.hashing import hash_string
 from tt_jax.strict_json import nearest
@@ -71,7 +72,7 @@ class Survey:
 
     def add(self, chunk: Chunk) -> None:
         """Adds the rows of a chunk. Raises `ReadError` where a column with a role is not there or not of its kind."""
-        table, rows = _with_labels(_flattened(chunk.table), self._roles, chunk.file), chunk.table.num_rows
+        table, rows = _with_labels(_flattened(chunk.table, chunk.file), self._roles, chunk.file), chunk.table.num_rows
         for name in self._roles.named:
             if name not in table.column_names:
                 raise ReadError(f"{chunk.file}: no column {name!r}{nearest(name, table.column_names)}")
@@ -180,8 +181,9 @@ def _with_times(table: pa.Table, name: str | None, chunk: Chunk) -> pa.Table:
     return table.set_column(table.column_names.index(name), name, when.cast(pa.timestamp("ms")))
 
 
-def _flattened(table: pa.Table) -> pa.Table:
-    """Structs as columns `a.b`."""
+def _flattened(table: pa.Table, file: str) -> pa.Table:
+    """Structs as columns `a.b`. Raises `ReadError` if two columns then have one name."""
     while any(pa.types.is_struct(field.type) for field in table.schema):
         table = table.flatten()
+    require_different(file, table.column_names)
     return table

@@ -11,15 +11,15 @@ import msgspec
 from input_pipeline.readers.crc import HEADER, masked_of
 from input_pipeline.readers.text_format import DELIMITERS
 
+JSON_ARRAY = "json"  # one array of objects; a file named `.json` may as well have an object a line
 FORMATS = {
     "parquet": "parquet", "pq": "parquet", "parq": "parquet",
     "csv": "csv", "tsv": "tsv", "tab": "tsv",
-    "jsonl": "jsonl", "ndjson": "jsonl", "jsonlines": "jsonl",
+    "jsonl": "jsonl", "ndjson": "jsonl", "jsonlines": "jsonl", "json": JSON_ARRAY,
     "tfrecord": "tfrecord", "tfrecords": "tfrecord",
     "array_record": "array_record", "arrayrecord": "array_record",
     "arrow": "arrow", "arrows": "arrow", "ipc": "arrow", "feather": "arrow",
 }  # fmt: skip
-JSON_ARRAY = "json"  # one array of objects; a file named `.json` may as well have an object a line
 COMPRESSED = ("csv", "tsv", "jsonl", JSON_ARRAY, "tfrecord")  # read as streams, and so from within a compressed file
 COMPRESSIONS = {
     "gz": "gzip", "gzip": "gzip", "bz2": "bz2", "xz": "xz", "zst": "zstd", "zstd": "zstd", "lz4": "lz4",

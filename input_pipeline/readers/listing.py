@@ -19,6 +19,7 @@ from input_pipeline.readers.files import ReadError, Source
 from input_pipeline.readers.formats import (
     COMPRESSED,
     HEAD_BYTES,
+    JSON_ARRAY,
     by_content,
     by_name,
     compression_of,
@@ -78,13 +79,16 @@ def _source(name: str, remote: Any) -> Source:
     if remote is None and not os.path.isfile(name):
         raise ValueError("a link to a file that is not there" if os.path.islink(name) else "not a regular file")
     (format_, compression), delimiter = by_name(name), ""
-    if format_ is None:
-        if is_copy(name):
-            raise ValueError("by its name a backup, or not yet whole")
-        if compression is None:
-            compression = compression_of(Source(name, remote=remote).head(8))
+    if format_ is None and is_copy(name):
+        raise ValueError("by its name a backup, or not yet whole")
+    if format_ is None and compression is None:
+        compression = compression_of(Source(name, remote=remote).head(8))
+    if format_ in (None, JSON_ARRAY):
         head = Source(name, remote=remote, compression=compression).head(HEAD_BYTES)
-        format_, delimiter = by_content(head, len(head) < HEAD_BYTES)
+        found, delimiter = by_content(head, len(head) < HEAD_BYTES)
+        if format_ is not None and found not in ("jsonl", JSON_ARRAY) and head.strip():
+            raise ValueError("by its name JSON, by its content not")
+        format_ = "jsonl" if format_ is not None and found != JSON_ARRAY else found
     if compression and format_ not in COMPRESSED:
         raise ValueError(f"{format_} inside of {compression}: decompress it")
     return Source(name, format_, remote, compression, delimiter)
