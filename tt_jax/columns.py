@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tt_jax.arrow import list_parts, plain
 from tt_jax.schema import DType, SchemaError
 
 
@@ -130,7 +131,7 @@ def read_ids(name: str, column: Any, dtype: DType, empty_is_id: bool = True) -> 
 
 def _read_ids(name: str, column: Any, dtype: DType) -> Scalars:
     if is_arrow(column):
-        return _arrow_ids(name, one_array(column), dtype)
+        return _arrow_ids(name, plain(one_array(column)), dtype)
     if isinstance(column, np.ndarray):
         column = column.tolist()
     valid = np.fromiter((v is not None for v in column), bool, len(column))
@@ -172,7 +173,7 @@ def _arrow_ids(name: str, array: Any, dtype: DType) -> Scalars:
         except pa.ArrowInvalid as e:
             raise EncodeError(name, None, f"expected 64-bit integers: {e}") from None
         return Scalars(_valid_of(array), ints=ints)
-    if not (pa.types.is_string(value_type) or pa.types.is_large_string(value_type)):
+    if not pa.types.is_string(value_type):
         raise EncodeError(name, None, f"expected strings, got {array.type}")
     if not _is_of_distinct(array):
         array = decoded(array).dictionary_encode()
@@ -183,7 +184,7 @@ def _arrow_ids(name: str, array: Any, dtype: DType) -> Scalars:
 def read_numbers(name: str, column: Any) -> np.ndarray:
     """A column of numbers or booleans as float64 [n], NaN where missing. Raises `EncodeError`."""
     if is_arrow(column):
-        return _arrow_numbers(name, one_array(column))
+        return _arrow_numbers(name, plain(one_array(column)))
     if isinstance(column, np.ndarray) and column.dtype.kind in "fiub":
         return column.astype(np.float64)
     out = np.full(len(column), np.nan)
@@ -252,7 +253,7 @@ def _python_values(columns: Sequence[Any], types: set[type]) -> list[Any] | None
 def read_lists(name: str, column: Any) -> Lists:
     """A column of lists. Null elements are dropped. Raises `EncodeError`."""
     if is_arrow(column):
-        return _arrow_lists(name, one_array(column))
+        return _arrow_lists(name, decoded(plain(one_array(column))))
     lengths, valid, values = np.zeros(len(column), np.int64), np.zeros(len(column), bool), []
     for i, row in enumerate(column):
         if row is None:
@@ -267,22 +268,17 @@ def read_lists(name: str, column: Any) -> Lists:
 
 def _arrow_lists(name: str, array: Any) -> Lists:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    array = decoded(array)
-    t = array.type
-    if pa.types.is_null(t):
+    if pa.types.is_null(array.type):
         return Lists(np.zeros(len(array), np.int64), np.zeros(len(array), bool), pa.nulls(0))
-    if not (pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t)):
-        raise EncodeError(name, None, f"expected lists, got {t}")
-    of_row = pc.list_value_length(array)  # pyright: ignore[reportAttributeAccessIssue]
-    lengths = pc.fill_null(of_row, 0).to_numpy().astype(np.int64)
-    values = array.flatten()
+    if not pa.types.is_list(array.type):
+        raise EncodeError(name, None, f"expected lists, got {array.type}")
+    lengths, valid, values = list_parts(array)
     if values.null_count:
         row_of = np.repeat(np.arange(len(array)), lengths)
         lengths = np.bincount(row_of[_valid_of(values)], minlength=len(array)).astype(np.int64)
         values = values.drop_null()
-    return Lists(lengths, _valid_of(array), values)
+    return Lists(lengths, valid, values)
 
 
 def looks_int(column: Any) -> bool:
