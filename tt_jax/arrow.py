@@ -92,3 +92,13 @@ def list_of(lengths: np.ndarray, valid: np.ndarray, elements: Any) -> Any:
 
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
     return pa.ListArray.from_arrays(offsets, elements, mask=None if valid.all() else pa.array(~valid))
+
+
+def identity(array: Any) -> tuple[Any, ...]:
+    """Equal for Arrow arrays that are the same memory, as long as one of them lives."""
+    import pyarrow as pa
+
+    t, inside = array.type, ()
+    if pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t):
+        inside = identity(array.values)
+    return str(t), len(array), array.offset, *(b and (b.address, b.size) for b in array.buffers()), *inside

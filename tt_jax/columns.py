@@ -65,16 +65,6 @@ def one_array(column: Any) -> Any:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies even one chunk
 
 
-def identity(array: Any) -> tuple[Any, ...]:
-    """Equal for Arrow arrays that are the same memory, as long as one of them lives."""
-    import pyarrow as pa
-
-    t, inside = array.type, ()
-    if pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t):
-        inside = identity(array.values)
-    return str(t), len(array), array.offset, *(b and (b.address, b.size) for b in array.buffers()), *inside
-
-
 def decoded(array: Any) -> Any:
     """A dictionary as its values; another array as it is."""
     import pyarrow as pa

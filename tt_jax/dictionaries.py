@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tt_jax.columns import EncodeError, identity, pieces, read_dictionary
+from tt_jax.arrow import identity
+from tt_jax.columns import EncodeError, pieces, read_dictionary
 
 _PIECE = 16_384  # values of a dictionary that are encoded at a time: what a cache holds
 _MAX_BYTES = 1 << 28  # of what is kept of one feature; more is encoded row by row

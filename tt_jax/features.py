@@ -53,6 +53,7 @@ class Encoder:
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
         self._tables = {f.name: IdTable(f) for f in schema.features if f.is_ids and not f.shares}
+        self._empty_is_id = {f.name: schema.has_empty_id(f) for f in schema.features if f.is_ids}
         self._defaults = {f.name: self._default(f) for f in schema.features if f.is_ids}
         self._hashed = {tower: self._hashed_ids(tower) for tower in TOWERS}
         self._numbers = {tower: tuple(_Numbers.of(schema, tower)) for tower in TOWERS}
@@ -177,7 +178,7 @@ class Encoder:
     def _fill_ids(self, feature: Feature, column: Any, out: np.ndarray) -> np.ndarray:
         """Writes the feature's slots `[n, slots]`; returns where it is missing, bool `[n]`."""
         table = self._tables[self.schema.table_owner(feature).name]
-        default, empty_is_id = self._defaults[feature.name], self.schema.has_empty_id(feature)
+        default, empty_is_id = self._defaults[feature.name], self._empty_is_id[feature.name]
         if feature.kind == "categorical":
             scalars = read_ids(feature.name, column, feature.dtype, empty_is_id)
             out[:, 0] = np.where(scalars.valid, table.rows(scalars), default)
@@ -188,7 +189,7 @@ class Encoder:
         except EncodeError as e:  # its row counts elements: name the row of the log instead
             raise EncodeError(e.column, row_of_element(lists.lengths, e.row), f"in a list: {e.reason}") from None
         row, rows, lengths = np.repeat(np.arange(len(lists.lengths)), lists.lengths), table.rows(scalars), lists.lengths
-        if not scalars.valid.all():
+        if not empty_is_id and feature.dtype == "string" and not scalars.valid.all():
             row, rows = row[scalars.valid], rows[scalars.valid]
             lengths = np.bincount(row, minlength=len(lengths))
         position = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)

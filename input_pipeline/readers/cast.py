@@ -7,6 +7,7 @@ A cast is `(array, wrong)`: the values as the type, null where one does not fit,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from input_pipeline.readers.text_values import (
     read_json_lists,
     split_texts,
     truth_of_text,
+    utf8,
     whole_numbers_of_text,
 )
 from tt_jax.arrow import list_of, list_parts, plain
@@ -78,22 +80,6 @@ def cast(array: pa.Array, to: pa.DataType | None, text: TextFormat = PLAIN, name
     if pa.types.is_integer(to):
         return _to_int(array, to)
     return _to_float(array, to) if pa.types.is_floating(to) else _to_other(array, to)
-
-
-def utf8(array: pa.Array) -> Cast:
-    """Bytes as text."""
-    try:
-        return array.cast(pa.string()), {}
-    except pa.ArrowInvalid:
-        pass
-    texts, wrong = [], {}
-    for i, value in enumerate(array.to_pylist()):
-        try:
-            texts.append(None if value is None else value.decode())
-        except UnicodeDecodeError as e:
-            texts.append(None)
-            wrong[i] = f"expected UTF-8 text, got {value!r}: {e.reason} at byte {e.start}"
-    return pa.array(texts, pa.string()), wrong
 
 
 def _cast_dictionary(array: pa.Array, to: pa.DataType | None, text: TextFormat, name: str) -> Cast:
@@ -274,29 +260,25 @@ def _of_one_kind(kind: type, values: list[Any], to: pa.DataType, text: TextForma
     if kind in _ARROW_TYPES:
         try:
             return cast(pa.array(values, _ARROW_TYPES[kind]), to, text, name)
-        except UnicodeEncodeError:
-            bad = np.array([not _is_unicode(v) for v in values])
-            found, wrong = cast(pa.array([v if _is_unicode(v) else None for v in values]), to, text, name)
-            return found, wrong | {int(i): f"expected {to}, got {values[i]!r}" for i in np.flatnonzero(bad)}
+        except UnicodeEncodeError:  # of a lone surrogate, which is no text
+            wrong = {i: f"expected {to}, got {v!r}" for i, v in enumerate(values) if _LONE.search(v)}
+            found, more = cast(pa.array([None if i in wrong else v for i, v in enumerate(values)]), to, text, name)
+            return found, more | wrong
     return pa.nulls(len(values), to), {i: f"expected {to}, got {v!r}" for i, v in enumerate(values)}
 
 
+_LONE = re.compile("[\ud800-\udfff]")
 _ARROW_TYPES = {str: pa.string(), float: pa.float64(), bool: pa.bool_(), bytes: pa.binary()}
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether it has no lone surrogate, which UTF-8 cannot say."""
-    return text.isprintable() or not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _type_of_first(values: list[Any]) -> pa.DataType:
     """Of whole numbers the type that holds all of them, of numbers that are not all whole float64."""
     known = [v for v in values if v is not None]
     kinds = {type(v) for v in known}
-    if kinds <= {int, float} and float in kinds:
+    whole = [v for v in known if type(v) is int]
+    if kinds == {int, float}:
         return pa.float64()
     if known and type(known[0]) is int:
-        whole = [v for v in known if type(v) is int]
         if max(whole) < 2**63 and min(whole) >= -(2**63):
             return pa.int64()
         return pa.uint64() if max(whole) < 2**64 and min(whole) >= 0 else pa.string()

@@ -19,6 +19,22 @@ _WHOLE = re.compile(r"(-?\d+)(\.0+)?")
 _TRUTH = {"true": 1.0, "false": 0.0}
 
 
+def utf8(array: pa.Array) -> tuple[pa.Array, dict[int, str]]:
+    """Bytes as text."""
+    try:
+        return array.cast(pa.string()), {}
+    except pa.ArrowInvalid:
+        pass
+    texts, wrong = [], {}
+    for i, value in enumerate(array.to_pylist()):
+        try:
+            texts.append(None if value is None else value.decode())
+        except UnicodeDecodeError as e:
+            texts.append(None)
+            wrong[i] = f"expected UTF-8 text, got {value!r}: {e.reason} at byte {e.start}"
+    return pa.array(texts, pa.string()), wrong
+
+
 def numbers_of_text(texts: pa.Array) -> tuple[pa.Array, dict[int, str]]:
     """float64; `true` and `false` are 1 and 0."""
     texts = _of_numbers(texts)
