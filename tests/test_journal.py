@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -109,6 +110,27 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], env=dict(os.environ))
     assert run.stdout == f"{tmp_path}: another process has this journal\n", run.stderr
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("place", ["serving.delta.save_changes", "serving.delta.write_manifest", "os.fsync"])
+def test_a_full_disk_is_told_with_its_path_and_changes_nothing(
+    tiny_bundle: Path, tiny_index: Path, warm_scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, place: str, number: int,
+) -> None:  # fmt: skip
+    sources, ids = Sources(tiny_bundle, tiny_index, None, tmp_path / "journal"), some_ids(tiny_index)
+
+    def full(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))  # without a name, as that of a write
+
+    with serving(sources, warm_scorer) as (_, admin):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, full)
+            told = error_of(admin("/admin/ads", {"disable": ids[:1]}), 409)
+        assert str(tmp_path / "journal") in told
+        assert os.strerror(number) in told
+        assert str(tmp_path / "journal") in caplog.text
+        assert changed(admin("/admin/ads", {"disable": ids[:1]}))["sequence"] == 1
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(25, marks=pytest.mark.slow)])

@@ -91,7 +91,8 @@ def sync(path: Path) -> None:
     """Has a file, or the names in a directory, on disk when it returns."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with writing(path):
+            os.fsync(handle)
     finally:
         os.close(handle)
 
