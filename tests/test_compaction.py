@@ -21,7 +21,7 @@ from serving.compaction import Compacted, compact
 from serving.delta import Delta, DeltaError
 from serving.index import AdIndex, now
 from serving.journal import compact_records, read_journal, record
-from serving.journal_upkeep import COMPACTED_AFTER
+from serving.journal_upkeep import COMPACTED_AFTER, compact_if_long
 from serving.live import Sources
 from serving.scorer import Scorer
 from tests.damage import damages
@@ -160,7 +160,9 @@ def test_a_start_reads_one_record_and_answers_as_before(
         _until(lambda: len([p for p in folder.iterdir() if p.name.isdigit()]) < 5)
     versions = versions_in(tmp_path, status["index_id"])
     assert (len(versions), versions[-1]) == (24, status["version"])
+    monkeypatch.setattr("serving.journal_upkeep.COMPACTED_AFTER", 1)
     with serving(sources, warm_scorer) as (client, admin):
+        _until(lambda: [path.name for path in folder.iterdir()] == ["compacted-000000000023"])  # by the start alone
         assert post(client, {"query": QUERY, "k": MAX_K}) == answer
         assert changed(admin("/admin/ads", {"enable": ids[:1]}))["sequence"] == 24
     assert versions_in(tmp_path, status["index_id"])[:24] == versions
@@ -198,6 +200,33 @@ def _state(directory: Path, world: World) -> tuple[IndexVersion, list[Any], list
         ads, _ = ads.changed(delta.changes, delta.created)
     used = np.flatnonzero(ads.ids.used)
     return ads.version, ads.ids.at(used), ads.bids[used].tolist()
+
+
+def test_a_compaction_that_fails_is_told_and_leaves_the_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For a full disk, or a record that is damaged; the next one does what is left."""
+    monkeypatch.setattr("serving.journal_upkeep.COMPACTED_AFTER", 3)
+    world = World(int, 4)
+    folder = _journal(world, tmp_path, 4)
+    expected, names = _state(tmp_path, world), sorted(path.name for path in folder.iterdir())
+    (folder / names[1] / "bids.npy").rename(tmp_path / "bids.npy")
+    compact_if_long(tmp_path, None, world.ads)
+    (tmp_path / "bids.npy").rename(folder / names[1] / "bids.npy")
+    with monkeypatch.context() as patch:
+        patch.setattr("serving.compaction.save_changes", lambda *_: _full())
+        compact_if_long(tmp_path, None, world.ads)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "bids.npy: missing; the records stay" in caplog.messages[0]
+    assert "No space left on device; the records stay" in caplog.messages[1]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    compact_if_long(tmp_path, None, world.ads)
+    assert [path.name for path in folder.iterdir()] == ["compacted-000000000004"]
+    assert _state(tmp_path, world) == expected
+
+
+def _full() -> None:
+    raise OSError(28, "No space left on device")
 
 
 _KILLED = """
