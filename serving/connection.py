@@ -6,6 +6,7 @@ Here is how much a client may send, how slowly, and in which order answers go ou
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -72,7 +73,12 @@ class Site(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """One connection of a listener. `check` is to be called now and then."""
+    """One connection of a listener. `check` is to be called now and then.
+
+    Attributes:
+      unread: bytes of answers that the client had not taken at the last `check`.
+      unread_since: of `time.monotonic`; inf = it takes them.
+    """
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -84,7 +90,7 @@ class Connection(asyncio.Protocol):
         self._current: Request | None = None  # being answered
         self._in_head = True  # a head is awaited, or has begun
         self._since = time.monotonic()  # a head is awaited, or a body is read, or the connection is idle
-        self._unread_since: float | None = None  # answers that the client does not take
+        self.unread, self.unread_since = 0, math.inf
         self._reads = self._writes = True
         self._is_advancing = False
 
@@ -103,6 +109,7 @@ class Connection(asyncio.Protocol):
             try:
                 self._reader.read(data)
             except HeadError as e:
+                self._request = e.request or self._request
                 self._refuse("malformed", error_reply(e.status, str(e), e.headers, close=True))
 
     def pause_writing(self) -> None:
@@ -130,17 +137,12 @@ class Connection(asyncio.Protocol):
     # What the listener calls
 
     def check(self, now: float) -> None:
-        """Closes the connection if a head or a body is not complete in time, an answer not taken, or nothing asked.
-
-        `now`: of `time.monotonic`.
-        """
+        """Closes it if a head or a body is not complete in time, or an answer not taken. `now`: of `time.monotonic`."""
         load, waited = self._site.load, now - self._since
-        if not self._transport.get_write_buffer_size():
-            self._unread_since = None
-        elif self._unread_since is None:
-            self._unread_since = now
-        elif now - self._unread_since > load.unread:
-            self._hang_up("unread")
+        self.unread = self._transport.get_write_buffer_size()
+        self.unread_since = min(self.unread_since, now) if self.unread else math.inf
+        if now - self.unread_since > load.unread:
+            self.hang_up("unread")
         if self._current or self._waiting or not self._reads:
             return
         if self._request is not None:
@@ -149,7 +151,7 @@ class Connection(asyncio.Protocol):
                 self._refuse("body", error_reply(408, message, close=True))
         elif self._in_head:
             if waited > load.read:
-                self._hang_up("silent")
+                self.hang_up("silent")
         elif waited > load.keep_alive:
             self._transport.close()
 
@@ -160,6 +162,12 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Ends it now."""
+        self._transport.abort()
+
+    def hang_up(self, reason: str) -> None:
+        """Ends it now, and counts why."""
+        self._reads = False
+        self._site.refused(reason, self._client, None)
         self._transport.abort()
 
     # What the reader calls
@@ -289,8 +297,3 @@ class Connection(asyncio.Protocol):
         self._transport.pause_reading()
         self._transport.write_eof()
         asyncio.get_running_loop().call_later(_LINGER, self._transport.close)
-
-    def _hang_up(self, reason: str) -> None:
-        self._reads = False
-        self._site.refused(reason, self._client, None)
-        self._transport.abort()

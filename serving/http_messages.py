@@ -26,11 +26,15 @@ _METHODS = ((b"allow", b"GET, HEAD, OPTIONS, POST"),)
 
 
 class HeadError(Exception):
-    """What came is no request that can be answered; the connection ends with this status and message."""
+    """What came is no request that can be answered; the connection ends with this status and message.
+
+    `request`: as far as it is known.
+    """
 
     def __init__(self, status: int, message: str, headers: Headers = ()) -> None:
         super().__init__(message)
         self.status, self.headers = status, headers
+        self.request: Request | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -91,6 +95,9 @@ class Request:
 
 def read_head(request: Request) -> None:
     """Reads what the connection and all routes need of a head. Raises `HeadError`."""
+    ids = [value for name, value in request.headers if name == b"x-request-id"]
+    if len(ids) == 1 and _ID.fullmatch(ids[0]):
+        request.id = ids[0]
     if request.method == b"CONNECT":
         raise HeadError(405, "this is no proxy; expected GET, HEAD, OPTIONS or POST", _METHODS)
     try:
@@ -101,7 +108,6 @@ def read_head(request: Request) -> None:
     request.path = unquote(path) if b"%" in path else path.decode("utf-8", "replace")
     request.query = url.query or b""
     hosts: list[bytes] = []
-    ids: list[bytes] = []
     for name, value in request.headers:
         if name == b"content-length":
             request.length = int(value)
@@ -109,8 +115,6 @@ def read_head(request: Request) -> None:
             hosts.append(value)
         elif name == b"content-encoding":
             request.encoding += b", " + value if request.encoding else value
-        elif name == b"x-request-id":
-            ids.append(value)
         elif name == b"expect":
             request.waits_for_continue = value.lower() == b"100-continue"
         elif name == b"transfer-encoding" and value.lower() != b"chunked":
@@ -118,8 +122,6 @@ def read_head(request: Request) -> None:
     if len(hosts) > 1:
         raise HeadError(400, "Host: expected one")
     request.hosts = (url.host, *hosts) if url.host else tuple(hosts)
-    if len(ids) == 1 and _ID.fullmatch(ids[0]):
-        request.id = ids[0]
 
 
 def encode(request: Request, reply: Reply, headers: Headers, close: bool) -> bytes:

@@ -114,6 +114,16 @@ class Listener:
             now = time.monotonic()
             for connection in tuple(self.connections):
                 connection.check(now)
+            self._bound_unread()
+
+    def _bound_unread(self) -> None:
+        """Hangs up on those who have not taken their answers for longest, while these are too many bytes together."""
+        unread = sum(connection.unread for connection in self.connections)
+        for connection in sorted(self.connections, key=lambda connection: connection.unread_since):
+            if unread <= self.load.max_bodies:
+                break
+            unread -= connection.unread
+            connection.hang_up("unread")
 
     async def drain(self, grace: float) -> None:
         """Ends the connections, each when it has its answers, all after `grace` s."""

@@ -19,6 +19,9 @@ class Load:
       unread: an answer that the client has not taken by then is dropped, with its connection.
       stuck: how long the thread that ranks may take for one call, or one change of what it ranks with. Compilation is
         done elsewhere.
+      max_bodies: bytes of all bodies of a listener that are being read or answered, but for the first 16 KiB of each;
+        and likewise of all answers that clients have not taken.
+      max_connections: to the service; more get 503. 0 = 10,000, or fewer if the process may not open as many files.
       keep_alive: how long a connection may be idle between requests. Longer than the 60 s of usual load balancers, so
         that they close first and never send a request into a closing connection.
     """

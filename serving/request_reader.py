@@ -106,7 +106,11 @@ class RequestReader:
         arrived = time.perf_counter() - _unread_seconds(self._transport)
         request = Request(method, self._target, self._headers, arrived, self._client)
         request.keep_alive = self._parser.should_keep_alive() and self._parser.get_http_version() == "1.1"
-        read_head(request)
+        try:
+            read_head(request)
+        except HeadError as e:
+            e.request = request
+            raise
         self._go_on(self._owner.on_head(request))
 
     def on_body(self, body: bytes) -> None:

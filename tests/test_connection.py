@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import math
 import re
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from serving.http_messages import Headers, Reply, Request
+from serving.listener import Listener
 from serving.load import Load
 from serving.scorer import Scorer
 from serving.telemetry import Telemetry
@@ -176,6 +179,9 @@ def test_ids_of_requests(telemetry: Telemetry) -> None:
                 assert await ask(*streams, b"x-REQUEST-id: %b\r\n" % given) == given
             made = [await ask(*streams, b"X-Request-Id: %b\r\n" % given) for given in bad]
             made += [await ask(*streams, b""), await ask(*streams, b"X-Request-Id: 1\r\nX-Request-Id: 2\r\n")]
+            streams[1].write(b"CONNECT x:1 HTTP/1.1\r\nX-Request-Id: mine\r\n\r\n")
+            assert b" 405 Method Not Allowed\r\n" in (refused := await whole(streams[0]))
+            assert b"\r\nx-request-id: mine\r\n" in refused
         assert all(re.fullmatch(rb"[0-9a-f]{16}", found) for found in made)
         assert len(set(made)) == len(made)
         assert [request.id for request in echo.asked] == [*kept, *made]
@@ -288,6 +294,28 @@ async def _send_again_and_again(writer: asyncio.StreamWriter, sent: bytes) -> No
         for _ in range(1000):
             writer.write(sent)
             await writer.drain()
+
+
+class Greedy:
+    """In place of a connection."""
+
+    def __init__(self, ended: list[str], name: str, unread: int, since: float) -> None:
+        self.unread, self.unread_since, self._end = unread, since, functools.partial(ended.append, name)
+
+    def hang_up(self, reason: str) -> None:
+        assert reason == "unread"
+        self._end()
+
+
+def test_the_bytes_of_answers_that_nobody_takes_are_bounded(telemetry: Telemetry) -> None:
+    """Who has not taken them for longest is hung up on, until the others fit; who takes them is not."""
+    site = Listener("tests", Echo(), telemetry, Load(max_bodies=100), max_body=1, max_connections=10)
+    ended: list[str] = []
+    for name, unread, since in (("old", 60, 1.0), ("older", 60, 0.5), ("new", 90, 3.0), ("none", 0, math.inf)):
+        greedy: Any = Greedy(ended, name, unread, since)
+        site.connections.add(greedy)
+    site._bound_unread()
+    assert ended == ["older", "old"]
 
 
 async def _until(holds: Callable[[], bool]) -> None:
