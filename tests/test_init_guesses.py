@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from input_pipeline.starter.columns import Column, columns_of, values_counted
-from input_pipeline.starter.split import time_of
+from input_pipeline.starter.split import split_of, time_of
 from input_pipeline.starter.texts import markers_of, separator_of
 from input_pipeline.starter.words import AD_WORDS, USER_WORDS, id_rank, is_of_the_auction, words_of
 from input_pipeline.starter.write import Starter, batch_size, make_starter
@@ -90,6 +90,11 @@ def test_without_an_outcome_by_name_the_file_says_so(tmp_path: Path) -> None:
     found = starter(tmp_path, kind_of_day=ONE)
     assert [t.label for t in found.schema.tasks] == ["kind_of_day"]  # neither the gender nor the scenario
     assert found.remarks == ("task kind_of_day: no column is an outcome by its name, and this one has two values",)
+    found = starter(tmp_path, clicked=[0] * ROWS, label=RNG.choice(["cat", "dog", "cow"], ROWS))
+    assert (
+        "; 'clicked' is the same in all rows; 'label' has values that are not understood: 'cat', " in found.remarks[0]
+    )
+    assert "neither two, nor counts, nor ratings" in found.left_out["label"]
 
 
 def test_the_opposite_of_an_outcome_is_neither_task_nor_feature(tmp_path: Path) -> None:
@@ -208,7 +213,7 @@ def test_separators_of_lists_and_vectors(name: str, texts: list[str], separator:
     assert separator_of(text_column(texts, name)) == separator
 
 
-@pytest.mark.parametrize("marker", ["\\N", "NA", "N/A", "None", "-", "?", "NaN"])
+@pytest.mark.parametrize("marker", ["NaT", "\\N", "NA", "N/A", "None", "-", "?", "NaN"])
 def test_marks_of_missing_values(marker: str) -> None:
     def markers(values: Sequence[str]) -> list[str]:
         return list(markers_of({"x": text_column([marker, *values])}))
@@ -236,3 +241,24 @@ def test_batches_fit_the_rows() -> None:
         4096,
     ]
     assert all(batch_size(rows) * 4 <= rows for rows in range(4, 5000, 7))
+
+
+@pytest.mark.parametrize(
+    ("times", "split", "share"),
+    [
+        ([0, *range(100, 299)], 'by_time("t", 279)', 0.9),
+        ([20240101] * 100 + [20240102] * 100, 'by_time("t", 20240102)', 0.5),
+        ([0] * 150 + [1] * 40 + [2] * 10, 'by_time("t", 2)', 0.95),
+        ([5] * 200, "every(10)", 0.9),
+        ([*range(10), *[99] * 190], "every(10)", 0.9),  # by time there were hardly any rows to train on
+    ],
+)
+def test_a_split_by_time_leaves_rows_on_both_sides(times: list[int], split: str, share: float) -> None:
+    found = split_of(columns_of(pa.table({"t": times})), "t", {"a.csv": 200})
+    assert found[0] == split
+    assert found[3] == pytest.approx(share)
+
+
+def test_few_rows_are_split_too() -> None:
+    assert [split_of({}, "", {"a.csv": n})[0] for n in (3, 9, 500)] == ["every(3)", "every(9)", "every(10)"]
+    assert split_of({}, "", {"train.csv": 30, "test.csv": 10})[3] == 0.75

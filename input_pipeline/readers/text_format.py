@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 # Texts by which public logs mean that there is no value.
 MARKERS = ("\\N", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "Null", "null", "(null)", "None", "nil",
-           "-", "--", "?", ".")  # fmt: skip
+           "-", "--", "?", ".", "NaT", "0000-00-00", "0000-00-00 00:00:00")  # fmt: skip
 JSON = "json"
 DELIMITERS = (",", "\t", ";", "|", "\x01")  # of CSV, as files have them
 

@@ -98,7 +98,8 @@ def outcomes_of(columns: Mapping[str, Column], ids: Sequence[np.ndarray], source
                 unsure.append(made)
     if sure or unsure:
         return _choose(sure, unsure) if sure else _choose(unsure, [])
-    return _choose(_last_resort(varying, source), [])
+    doubts = "".join(map(_doubt, plain))
+    return _choose(_last_resort(varying, doubts, source), [])
 
 
 def is_opposite(column: Column) -> bool:
@@ -140,7 +141,8 @@ def _read(column: Column) -> list[Outcome]:
     if column.is_list or column.is_time:
         return []
     if len(counts) > 2 and _EVENT.match("_".join(column.words)):
-        return [_made(column, f"{column.name}={_text(v)}", name=_text(v)) for v in by_count[1:_MAX_EVENTS]]
+        start = "" if column.is_text else f"{column.name} "
+        return [_made(column, f"{column.name}={_text(v)}", name=start + _text(v)) for v in by_count[1:_MAX_EVENTS]]
     if column.numbers is not None:
         return _of_numbers(column, by_count)
     others = sum(counts[v] for v in by_count[2:])
@@ -228,22 +230,27 @@ def _made(column: Column, label: str, note: str = "", remark: str = "", name: st
     return Outcome(_task_name(name or column.name), column.name, label, numbers, "; ".join(filter(None, notes)), remark)
 
 
-def _last_resort(columns: Sequence[Column], source: str) -> list[Outcome]:
+def _doubt(column: Column) -> str:
+    """Why a column is no outcome, though its name says so; or ""."""
+    if column.distinct < 2 and _strength(column) == 2:
+        return f"; {column.name!r} is the same in all rows"
+    return f"; {column.name!r} has values that are not understood: {_values(column)}" if is_unread(column) else ""
+
+
+def _last_resort(columns: Sequence[Column], doubts: str, source: str) -> list[Outcome]:
     """The last column of two values that is not of a side, of a person, or of where an ad is shown, if there is one."""
     found = [(c, _read(c)) for c in columns if c.counts is not None and len(c.counts) == 2 and not is_opposite(c)]
     found = [(c, made) for c, made in found if made]
     if not found:
-        unread = [f"; {c.name!r} has values that are not understood: {_values(c)}" for c in filter(is_unread, columns)]
-        raise ReadError(
-            f"{source}: nothing to learn: no column is an outcome by its name, or has two values{''.join(unread)}"
-        )
+        raise ReadError(f"{source}: nothing to learn: no column is an outcome by its name, or has two values{doubts}")
 
     def likely(column: Column) -> tuple[bool, bool]:
         words = set(column.words)
         return not (side_of(column.words) or words & _OF_PEOPLE or words & set(SCENARIO_WORDS)), not column.is_text
 
     _, made = max(reversed(found), key=lambda pair: likely(pair[0]))
-    return [replace(made[0], remark="no column is an outcome by its name, and this one has two values")]
+    remark = f"no column is an outcome by its name, and this one has two values{doubts}"
+    return [replace(made[0], remark=remark)]
 
 
 def _choose(first: list[Outcome], then: list[Outcome]) -> tuple[Outcome, ...]:

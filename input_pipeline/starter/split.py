@@ -24,6 +24,8 @@ _LOOKS = re.compile(r"\s*\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ,]|$)|\s*\d{4}[-/]\d\d
 _UNREAD = re.compile(r"\d{1,2}([-/.])(\d{1,2}|[A-Za-z]{3})\1\d{2,4}\b|[A-Z][a-z]{2},? \w{2,3} \w{2,3} ")
 _EVAL_NAMES = ("eval", "valid", "val", "validation", "dev", "test")
 _FIRST_DATE, _LAST_DATE = 19_000_101, 21_001_231  # YYYYMMDD
+_LEAST_TO_TRAIN = 0.3  # of the rows, by a split by time
+_MISSING = 0.1  # of the rows may be without their time
 _NO_MOMENT = 100  # rank of a time of day and of a duration
 _UNIX = ((1, 5e8, 2.2e9), (1e3, 5e11, 2.2e12), (1e6, 5e14, 2.2e15), (1e9, 5e17, 2.2e18))  # units a second, range
 IS_TIME = "a time: what may be learned of it is its hour, or the age of something"
@@ -42,7 +44,7 @@ def time_of(columns: Mapping[str, Column], groups: Sequence[np.ndarray]) -> tupl
         name
         for name, rank in ranks.items()
         if rank < _NO_MOMENT
-        and columns[name].missing < 0.01
+        and columns[name].missing < _MISSING
         and columns[name].distinct > 1
         and not any((columns[name].depends_on(g, exactly=True) or 0.0) > 0.98 for g in groups)
     ]
@@ -53,8 +55,8 @@ def _is_unread(column: Column) -> bool:
     """Whether it is of times in a spelling that is not read: by its look, or by its name if it has many values."""
     if not column.is_text:
         return False
-    first = column.array.drop_null()[:1].to_pylist()
-    return bool(first and _UNREAD.match(first[0])) or (_is_named(column) and column.counts is None)
+    first = column.array.drop_null()[:10].to_pylist()
+    return any(_UNREAD.match(t) or _LOOKS.match(t) for t in first) or (_is_named(column) and column.counts is None)
 
 
 def _is_named(column: Column) -> bool:
@@ -124,18 +126,28 @@ def split_of(columns: Mapping[str, Column], time: str, files: Mapping[str, int])
         train = sum(n for f, n in files.items() if [w for w in words_of[f] if w in names][-1:] == ["train"])
         return f"by_name({told})", "as the files are named", held_out[0], train / sum(files.values())
     if not time:
-        return "every(10)", "there is no time to split by; every tenth row is held back", "eval", 0.9
+        return _every(files, "there is no time to split by")
     known = columns[time].array.drop_null()
     when = times(known, time, "sample").to_numpy(zero_copy_only=False)
-    first = int(np.argsort(when, kind="stable")[len(when) * 9 // 10])
-    train = float((when < when[first]).mean())
-    if not train:
-        return "every(10)", f"nearly all rows have the same {time!r}; every tenth row is held back", "eval", 0.9
+    tenth = np.sort(when)[len(when) * 9 // 10]
+    later = when[when > tenth]
+    starts = {int(t): float((when < t).mean()) for t in (tenth, *([later.min()] if len(later) else []))}
+    begin, train = min(starts.items(), key=lambda item: abs(item[1] - 0.9))
+    if train < _LEAST_TO_TRAIN:
+        return _every(files, f"nearly all rows have the same {time!r}")
+    first = int(np.flatnonzero(when == begin)[0])
     last = "tenth" if 0.88 < train < 0.92 else f"{1 - train:.0%}"
     start, moment = _moment(when, first)
     if columns[time].numbers is not None:  # as the column has it
         start = str(int(known[first].as_py()))
     return f"by_time({quoted(time)}, {start})", f"the last {last} of the rows{moment}", "eval", train
+
+
+def _every(files: Mapping[str, int], why: str) -> tuple[str, str, str, float]:
+    """Rows of each file; of small files so many that one of the largest is held out."""
+    n = max(2, min(10, max(files.values())))
+    held_out = "every tenth row" if n == 10 else f"the last of every {n} rows"
+    return f"every({n})", f"{why}; {held_out} is held back", "eval", 1 - 1 / n
 
 
 def _moment(when: np.ndarray, row: int) -> tuple[str, str]:
