@@ -48,6 +48,7 @@ def csv_of(folder: Path, content: str | bytes) -> Path:
         (["10", "0x1F"], "string", ["10", "0x1F"]),
         (["0.5", "7", " 8 ", "inf", "nan", "1e3"], "double", [0.5, 7, 8, np.inf, None, 1000]),
         (["0.5", str(2**53 + 1)], "string", ["0.5", str(2**53 + 1)]),
+        (["0.5", "-0", "-0.25"], "double", [0.5, 0.0, -0.25]),
         (["true", "False", "NULL"], "bool", [True, False, None]),
         (["true", "1"], "string", ["true", "1"]),
         (["NULL", "x"], "string", ["NULL", "x"]),

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from input_pipeline.readers.text_values import NO_NUMBER
 
 _WHOLE = r"^-?[0-9]+$"
-_NOT_A_NUMBER = r"^[+]|^-?0[0-9xX]|^-0$"  # as `+1`, `007`, `-0`: written otherwise as a number, so that they are names
+_NOT_A_NUMBER = r"^[+]|^-?0[0-9xX]"  # as `+1`, `007`: written otherwise than a number is, so that they are names
+_FEW = 1000  # cells
 _TRUTH = pa.array(["true", "false", "True", "False", "TRUE", "FALSE"])
 
 
@@ -41,14 +42,21 @@ class _Cells:
         self._any = self._truth = self._fraction = self._negative = self._large = self._unsigned = False
 
     def add(self, cells: pa.Array) -> None:
-        """Adds cells, string or binary `[n]`."""
-        if self.is_text:
-            return
+        """Adds cells, string or binary `[n]`; most text shows that it is text in the first few."""
+        for some in (cells.slice(0, _FEW), cells.slice(_FEW)):
+            if not self.is_text and len(some):
+                self._add_cells(some)
+
+    def _add_cells(self, cells: pa.Array) -> None:
         try:
-            texts = pc.utf8_trim_whitespace(cells.cast(pa.string()))
+            texts = cells.cast(pa.string())
         except pa.ArrowInvalid:  # not UTF-8: told where it is read
             self.is_text = True
             return
+        if self._any and not self._truth and not self._fraction and (numbers := _cast(texts, pa.int64())) is not None:
+            self.is_text = not self._add_numbers(numbers) or _has_odd_numbers(texts)
+            return
+        texts = pc.utf8_trim_whitespace(texts)
         kept = texts.filter(pc.invert(pc.fill_null(pc.is_in(texts, self._missing), True)))
         kept = kept.drop_null()
         if len(kept):
@@ -62,35 +70,33 @@ class _Cells:
             if truth or self._truth:
                 self._truth = truth
                 return truth
-        numbers = _cast(texts, pa.int64())
-        if numbers is not None:
-            ends = pc.min_max(numbers).as_py()
+        whole = texts
+        if self._fraction or _cast(texts, pa.int64()) is None:
+            if _cast(texts, pa.float64()) is None:
+                return False
+            whole = texts.filter(pc.invert(pc.match_substring(texts, ".")))
+            whole = whole.filter(pc.match_substring_regex(whole, _WHOLE))
+            self._fraction |= len(whole) < len(texts)
+        return (not len(whole) or self._add_whole(whole)) and not _has_odd_numbers(texts)
+
+    def _add_numbers(self, numbers: pa.Array) -> bool:
+        """Of whole numbers of 64 bits."""
+        ends = pc.min_max(numbers).as_py()
+        if ends["min"] is not None:
             self._negative |= ends["min"] < 0
             self._large |= max(ends["max"], -ends["min"]) >= 2**53
-        elif _cast(texts, pa.float64()) is None:
-            return False
-        else:
-            whole = texts.filter(pc.match_substring_regex(texts, _WHOLE))
-            self._fraction |= len(whole) < len(texts)
-            if len(whole) and not self._add_whole(whole):
-                return False
-        return not pc.any(pc.match_substring_regex(texts, _NOT_A_NUMBER)).as_py() and not (
-            self._fraction and self._large
-        )
+        return not (self._fraction and self._large)
 
     def _add_whole(self, texts: pa.Array) -> bool:
-        self._negative |= pc.any(pc.starts_with(texts, "-")).as_py()
-        exact = _cast(texts, pa.int64())
-        if exact is None:
-            self._unsigned = self._large = True
-            return _cast(texts, pa.uint64()) is not None and not self._negative
-        ends = pc.min_max(exact).as_py()
-        self._large |= max(ends["max"], -ends["min"]) >= 2**53
-        return True
+        numbers = _cast(texts, pa.int64())
+        if numbers is not None:
+            return self._add_numbers(numbers)
+        self._unsigned = self._large = True
+        return _cast(texts, pa.uint64()) is not None and not self._fraction
 
     @property
     def type(self) -> pa.DataType:
-        if self.is_text or (self._unsigned and self._negative):
+        if self.is_text or (self._unsigned and self._negative) or (self._fraction and self._large):
             return pa.string()
         if not self._any:
             return pa.null()
@@ -99,6 +105,12 @@ class _Cells:
         if self._fraction:
             return pa.float64()
         return pa.uint64() if self._unsigned else pa.int64()
+
+
+def _has_odd_numbers(texts: pa.Array) -> bool:
+    """Whether some of the numbers are written otherwise than a number is."""
+    maybe = pc.or_(pc.starts_with(texts, "0"), pc.or_(pc.starts_with(texts, "-0"), pc.starts_with(texts, "+")))
+    return pc.any(pc.match_substring_regex(texts.filter(maybe), _NOT_A_NUMBER)).as_py() or False
 
 
 def _cast(texts: pa.Array, to: pa.DataType) -> pa.Array | None:
