@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,16 @@ def test_a_log_that_does_not_fit_is_named(prepared_path: Path, tmp_path: Path) -
     assert done.returncode == 2, done.stderr
     line = done.stderr.splitlines()[-1]
     assert line == f"tt-jax: error: {tmp_path}/metrics.jsonl: cannot be written: [Errno 27] File too large"
+
+
+def test_events_that_do_not_fit_end_the_run(prepared_path: Path, tmp_path: Path) -> None:
+    """They grow as fast as the log, and the thread that writes them ends without a word."""
+    data, rest = f"--config.data.path={prepared_path}", "--config.train.save_every=0"
+    log = "--config.train.log_every=1"
+    done = run(8000, "train", f"--config={CONFIG}:steps", data, rest, log, f"--workdir={tmp_path}")
+    assert done.returncode == 2, done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("tt-jax: error: "))
+    assert re.search(rf"{tmp_path}/(tensorboard|metrics.jsonl): cannot be written: .* File too large$", line)
 
 
 def test_a_bundle_and_an_index_that_do_not_fit_are_named(tiny_bundle: Path, told_run: Path, tmp_path: Path) -> None:

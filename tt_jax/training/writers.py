@@ -15,6 +15,7 @@ from tt_jax.disk_full import writing
 from tt_jax.distributed import is_first
 from tt_jax.strict_json import parse_json
 
+_EVENTS_WAITING = 10_000
 METRICS_FILE = "metrics.jsonl"
 TRAIN_SECONDS = "speed/train_seconds"  # beside the figures of an evaluation: what it took to get there
 
@@ -35,7 +36,10 @@ class MetricWriter:
             _drop_later_lines(self._path, step)
             self._file: IO[str] = self._path.open("a")
         with writing(self._folder):
-            self._events = SummaryWriter(str(self._folder), purge_step=step + 1 if step else None)
+            # Its thread ends on a full disk, without a word, and what waits for room in its queue would wait for ever.
+            self._events = SummaryWriter(
+                str(self._folder), purge_step=step + 1 if step else None, max_queue=_EVENTS_WAITING
+            )
 
     def write_line(self, step: int, values: Mapping[str, float | str | None]) -> None:
         """One line, and no events."""
@@ -52,6 +56,8 @@ class MetricWriter:
         for name, value in scalars.items():
             if value is not None:
                 self._events.add_scalar(name, value, step)
+        with writing(self._folder):
+            self._events.flush()
 
     def close(self) -> None:
         """Flushes both."""
