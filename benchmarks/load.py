@@ -117,7 +117,10 @@ def used(pid: int) -> dict[str, float]:
 
 
 def summary(a: argparse.Namespace, found: list[tuple[float, float, int]]) -> dict[str, Any]:
-    """Latencies in milliseconds, of the answers with ads; throughput of those, and of those in time."""
+    """Latencies in milliseconds, of the answers with ads; throughput of those, and of those in time.
+
+    A quantile of so few answers that none is beyond it is None: p99 is of 100 or more.
+    """
     latencies = sorted(seconds * 1e3 for _, seconds, status in found if status == 200)
     seconds = (1 - WARM_UP) * a.seconds
     line: dict[str, Any] = {"clients": a.clients, "per_s": round(len(latencies) / seconds)}
@@ -129,7 +132,8 @@ def summary(a: argparse.Namespace, found: list[tuple[float, float, int]]) -> dic
             "in_time_per_s": round(in_time / seconds),
         }
     for name, share in (("p50_ms", 0.5), ("p99_ms", 0.99), ("p99.9_ms", 0.999)):
-        line[name] = round(latencies[math.ceil(share * len(latencies)) - 1], 3) if latencies else None
+        enough = len(latencies) * (1 - share) >= 1 - 1e-9
+        line[name] = round(latencies[math.ceil(share * len(latencies)) - 1], 3) if enough else None
     return {**line, "statuses": dict(sorted(Counter(status for *_, status in found).items()))}
 
 

@@ -28,6 +28,7 @@ from serving.index import timestamp
 from serving.messages import read_body
 from serving.scorer import Scorer
 from serving.telemetry import Telemetry
+from tt_jax.report.plain import style
 
 CONSOLE = "/console"
 _PAGE = Path(__file__).with_name("console.html")
@@ -221,11 +222,11 @@ def _gates(scorer: Scorer, query: dict[str, Any]) -> GatesAnswer:
 
 def _read_page(beside: str) -> tuple[str, str]:
     """The page, and the policy that lets it run its own script and talk to the service, and to the one beside it."""
-    page = _PAGE.read_text(encoding="utf-8")
-    script, style = (_hash(re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)) for tag in ("script", "style"))
+    page = _PAGE.read_text(encoding="utf-8").replace("/* frame */", style("frame"))
+    scripts, styles = (_hash(re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)) for tag in ("script", "style"))
     connect = f"'self' {beside}".strip()
     policy = (
-        f"default-src 'none'; script-src {script}; style-src {style}; connect-src {connect}; img-src data:; "
+        f"default-src 'none'; script-src {scripts}; style-src {styles}; connect-src {connect}; img-src data:; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return page, policy

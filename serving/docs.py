@@ -1,25 +1,37 @@
 """OpenAPI documents of the service: `/schema/openapi.json`, and a page of it at `/schema` that needs no network.
 
-Litestar's own pages load their scripts from public hosts, which a production network usually cannot reach.
+By default Litestar's pages load their scripts from public hosts, which a production network usually cannot reach.
 """
 
 from __future__ import annotations
 
-import html
 import importlib.metadata
-import json
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import msgspec
-from litestar import Request
+from litestar import Response, Router, get
+from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
+from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
 from litestar.openapi.spec import Components, OpenAPIMediaType, Operation, RequestBody, SecurityScheme
+from litestar.params import FromPath
+from openapi_ui_bundles import swagger_ui
 
 from serving.messages import RankRequest
 
-_STYLE = "body{font:15px sans-serif;max-width:60em;margin:2em auto}pre{background:#f4f4f4;padding:1em;overflow:auto}"
+_ROOT, _ASSETS = "/schema", "/assets"
+_FILES = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui-standalone-preset.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+}
+# Long paths and tables of parameters would make a phone scroll the page sideways.
+_STYLE = """<style>
+body { margin: 0 } .swagger-ui { overflow-wrap: anywhere } .swagger-ui .wrapper { padding: 0 12px }
+.swagger-ui .table-container, .swagger-ui .responses-inner { overflow-x: auto }
+</style>"""
 
 
 @dataclass
@@ -28,23 +40,41 @@ class RankOperation(Operation):
 
     def __post_init__(self) -> None:
         schema: Any = msgspec.json.schema(RankRequest)["$defs"]["RankRequest"]  # plain JSON schema: rendered as it is
-        self.request_body = RequestBody(content={"application/json": OpenAPIMediaType(schema=schema)}, required=True)
+        content = OpenAPIMediaType(schema=schema, example={"query": {}, "k": 10})
+        self.request_body = RequestBody(content={"application/json": content}, required=True)
 
 
-class LocalPage(OpenAPIRenderPlugin):
-    """The document as plain HTML: one section per operation, with the JSON schemas of its body and its answers."""
+class LocalSwagger(SwaggerRenderPlugin):
+    """Swagger UI, whose script and style are served beside it, from the package `openapi-ui-bundles`."""
 
-    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        """The page."""
-        title = html.escape(openapi_schema["info"]["title"])
-        sections = [
-            _section(f"{method.upper()} {path}", operation)
-            for path, operations in sorted(openapi_schema["paths"].items())
-            for method, operation in operations.items()
-        ]
-        parts = _pre("Components", openapi_schema.get("components", {}))
-        page = f"<h1>{title}</h1><p><a href=/schema/openapi.json>openapi.json</a></p>{''.join(sections)}{parts}"
-        return f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>{page}".encode()
+    def __init__(self, path: str) -> None:
+        """`path`: of the page, below that of the documents."""
+        script, preset, sheet = (f"{_ROOT}{_ASSETS}/{name}" for name in _FILES)
+        super().__init__(
+            path=path,
+            js_url=script,
+            standalone_preset_js_url=preset,
+            css_url=sheet,
+            favicon='<link rel="icon" href="data:,">',
+            style=_STYLE,
+        )
+
+    def receive_router(self, router: Router) -> None:
+        """Adds the files; there is no OAuth, and so no page for its redirects."""
+        router.register(asset)
+
+
+@get(f"{_ASSETS}/{{name:str}}", include_in_schema=False, sync_to_thread=False)
+def asset(name: FromPath[str]) -> Response[bytes]:
+    """A file that the page needs."""
+    if name not in _FILES:
+        raise NotFoundException
+    return Response(_read(name), media_type=_FILES[name], headers={"cache-control": "max-age=3600"})
+
+
+@cache
+def _read(name: str) -> bytes:
+    return (swagger_ui.static_path / name).read_bytes()
 
 
 def openapi_config(tokens: bool) -> OpenAPIConfig:
@@ -53,19 +83,9 @@ def openapi_config(tokens: bool) -> OpenAPIConfig:
     return OpenAPIConfig(
         title="tt-jax: ads ranking",
         version=importlib.metadata.version("tt-jax"),
-        path="/schema",
+        path=_ROOT,
         use_handler_docstrings=True,
         components=Components(security_schemes={"token": scheme} if tokens else None),
         security=[{"token": []}] if tokens else None,
-        render_plugins=[JsonRenderPlugin(), LocalPage(path="/")],
+        render_plugins=[JsonRenderPlugin(), LocalSwagger("/")],
     )
-
-
-def _section(name: str, operation: dict[str, Any]) -> str:
-    text = html.escape(operation.get("description", ""))
-    body = _pre("Body", operation["requestBody"]) if "requestBody" in operation else ""
-    return f"<h2>{html.escape(name)}</h2><p>{text}</p>{body}{_pre('Answers', operation.get('responses', {}))}"
-
-
-def _pre(title: str, data: dict[str, Any]) -> str:
-    return f"<h3>{title}</h3><pre>{html.escape(json.dumps(data, indent=1))}</pre>"

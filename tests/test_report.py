@@ -17,6 +17,7 @@ from tt_jax.metrics.curves import calibration_curve, roc_curve
 from tt_jax.metrics.ranking import auc
 from tt_jax.report import plots
 from tt_jax.report.page import render
+from tt_jax.report.plain import aligned
 
 
 class Page(html.parser.HTMLParser):
@@ -195,3 +196,18 @@ def test_pictures_have_text_a_name_and_the_colours_of_the_page() -> None:
     heat = plots.heat_map([[0.5, 0.25, 0.9]], ["click"], ["1", "2", "3"], "gates")
     assert ">0.50</text>" in heat
     assert "var(--paper)" in heat  # the number on a strong cell
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.5, 0.25, None, 0.0], ["1.5000", "0.2500", "–", "0.0000"]),
+        ([12345.5, 20.0], ["12,345.50", "20.00"]),
+        ([3.0, 12000.0], ["3", "12,000"]),
+        ([2.5e-9, 1.0], ["2.500e-09", "1.000e+00"]),
+        ([None, 0.0], ["–", "0"]),
+        ([-0.5, float("inf")], ["-0.5000", "inf"]),
+    ],
+)
+def test_numbers_of_a_column_have_the_same_decimals(values: list[float | None], expected: list[str]) -> None:
+    assert aligned(values) == expected

@@ -296,8 +296,16 @@ def test_the_docs_need_no_network(client: Client) -> None:
     assert set(body["properties"]) == {"query", "queries", "k", "candidates"}
     page = client.get("/schema")
     assert page.headers["content-type"].startswith("text/html")
-    assert "POST /v1/rank" in page.text
-    assert not re.search(r"(src|href)=.?https?:", page.text)
+    assert "/v1/rank" in page.text
+    loaded = re.findall(r'(?:src|href)="(/[^"]*)"', page.text)
+    assert len(loaded) == 3
+    for path in loaded:
+        answer = client.get(path)
+        assert (answer.status_code, len(answer.content) > 10_000) == (200, True)
+        assert answer.headers["content-type"].startswith("text/css" if path.endswith("css") else "text/javascript")
+    assert not re.search(r"""(src|href|url)=?\W{0,2}(https?:|//)""", page.text)
+    for absent in ("/schema/assets/../docs.py", "/schema/assets/nothing.js", "/schema/oauth2-redirect.html"):
+        assert client.get(absent).status_code == 404
 
 
 def test_two_services_do_not_share_metrics(client: Client, scorer: Scorer) -> None:

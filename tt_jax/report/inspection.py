@@ -6,12 +6,11 @@ import html
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tt_jax.report.plain import number, plain_page
+from tt_jax.report.plain import aligned, number, plain_page, table
 from tt_jax.report.plots import Line, Whisker, lines, whiskers
 
 _DRAWN = 25  # columns of a picture
 _SCENARIOS = 6  # the largest, that are drawn
-_FITTING = 'style="min-width: 0; max-width: 100%"'  # what it holds scrolls, not the page
 
 
 def inspection_page(report: Mapping[str, Any]) -> str:
@@ -20,7 +19,7 @@ def inspection_page(report: Mapping[str, Any]) -> str:
     recipe = f", as the recipe {html.escape(report['recipe'])} reads it" if report["recipe"] else ""
     about = f"<p><code>{data}</code>{recipe}: {report['rows']:,} rows. {_exactness(report)}</p>"
     found = "".join(f'<li class="bad">{html.escape(finding)}</li>' for finding in report["findings"])
-    verdict = f"<ul>{found}</ul>" if found else "<p>Nothing that deserves a look.</p>"
+    verdict = f'<div class="verdict"><ul>{found}</ul></div>' if found else "<p>Nothing that deserves a look.</p>"
     sections = (_rates, _days, _missing, _columns, _leaks, _drift, _tables, _values)
     return plain_page("What is in the log", about + verdict + "".join(section(report) for section in sections))
 
@@ -35,15 +34,8 @@ def _exactness(report: Mapping[str, Any]) -> str:
     )
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table that scrolls on its own. Cells are HTML."""
-    titles = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table style="white-space: nowrap"><tr>{titles}</tr>{body}</table></div>'
-
-
 def _folded(summary: str, body: str) -> str:
-    return f"<details {_FITTING}><summary>{html.escape(summary)}</summary>{body}</details>"
+    return f"<details><summary>{html.escape(summary)}</summary>{body}</details>"
 
 
 def _section(title: str, *parts: str) -> str:
@@ -55,19 +47,27 @@ def _share(value: float | None) -> str:
 
 
 def _rates(report: Mapping[str, Any]) -> str:
-    tasks = list(report["labels"])
+    rows = [
+        [html.escape(name), f"{g['rows']:,}", *_of_labels(report, g["labels"])]
+        for groups in ("splits", "scenarios")
+        for name, g in report[groups].items()
+    ]
+    head = ["split or scenario", "rows", *_label_heads(report)]
+    return _section("Rows and label rates", table(head, rows))
 
-    def rows(groups: Mapping[str, Any]) -> list[list[str]]:
-        return [
-            [html.escape(name), f"{g['rows']:,}", *(number(g["labels"][t]["rate"], ".4f") for t in tasks)]
-            for name, g in groups.items()
-        ]
 
-    head = ["rows", *(f"rate of {task}" for task in tasks)]
-    parts = [_table(["split", *head], rows(report["splits"]))]
-    if report["scenarios"]:
-        parts.append(_table(["scenario", *head], rows(report["scenarios"])))
-    return _section("Rows and label rates", *parts)
+def _label_heads(report: Mapping[str, Any]) -> list[str]:
+    return [head for task in report["labels"] for head in (*_counted(report, task), f"rate of {task}")]
+
+
+def _of_labels(report: Mapping[str, Any], labels: Mapping[str, Any]) -> list[str]:
+    """Of each label its rate, and in how many rows it is if some have none."""
+    counted = {task: [f"{label['labelled']:,}"] if _counted(report, task) else [] for task, label in labels.items()}
+    return [cell for task, label in labels.items() for cell in (*counted[task], number(label["rate"], ".4f"))]
+
+
+def _counted(report: Mapping[str, Any], task: str) -> list[str]:
+    return [f"rows with {task}"] if report["labels"][task]["labelled"] < report["rows"] else []
 
 
 def _days(report: Mapping[str, Any]) -> str:
@@ -85,14 +85,11 @@ def _days(report: Mapping[str, Any]) -> str:
         drawn = [line for line in drawn if line.x]
         if drawn:
             pictures.append(lines(drawn, f"rate of {task} by day, faint by scenario", span, f"rate of {task}"))
-    head = ["day", "rows", *(f"rate of {task}" for task in report["labels"])]
-    rows = [
-        [d["day"] or "no day", f"{d['rows']:,}", *(number(label["rate"], ".4f") for label in d["labels"].values())]
-        for d in report["days"]
-    ]
-    table = _folded(f"{len(days)} days", _table(head, rows))
+    head = ["day", "rows", *_label_heads(report)]
+    rows = [[d["day"] or "no day", f"{d['rows']:,}", *_of_labels(report, d["labels"])] for d in report["days"]]
+    by_day = _folded(f"{len(days)} days", table(head, rows))
     faint = "<p>Faint lines are of the largest scenarios.</p>" if largest and report["labels"] else ""
-    return _section(f"By day, {days[0]['day']} to {days[-1]['day']}", *pictures, faint, table)
+    return _section(f"By day, {days[0]['day']} to {days[-1]['day']}", *pictures, faint, by_day)
 
 
 def _line(series: int, days: Iterable[Any], task: str, faint: bool = False) -> Line:
@@ -114,7 +111,7 @@ def _missing(report: Mapping[str, Any]) -> str:
         for name in names
     ]
     rest = f"<p>{len(shares) - len(names)} more columns miss less.</p>" if len(shares) > len(names) else ""
-    return _section("Missing values", picture, _table(["column", *splits], rows), rest)
+    return _section("Missing values", picture, table(["column", *splits], rows), rest)
 
 
 def _columns(report: Mapping[str, Any]) -> str:
@@ -129,7 +126,7 @@ def _columns(report: Mapping[str, Any]) -> str:
             f"{numbers['min']:.6g} … {numbers['max']:.6g}" if numbers else "–",
         ])  # fmt: skip
     head = ["column", "role", "kind", "missing", "distinct", "of them once", "most frequent", "range"]
-    return _section("Columns", _table(head, rows))
+    return _section("Columns", table(head, rows))
 
 
 def _leaks(report: Mapping[str, Any]) -> str:
@@ -138,7 +135,7 @@ def _leaks(report: Mapping[str, Any]) -> str:
         " of the sample; a list counts as one value.</p>"
     )
     tables = [
-        _table([task, "AUC"], ([html.escape(f["column"]), f"{f['auc']:.4f}"] for f in columns))
+        table([task, "AUC"], ([html.escape(f["column"]), f"{f['auc']:.4f}"] for f in columns))
         for task, columns in report["leaks"].items()
         if columns
     ]
@@ -163,8 +160,8 @@ def _drift(report: Mapping[str, Any]) -> str:
         " KS is of numbers.</p>"
     )
     shown = rows[:_DRAWN], rows[_DRAWN:]
-    more = _folded(f"{len(shown[1])} more", _table(head, shown[1])) if shown[1] else ""
-    return _section("Drift", about, _table(head, shown[0]), more)
+    more = _folded(f"{len(shown[1])} more", table(head, shown[1])) if shown[1] else ""
+    return _section("Drift", about, table(head, shown[0]), more)
 
 
 def _tables(report: Mapping[str, Any]) -> str:
@@ -180,7 +177,7 @@ def _tables(report: Mapping[str, Any]) -> str:
     share = max(t["rows_for"]["share"] for t in report["tables"].values())
     head = ["table", "features", "rows", "ids", "share a row", f"rows for {share:.0%}"]
     about = "<p>The share of the ids that is expected to have its row with another id.</p>"
-    return _section("Collisions of hashed ids", about, _table(head, rows))
+    return _section("Collisions of hashed ids", about, table(head, rows))
 
 
 def _values(report: Mapping[str, Any]) -> str:
@@ -189,16 +186,16 @@ def _values(report: Mapping[str, Any]) -> str:
         if not c.get("top"):
             continue
         error = f"<p>Each count may be too small by up to {c['top_error']:,}.</p>" if c["top_error"] else ""
-        body = [_table(["value", "count", "share"], (_top_row(value) for value in c["top"])), error]
+        body = [table(["value", "count", "share"], (_top_row(value) for value in c["top"])), error]
         if c.get("lengths"):
             mean, longest = number(c["lengths"]["mean"], ".2f"), c["lengths"]["longest"]
             body.append(f"<p>Lists of {mean} on average, {longest:,} at most.</p>")
         numbers = c.get("numbers")
         if numbers and numbers["quantiles"]:
-            rows = [["mean", f"{numbers['mean']:.6g}"], *([q, f"{v:.6g}"] for q, v in numbers["quantiles"].items())]
-            body.append(_table(["quantile", "value"], rows))
+            shown = {"mean": numbers["mean"], **numbers["quantiles"]}
+            body.append(table(["quantile", "value"], zip(shown, aligned(list(shown.values())), strict=True)))
         parts.append(_folded(name, "".join(body)))
-    return _section("Frequent values and quantiles", f"<div {_FITTING}>{''.join(parts)}</div>")
+    return _section("Frequent values and quantiles", f"<div>{''.join(parts)}</div>")
 
 
 def _top_row(value: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ import jinja2
 
 from tt_jax.metrics.task_rows import COUNTS, DEFINITIONS
 from tt_jax.report import pictures, plots
+from tt_jax.report.plain import plain_page
 
 TEMPLATE = "report.html.jinja"
 
@@ -41,7 +42,7 @@ def render(report: Mapping[str, Any]) -> str:
     environment.filters |= {
         "number": _number, "percent": _percent, "signed": _signed, "count": _count, "pretty": _pretty,
     }  # fmt: skip
-    return environment.get_template(TEMPLATE).render(
+    body = environment.get_template(TEMPLATE).render(
         report=report,
         names=pictures.NAMES,
         definitions=DEFINITIONS,
@@ -56,6 +57,9 @@ def render(report: Mapping[str, Any]) -> str:
         gates=pictures.gates(report),
         regret=any(row["regret"] for row in report["rows"]),
     )
+    rows, seeds = len(report["rows"]), report["seeds"]
+    title = f"{report['name']}: {rows} rows compared over {seeds} seed{'s' if seeds != 1 else ''}"
+    return plain_page(title, body, "compared")
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------

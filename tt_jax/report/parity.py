@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tt_jax.report.parity_verdict import counted, past
-from tt_jax.report.plain import number, plain_page
+from tt_jax.report.plain import aligned, number, plain_page
 from tt_jax.report.plots import Whisker, whiskers
 
 _TITLES = {
@@ -54,16 +54,16 @@ def _about(report: Mapping[str, Any]) -> str:
 
 
 def _scores(report: Mapping[str, Any]) -> str:
-    allowed = report["thresholds"]["score"]
+    allowed, found = report["thresholds"]["score"], {k: d for k, d in report["scores"].items() if k != "worst"}
+    largest = aligned([d["largest"] if d["compared"] else None for d in found.values()])
+    mean = aligned([d["mean"] for d in found.values()])
     rows = "".join(
         f"<tr{_mark(not d['largest'] <= allowed)}><td>{_SCORES[name]}</td><td>{d['compared']:,}</td>"
-        f"<td>{number(d['largest'] if d['compared'] else None, '.3g')}</td><td>{number(d['mean'], '.3g')}</td>"
-        f"<td>{allowed:g}</td></tr>"
-        for name, d in report["scores"].items()
-        if name != "worst"
+        f"<td>{largest[i]}</td><td>{mean[i]}</td><td>{allowed:g}</td></tr>"
+        for i, (name, d) in enumerate(found.items())
     )
     head = "<tr><th></th><th>compared</th><th>largest difference</th><th>mean</th><th>allowed</th></tr>"
-    table = f'<div class="scroll"><table>{head}{rows}</table></div>'
+    table = f'<div class="scroll" tabindex="0"><table>{head}{rows}</table></div>'
     return f"<section><h2>Scores: served against those that the model gives</h2>{table}</section>"
 
 
@@ -90,5 +90,5 @@ def _section(report: Mapping[str, Any], figure: str) -> str:
     )
     names = ("", "training", "serving", "difference", "allowed", "")
     head = "".join(f"<th>{name}</th>" for name in names)
-    table = f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    table = f'<div class="scroll" tabindex="0"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
     return f"<section><h2>{html.escape(_TITLES[figure])}</h2>{picture}{table}</section>\n"

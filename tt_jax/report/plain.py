@@ -1,40 +1,53 @@
-"""A plain page that needs nothing else: its frame and style, and numbers as text."""
+"""The frame of every page, which needs nothing but itself; tables, and numbers as text."""
 
 from __future__ import annotations
 
 import html
-
-_STYLE = """
-:root { color-scheme: light dark; --paper: #fdfdfb; --ink: #1d2126; --rule: #dfe2e2; --bad: #a83232;
-  --series-0: #1f77b4; --series-1: #a83232 }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #15181b; --ink: #e4e6e6; --rule: #343a40; --bad: #ee8c8c;
-    --series-0: #6cb2ee; --series-1: #ee8c8c }
-}
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 64rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif }
-section { display: flex; flex-wrap: wrap; gap: 0 2rem; align-items: center; border-top: 1px solid var(--rule) }
-h2 { flex-basis: 100%; font-size: 1.1rem; margin: 1rem 0 0 }
-svg { width: 22rem; max-width: 100% }
-.scroll { overflow-x: auto }
-.bad { color: var(--bad); font-weight: 600 }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
-td, th { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid var(--rule) }
-td:first-child, th:first-child { text-align: left }
-code { overflow-wrap: anywhere }
-"""
+import math
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
 
 
-def plain_page(title: str, body: str) -> str:
-    """A page. `body` is HTML, `title` is text."""
+@cache
+def style(*names: str) -> str:
+    """The style sheets of these names, one after the other. `frame`: that of tables which scroll on their own."""
+    sheets = (Path(__file__).with_name(f"{name}.css.jinja") for name in names)
+    return "\n".join(sheet.read_text(encoding="utf-8") for sheet in sheets)
+
+
+def plain_page(title: str, body: str, kind: str = "plain") -> str:
+    """A page. `body` is HTML, `title` is text; `kind`: the class of the page's own part of the style."""
     title = html.escape(title)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{_STYLE}</style></head>\n<body><h1>{title}</h1>{body}</body></html>\n"
+        f"<title>{title}</title><style>{style('report', 'frame')}</style></head>\n"
+        f'<body class="{kind}"><h1>{title}</h1>{body}</body></html>\n'
+    )
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table in a frame that scrolls on its own. `head` is text, cells are HTML; numbers are to the right."""
+    titles = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return (
+        f'<div class="scroll" tabindex="0"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 
 
 def number(value: float | None, spec: str) -> str:
     """A number by a format, or a dash."""
     return "–" if value is None else format(value, spec)
+
+
+def aligned(values: Sequence[float | None]) -> list[str]:
+    """Numbers of one column: the same decimals in all, so many that the smallest has four digits; whole ones have none.
+
+    Where that takes more than eight decimals, all are written with an exponent.
+    """
+    known = [v for v in values if v and math.isfinite(v)]
+    decimals = 3 - min((math.floor(math.log10(abs(v))) for v in known), default=3)
+    fixed = ",.0f" if all(v == int(v) for v in known) else f",.{max(0, decimals)}f"
+    spec = ".3e" if decimals > 8 else fixed
+    return [number(v, spec) for v in values]

@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tt_jax.report.plain import number, plain_page
+from tt_jax.report.plain import number, plain_page, table
 from tt_jax.report.plots import Line, lines
 
 
@@ -23,14 +23,13 @@ def _task(task: str, sets: Sequence[Mapping[str, Any]]) -> str:
     if points:
         x, y = zip(*points, strict=True)
         picture = lines([Line(0, x, y)], f"{task}: log loss by hour", "hour of the log", "log loss")
-    rows = "".join(
-        f"<tr><td>{html.escape(found['path'])}</td><td>{m['rows']:,}</td><td>{number(m['logloss'], '.4f')}</td>"
-        f"<td>{number(m['auc'], '.4f')}</td><td>{number(m['calibration'], '.3f')}</td></tr>"
+    rows = [
+        [
+            html.escape(found["path"]), f"{m['rows']:,}", number(m["logloss"], ".4f"), number(m["auc"], ".4f"),
+            number(m["calibration"], ".4f"),
+        ]
         for found in sets
         for m in (found["overall"][task],)
-    )
-    head = "<tr><th></th><th>rows</th><th>log loss</th><th>AUC</th><th>calibration</th></tr>"
-    return (
-        f"<section><h2>{html.escape(task)}</h2>{picture}"
-        f'<div class="scroll"><table>{head}{rows}</table></div></section>\n'
-    )
+    ]  # fmt: skip
+    shown = table(["", "rows", "log loss", "AUC", "sum p / sum y"], rows)
+    return f"<section><h2>{html.escape(task)}</h2>{picture}{shown}</section>\n"
