@@ -238,3 +238,20 @@ def test_the_values_of_a_bad_row_are_kept_as_they_are(tmp_path: Path) -> None:
     (kept,) = _kept(tmp_path)
     assert kept["values"] == {"x": "many", "y": "inf", "z": LARGE}
     json.loads((tmp_path / QUARANTINE).read_text(), parse_constant=lambda name: pytest.fail(name))
+
+
+def test_samples_are_json_that_a_request_can_say() -> None:
+    from input_pipeline.samples import json_value
+
+    found = json_value([np.inf, -np.inf, float("nan"), 0.5, LARGE, "x"])
+    assert found == [1.7976931348623157e308, -1.7976931348623157e308, None, 0.5, LARGE, "x"]
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_a_matrix_without_columns_is_shuffled_though_it_comes_first() -> None:
+    from input_pipeline.pipeline import _Shuffle
+
+    block = {"query_ids": np.zeros((4, 0), np.int32), "labels": np.arange(4, dtype=np.float32)[:, None]}
+    found = _Shuffle()([block], np.random.default_rng(0))
+    assert found["query_ids"].shape == (4, 0)
+    assert sorted(found["labels"][:, 0].tolist()) == [0, 1, 2, 3]
