@@ -29,16 +29,18 @@ LIMITED = (
 def run(limit: int, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """A verb in a process that can write no file larger than `limit` bytes."""
     command = [sys.executable, "-c", LIMITED, str(limit), *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    # Compiled programs would be cut too, and read by the tests that follow.
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120, env=environment)
 
 
 def test_prepare_leaves_nothing(tmp_path: Path) -> None:
     done = run(400_000, "prepare", "kuairand", f"--source={DATA}", f"--out={tmp_path / 'out'}")
     assert done.returncode == 2
-    assert done.stderr.startswith("tt-jax: error: ")
-    assert done.stderr.count("\n") == 1
-    assert "cannot be written" in done.stderr
-    assert ".parquet" in done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if not line.startswith("prepare "))  # of a slow machine
+    assert line.startswith("tt-jax: error: ")
+    assert "cannot be written" in line
+    assert ".parquet" in line
     assert list(tmp_path.iterdir()) == []
 
 
