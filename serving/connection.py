@@ -18,6 +18,7 @@ from serving.load import Load
 from serving.request_reader import RequestReader, nobody
 
 _FREE_BODY = 16_384  # bytes of a body that do not count among those of all bodies: small requests always find room
+_WAITING = 1024  # bytes that a request takes while those before it are answered
 _LINGER = 1.0  # s for a client that still sends to read why it was refused, before the connection is closed
 _RETRY = ((b"retry-after", b"1"),)
 
@@ -91,8 +92,7 @@ class Connection(asyncio.Protocol):
         self._in_head = True  # a head is awaited, or has begun
         self._since = time.monotonic()  # a head is awaited, or a body is read, or the connection is idle
         self.unread, self.unread_since = 0, math.inf
-        self._reads = self._writes = True
-        self._is_advancing = False
+        self._reads, self._writes, self._is_advancing = True, True, False
 
     # What the event loop calls
 
@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
         current, self._current, self._reads = self._current, None, False
         for request in (current, self._request, *self._waiting):
             if request is not None:
-                self._give_back(request)
+                self._hold(request, -request.held)
         self._waiting.clear()
         self._request = None
         self._reader.close()
@@ -195,21 +195,17 @@ class Connection(asyncio.Protocol):
         if request is None or request.reply is not None:
             return self._reads
         size = len(request.body) + len(piece)
-        more = max(0, size - _FREE_BODY) - request.held
         if size > self._site.max_body:
             self._refuse("", self._too_large())
-        elif more and not self._site.hold(more):
-            self._refuse("bodies", error_reply(503, "too many bytes of unfinished requests", _RETRY, close=True))
-        else:
-            request.held += more
+        elif self._hold(request, max(0, size - _FREE_BODY) - request.held):
             request.add(piece)
         return self._reads
 
     def on_end(self) -> bool:
         """Only now a request is answered: its client may not read before it has written all."""
-        request, self._request = self._request, None
-        if request is not None:
-            self._reads = request.keep_alive
+        request = self._request
+        if request is not None and self._hold(request, 0 if self._is_free() else _WAITING):
+            self._request, self._reads = None, request.keep_alive
             self._waiting.append(request)
             self._advance()
         return self._reads
@@ -251,7 +247,7 @@ class Connection(asyncio.Protocol):
         if request is not self._current or self._transport.is_closing():
             return
         self._current, self._since = None, time.monotonic()
-        self._give_back(request)
+        self._hold(request, -request.held)
         is_last = self._site.is_draining and not self._waiting and self._request is None
         close = reply.close or not request.keep_alive or is_last
         self._transport.write(encode(request, reply, self._site.handler.headers, close))
@@ -283,9 +279,13 @@ class Connection(asyncio.Protocol):
     def _too_large(self) -> Reply:
         return error_reply(413, f"the body is too large; expected at most {self._site.max_body} bytes", close=True)
 
-    def _give_back(self, request: Request) -> None:
-        self._site.hold(-request.held)
-        request.held = 0
+    def _hold(self, request: Request, more: int) -> bool:
+        """Counts so many more bytes for it, or refuses it; a negative `more` gives some back."""
+        if more and not self._site.hold(more):
+            self._refuse("bodies", error_reply(503, "too many bytes of unfinished requests", _RETRY, close=True))
+            return False
+        request.held += more
+        return True
 
     def _linger(self) -> None:
         """Closes it a little later: were it closed with data unread, the client might lose the answer."""

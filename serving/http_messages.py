@@ -121,7 +121,9 @@ def read_head(request: Request) -> None:
             raise HeadError(501, "Transfer-Encoding: expected chunked or none")
     if len(hosts) > 1:
         raise HeadError(400, "Host: expected one")
-    request.hosts = (url.host, *hosts) if url.host else tuple(hosts)
+    if url.host:
+        hosts.insert(0, b"[%b]" % url.host if b":" in url.host else url.host)
+    request.hosts = tuple(hosts)
 
 
 def encode(request: Request, reply: Reply, headers: Headers, close: bool) -> bytes:

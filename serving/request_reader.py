@@ -17,6 +17,7 @@ import httptools
 from serving.http_messages import HeadError, Request, read_head
 
 _LONGEST_HEAD = 65_536  # bytes; also of trailers, and of what stands between two chunks
+_MOST_FIELDS = 256  # of a head with its trailers: short ones take 30 times their bytes in memory
 _LAST_DATA = 52  # where Linux' struct tcp_info has tcpi_last_data_recv, ms
 
 
@@ -52,6 +53,7 @@ class RequestReader:
         self._parser: Any = httptools.HttpRequestParser(self)
         self._target, self._headers = b"", list[tuple[bytes, bytes]]()
         self._in_head = False
+        self._size = self._fields = 0  # bytes of a head, and of its trailers; how many fields
         self._useless = 0  # bytes since the last that ended a head, or were of a body
 
     def read(self, data: bytes) -> None:
@@ -66,7 +68,7 @@ class RequestReader:
         except httptools.HttpParserError as e:
             raise HeadError(400, f"this is not HTTP/1.1: {e}") from None
         if self._useless > _LONGEST_HEAD:
-            raise HeadError(431, f"the head or a trailer is longer than {_LONGEST_HEAD} bytes")
+            raise _too_long()
 
     def close(self) -> None:
         """To be called in the end: the parser holds this object, and this the parser."""
@@ -88,15 +90,18 @@ class RequestReader:
     # What the parser calls
 
     def on_message_begin(self) -> None:
-        self._in_head, self._target, self._headers = True, b"", []
+        self._in_head, self._target, self._headers, self._size, self._fields = True, b"", [], 0, 0
         self._go_on(self._owner.on_begin())
 
     def on_url(self, url: bytes) -> None:
         self._target += url
+        self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields += 1
+        self._count(len(name) + len(value))
         if self._in_head:  # else it is a trailer
-            self._headers.append((name.lower(), value))
+            self._headers.append((name.lower(), value.rstrip(b" \t")))  # llhttp strips the start only
 
     def on_headers_complete(self) -> None:
         method = self._parser.get_method()
@@ -105,12 +110,16 @@ class RequestReader:
         self._in_head, self._useless = False, 0
         arrived = time.perf_counter() - _unread_seconds(self._transport)
         request = Request(method, self._target, self._headers, arrived, self._client)
-        request.keep_alive = self._parser.should_keep_alive() and self._parser.get_http_version() == "1.1"
+        version = self._parser.get_http_version()
+        request.keep_alive = self._parser.should_keep_alive() and version == "1.1"
         try:
+            if version not in ("1.0", "1.1"):
+                raise HeadError(505, f"expected HTTP/1.1, got version {version}")
             read_head(request)
         except HeadError as e:
             e.request = request
             raise
+        request.waits_for_continue &= version == "1.1"
         self._go_on(self._owner.on_head(request))
 
     def on_body(self, body: bytes) -> None:
@@ -122,9 +131,18 @@ class RequestReader:
         if not self._in_head:
             self._go_on(self._owner.on_end())
 
+    def _count(self, size: int) -> None:
+        self._size += size
+        if self._size > _LONGEST_HEAD or self._fields > _MOST_FIELDS:
+            raise _too_long()
+
     def _go_on(self, reads_on: bool) -> None:
         if not reads_on:
             raise _StopError
+
+
+def _too_long() -> HeadError:
+    return HeadError(431, f"the head or a trailer is longer than {_LONGEST_HEAD} bytes, or {_MOST_FIELDS} fields")
 
 
 def nobody(client: Any) -> Request:
