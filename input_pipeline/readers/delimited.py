@@ -17,6 +17,7 @@ import pyarrow.csv as csv
 from input_pipeline.readers.cast import cast_table
 from input_pipeline.readers.files import ReadError, Source
 from input_pipeline.readers.names import plain_name, require_different
+from input_pipeline.readers.quotes import CheckedQuotes, require_well_formed
 from input_pipeline.readers.rows import Errors, Types
 from input_pipeline.readers.text_format import DELIMITERS, TextFormat
 from input_pipeline.readers.text_types import types_of_texts
@@ -88,7 +89,13 @@ def _opened(
     source: Source, text: TextFormat, reject: Any, names: list[str], only: list[str] | None = None
 ) -> Iterator[csv.CSVStreamingReader]:
     """The columns, or only some, as bytes: what is no UTF-8 is told by the cast, by its row."""
-    parse = csv.ParseOptions(delimiter=_delimiter(source, text), newlines_in_values=True, invalid_row_handler=reject)
+    delimiter = _delimiter(source, text)
+    parse = csv.ParseOptions(
+        delimiter=delimiter,
+        quote_char='"' if text.quotes else False,
+        newlines_in_values=text.quotes,
+        invalid_row_handler=reject,
+    )
     convert = csv.ConvertOptions(
         null_values=[""],
         strings_can_be_null=True,
@@ -96,7 +103,13 @@ def _opened(
         include_columns=only,
     )
     with source.open() as stream:
-        yield csv.open_csv(stream, csv.ReadOptions(block_size=CHUNK_BYTES, use_threads=False), parse, convert)
+        checked = CheckedQuotes(source, stream, delimiter) if text.quotes else stream
+        try:
+            yield csv.open_csv(checked, csv.ReadOptions(block_size=CHUNK_BYTES, use_threads=False), parse, convert)
+        except ValueError:  # of a row that a quote has made too long, say
+            if text.quotes:
+                require_well_formed(source, delimiter)
+            raise
 
 
 def _skip(_row: csv.InvalidRow) -> str:
@@ -117,7 +130,9 @@ def _names(source: Source, text: TextFormat) -> list[str] | None:
         raise ReadError(f"{source.name}: expected text in UTF-8, got UTF-16, by its first bytes")
     with source.open() as stream, io.TextIOWrapper(io.BufferedReader(stream), "utf-8-sig", "replace", "") as lines:  # pyright: ignore[reportArgumentType]
         try:
-            names = next(filter(None, python_csv.reader(lines, delimiter=_delimiter(source, text))), None)
+            quoting = python_csv.QUOTE_MINIMAL if text.quotes else python_csv.QUOTE_NONE
+            rows = python_csv.reader(lines, delimiter=_delimiter(source, text), quoting=quoting)
+            names = next(filter(None, rows), None)
         except python_csv.Error as e:
             raise ReadError(f"{source.name}: expected a line of names: {e}") from None
     if names is None:

@@ -143,10 +143,14 @@ def _delimited(text: str, whole: bool) -> str:
 
 def cells_of(text: str, delimiter: str, whole: bool) -> list[str]:
     """The cells of the first line; none if another line has another number of them. `whole`: the text is not cut."""
-    try:
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
-    except csv.Error:
-        return []
-    if not whole and len(rows) > 1:
-        rows.pop()  # may go on behind what was read
-    return rows[0] if rows and all(len(row) == len(rows[0]) for row in rows) else []
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):  # a quote may be text
+        try:
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
+            rows = [row for row in reader if row]
+        except csv.Error:
+            continue
+        if not whole and len(rows) > 1:
+            rows.pop()  # may go on behind what was read
+        if rows and all(len(row) == len(rows[0]) for row in rows):
+            return rows[0]
+    return []

@@ -21,11 +21,13 @@ class TextFormat:
       missing: texts that stand for a missing value, as `\\N`, `NA` or `-`; an empty text always does.
       separators: column -> what stands between the elements of its lists or vectors written as text: one or more
         characters, as `|`, `^`, a space, `;`, a tab; or `json`, a JSON array, which is what is expected without.
+      quotes: whether cells of CSV that hold a delimiter or a line end have quotes around them; else a quote is text.
     """
 
     delimiter: str = ""
     missing: tuple[str, ...] = ()
     separators: Mapping[str, str] = field(default_factory=dict)
+    quotes: bool = True
 
     def __post_init__(self) -> None:
         """Raises ValueError for what cannot be a delimiter or a separator."""

@@ -40,6 +40,7 @@ class Guess:
     """A `TextFormat` and, of each of its markers and separators, the columns or the reason."""
 
     delimiter: str = ""
+    quotes: bool = True  # around cells; else they are text
     missing: dict[str, list[str]] = field(default_factory=dict)  # marker -> columns
     separators: dict[str, str] = field(default_factory=dict)  # column -> separator, none where it is JSON
     examples: dict[str, str] = field(default_factory=dict)  # column -> a text with its separator
@@ -47,12 +48,14 @@ class Guess:
     @property
     def format(self) -> TextFormat:
         """As `read` takes it."""
-        return TextFormat(self.delimiter, tuple(self.missing), dict(self.separators))
+        return TextFormat(self.delimiter, tuple(self.missing), dict(self.separators), self.quotes)
 
     def remarks(self) -> Iterator[str]:
         """What was guessed, for people."""
         if self.delimiter:
             yield f"cells are divided by {self.delimiter!r}"
+        if not self.quotes:
+            yield "quotes are part of the text: some stand within a cell that begins with one"
         for marker, names in self.missing.items():
             yield f"{marker!r} stands for a missing value; seen in {', '.join(names)}"
         for name, separator in self.separators.items():

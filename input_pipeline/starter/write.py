@@ -9,6 +9,7 @@ from pathlib import Path
 
 from input_pipeline.fit import EVERY_ROW, OTHER, ROW_NUMBER
 from input_pipeline.readers import PLAIN, STRICT, Errors, ReadError
+from input_pipeline.readers.quotes import QuoteError
 from input_pipeline.readers.text_format import JSON
 from input_pipeline.starter.columns import Column, columns_of, quoted
 from input_pipeline.starter.kinds import Features, features_of
@@ -46,7 +47,13 @@ class Starter:
 def make_starter(source: str, out: Path, rows: int = SAMPLE_ROWS, errors: Errors = STRICT) -> Starter:
     """Looks at a source and writes, as text, the file `out`. Raises `ReadError` if nothing can be trained on it."""
     guess = Guess(delimiter_of_files(source))
-    sample = take_sample(source, rows, guess.format, errors=errors)
+    try:
+        sample = take_sample(source, rows, guess.format, errors=errors)
+    except QuoteError as e:
+        if e.delimiter != "\t":  # where quotes are mostly text
+            raise
+        guess.quotes = False
+        sample = take_sample(source, rows, guess.format, errors=errors)
     columns = columns_of(sample.table, sample.counts, sample.rows)
     if markers := markers_of(columns):
         guess.missing = markers
@@ -135,6 +142,8 @@ def _text_format(guess: Guess) -> str:
     lines = [head, "TEXT = logs.TextFormat("]
     if guess.delimiter:
         lines.append(f"    delimiter={quoted(guess.delimiter)},")
+    if not guess.quotes:
+        lines.append("    quotes=False,  # they are part of the text")
     if guess.missing:
         lines.append("    missing=(  # texts that stand for a missing value, in every column; and where they were seen")
         for marker, names in guess.missing.items():

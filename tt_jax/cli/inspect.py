@@ -45,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--missing", default="", metavar="A,B", help="cells of a raw log that stand for a missing value, as `NA,-`"
     )
+    parser.add_argument(
+        "--no-quotes", action="store_true", help="quotes in a raw log's CSV are text, and not around its cells"
+    )
     add_skip_unknown(parser)
     add_runner_arguments(parser)
 
@@ -86,9 +89,9 @@ def _roles(args: argparse.Namespace) -> Any:
     if args.recipe is None:
         labels = {name: name for name in args.labels.split(",") if name}
         return Roles(labels, {}, args.scenario or None, args.time or None)
-    for flag in ("labels", "scenario", "time", "delimiter", "missing"):
+    for flag in ("labels", "scenario", "time", "delimiter", "missing", "no_quotes"):
         if getattr(args, flag):
-            raise ValueError(f"--{flag}: the recipe {args.recipe} has its own")
+            raise ValueError(f"--{flag.replace('_', '-')}: the recipe {args.recipe} has its own")
     return Roles.of(load_recipe(args.recipe, "inspect").schema(args.data))
 
 
@@ -102,7 +105,8 @@ def _text(args: argparse.Namespace) -> Any:
     if not delimiter and args.recipe is None and (delimiter := delimiter_of_files(args.data)):
         tell(f"{args.data}: cells are divided by {delimiter!r}")
     try:
-        return TextFormat(delimiter, tuple(text for text in args.missing.split(",") if text))
+        missing = tuple(text for text in args.missing.split(",") if text)
+        return TextFormat(delimiter, missing, quotes=not args.no_quotes)
     except ValueError as e:
         raise ValueError(f"--{e}") from None
 
