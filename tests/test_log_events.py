@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import subprocess
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -86,3 +88,14 @@ def test_addresses() -> None:
     assert address(("::1", 80, 0, 0)) == "[::1]:80"
     assert address("/run/socket") == "/run/socket"
     assert address(None) == "unknown"
+
+
+def test_a_service_that_cannot_start_says_so_in_the_format_of_its_log(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tt_jax", "serve", f"--bundle={tmp_path}/none", "--index=i", "--port=0"]
+    for form in ("json", "text"):
+        done = subprocess.run([*command, f"--log-format={form}"], capture_output=True, text=True, check=False)
+        (line,) = done.stderr.splitlines()
+        assert done.returncode == 2
+        assert f"{tmp_path}/none: expected a directory" in line
+        if form == "json":
+            assert {"event": "not_started", "level": "CRITICAL", "code": 2}.items() <= json.loads(line).items()

@@ -18,6 +18,7 @@ EXAMPLE = """  tt-jax serve --bundle=bundles/kuairand --index=indexes/kuairand -
 
 With --log-requests=FILE a sample of the answered requests is written for `tt-jax parity`."""
 BROKEN = 70  # exit code when the thread that ranks has ended or is stuck: EX_SOFTWARE of sysexits.h
+NOT_STARTED = 2  # exit code of every verb for what it cannot take
 _LAST_THREADS = 0.1  # of the grace time: for threads, once the last answer is written
 
 
@@ -78,6 +79,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serves until SIGTERM; SIGHUP loads the bundle, the index, the deltas, the journal and the tokens anew."""
     import logging
+
+    from serving.log_events import configure, log_event
+    from serving.messages import one_line
+
+    configure(args.log_format)
+    try:
+        return _serve(args)
+    except Exception as e:
+        if args.log_format != "json":
+            raise  # told as by every verb
+        error = None if isinstance(e, ValueError | OSError) else e
+        log_event("not_started", logging.CRITICAL, error=error, reason=one_line(str(e)), code=NOT_STARTED)
+        return NOT_STARTED
+
+
+def _serve(args: argparse.Namespace) -> int:
+    import logging
     import signal
     from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 
@@ -88,12 +106,11 @@ def run(args: argparse.Namespace) -> int:
     from serving.compile_cache import CompileCache
     from serving.door import Door
     from serving.live import Sources
-    from serving.log_events import configure, log_event
+    from serving.log_events import log_event
     from serving.server import bound, require_port
     from serving.service import Service
     from serving.service import run as serve
 
-    configure(args.log_format)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it serves: what it is about to load is the newest
     if (args.admin_port is None) != (args.admin_token_file is None):
         raise ValueError("expected --admin-port and --admin-token-file together")
