@@ -183,5 +183,5 @@ class Progress:
     def __exit__(self, kind: object, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif kind is None:
+        elif kind is None and self._rows:
             print(f"prepare: {self._rows:,} rows", file=sys.stderr)

@@ -37,6 +37,10 @@ def folder_of(split: str, scenario: str) -> str:
     return f"split={quote(split, safe='')}/scenario={quote(scenario, safe='')}"
 
 
+class NoRowsError(ValueError):
+    """Nothing was read: a set of no rows is of no use."""
+
+
 @dataclass(frozen=True)
 class Written:
     """The rows of one split and scenario: their files, and what has been counted.
@@ -133,7 +137,9 @@ def write_manifest(
     written: Mapping[Key, Written],
     rejected: int,
 ) -> Manifest:
-    """Writes schema and manifest of a set whose other files are all there."""
+    """Writes schema and manifest of a set whose other files are all there. Raises `NoRowsError`."""
+    if not written and not rejected:
+        raise NoRowsError("there are no rows")
     (folder / SCHEMA).write_text(schema.to_json())
     files = tuple(file for _, part in sorted(written.items(), key=lambda item: item[0]) for file in part.files)
     counts = {

@@ -272,12 +272,15 @@ _ARROW_TYPES = {str: pa.string(), float: pa.float64(), bool: pa.bool_(), bytes: 
 
 
 def _type_of_first(values: list[Any]) -> pa.DataType:
-    """Of whole numbers the type that holds all of them, of numbers that are not all whole float64."""
+    """Of whole numbers the type that holds all of them, of numbers that are not all whole float64, of text beside
+    whole numbers text."""
     known = [v for v in values if v is not None]
     kinds = {type(v) for v in known}
     whole = [v for v in known if type(v) is int]
     if kinds == {int, float}:
         return pa.float64()
+    if str in kinds and kinds <= {str, int, bool}:
+        return pa.string()
     if known and type(known[0]) is int:
         if max(whole) < 2**63 and min(whole) >= -(2**63):
             return pa.int64()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
-
-import msgspec
 
 from input_pipeline.readers.crc import HEADER, masked_of
 from input_pipeline.readers.text_format import DELIMITERS
@@ -121,10 +120,11 @@ def _json(text: str) -> str:
         return JSON_ARRAY
     line, end, _ = text.partition("\n")
     try:
-        msgspec.json.decode(line, type=dict)
-    except msgspec.DecodeError:
-        if end or not line.startswith("{"):
-            raise ValueError("JSON, but neither an object a line nor one array of objects") from None
+        is_object = isinstance(json.loads(line), dict)
+    except ValueError:
+        is_object = False
+    if not is_object and (end or not line.startswith("{")):
+        raise ValueError("JSON, but neither an object a line nor one array of objects")
     return "jsonl"
 
 

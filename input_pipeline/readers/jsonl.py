@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from input_pipeline.readers.text_format import TextFormat
 _SHOWN = 200  # characters of a bad line
 _BOM = b"\xef\xbb\xbf"
 _SPACED = (b" :", b"\t:", b"\n:", b"\r:")  # a colon that does not follow a key at once
+_NOT_FINITE = re.compile(rb"[:,\[]\s*-?(NaN|Infinity)\b")  # as Python writes them
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -44,9 +46,15 @@ def _lines(source: Source) -> Iterator[bytes]:
             number += 1
 
 
-def _array(source: Source) -> Iterator[bytes]:
+def _array(source: Source) -> Iterable[bytes]:
     with source.named_errors("a JSON array", 0), source.open() as stream:
-        elements = _elements(stream.read().removeprefix(_BOM))
+        text = stream.read().removeprefix(_BOM)
+        try:
+            elements = _elements(text)
+        except msgspec.DecodeError:
+            if _NOT_FINITE.search(text):
+                return [json.dumps(row).encode() for row in _with_not_finite(text, list)]
+            raise
     return map(bytes, elements)
 
 
@@ -64,11 +72,24 @@ def _rows(source: Source, texts: Iterable[bytes], errors: Errors) -> Iterator[tu
 
 def _object(text: bytes) -> dict[str, Any]:
     """Raises ValueError, also for a key that comes twice, of which the decoder would keep the last one."""
-    row = _decode(text)
+    try:
+        row = _decode(text)
+    except msgspec.DecodeError:
+        if _NOT_FINITE.search(text):
+            return _with_not_finite(text, dict)
+        raise
     # Keys are as many as colons; or as many as `":` where no space is between. More of these may be within values.
     if text.count(b":") != len(row) and (text.count(b'":') != len(row) or any(colon in text for colon in _SPACED)):
         json.loads(text, object_pairs_hook=_require_different)
     return row
+
+
+def _with_not_finite(text: bytes, kind: type) -> Any:
+    """JSON that Python's parser reads, with NaN and Infinity. Raises ValueError."""
+    found = json.loads(text, object_pairs_hook=_require_different)
+    if not isinstance(found, kind):
+        raise ValueError(f"expected {'an object' if kind is dict else 'an array'}, got {type(found).__name__}")
+    return found
 
 
 def _require_different(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

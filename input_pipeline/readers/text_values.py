@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -15,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 NO_NUMBER = ("", "NULL", "null", "NaN", "nan")  # of a number, whatever `TextFormat.missing` says
-_WHOLE = re.compile(r"(-?\d+)(\.0+)?")
+_WHOLE = re.compile(r"-?\d+")
+_FLOAT = re.compile(r"-?\d+(\.\d*)?([eE][+-]?\d{1,3})?")  # which may be whole
 _TRUTH = {"true": 1.0, "false": 0.0}
 
 
@@ -45,7 +47,7 @@ def numbers_of_text(texts: pa.Array) -> tuple[pa.Array, dict[int, str]]:
 
 
 def whole_numbers_of_text(texts: pa.Array, to: pa.DataType) -> tuple[pa.Array, dict[int, str]]:
-    """int64 or uint64; a fraction of zeros does not count, as in `7.0`; `true` and `false` are 1 and 0."""
+    """int64 or uint64; below 2^53 also as a float that is whole, `7.0` or `1e+05`; `true` and `false` are 1 and 0."""
     texts = _of_numbers(texts)
     if not (pc.any(pc.match_substring(texts, "x")).as_py() or pc.any(pc.match_substring(texts, "X")).as_py()):
         try:
@@ -57,12 +59,20 @@ def whole_numbers_of_text(texts: pa.Array, to: pa.DataType) -> tuple[pa.Array, d
     def whole(text: str) -> int:
         if (truth := _TRUTH.get(text.lower())) is not None:
             return int(truth)
-        match = _WHOLE.fullmatch(text)
-        if match is None or not lowest <= (value := int(match[1])) < highest or (match[2] and abs(value) >= 2**53):
+        is_float = _WHOLE.fullmatch(text) is None
+        value = _whole(text) if is_float else int(text)
+        if not lowest <= value < highest or (is_float and abs(value) >= 2**53):
             raise ValueError
         return value
 
     return _by_distinct(texts, to, whole)
+
+
+def _whole(text: str) -> int:
+    """The whole number that a float is as it is written. Raises ValueError."""
+    if _FLOAT.fullmatch(text) is None or (number := Decimal(text)) != number.to_integral_value():
+        raise ValueError
+    return int(number)
 
 
 def _of_numbers(texts: pa.Array) -> pa.Array:

@@ -55,8 +55,9 @@ def take_sample(
     """About `rows` rows, or all, drawn evenly from every file in one pass; with the tables that can be joined.
 
     The largest table is the log. Another one is joined if it has a column of the log's whose values it has once each.
-    A column that is text in one file and not in another is text in all, which takes a second pass. `text`,
-    `types` and `errors` are those of `read`. Raises `ReadError` if a file is neither of the log nor to be joined.
+    A column that is text in one file and not in another is text in all, as is one of whole numbers that no type of
+    64 bits holds; that takes a second pass. `text`, `types` and `errors` are those of `read`. Raises `ReadError` if a
+    file is neither of the log nor to be joined.
     """
     types = types or {}
     groups: list[_Group] = []
@@ -136,9 +137,10 @@ class _Group:
                 self._keep(draw, rows)
 
     def mixed(self) -> list[str]:
-        """The columns that are text in one file and not in another."""
+        """The columns that are text in one file and not in another, or beyond int64 in one and not of uint64 in all."""
         known = {name: {t for t in types if not pa.types.is_null(t)} for name, types in self.types.items()}
-        return [name for name, types in known.items() if len(types) > 1 and any(map(_is_text, types))
+        return [name for name, types in known.items()
+                if len(types) > 1 and (any(map(_is_text, types)) or name in self.beyond_int64)
                 and not any(map(pa.types.is_nested, types))]  # fmt: skip
 
     def all_counts(self) -> dict[str, dict[Any, int] | None]:

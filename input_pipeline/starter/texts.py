@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from input_pipeline.readers import ReadError
+from input_pipeline.readers import PLAIN, ReadError
 from input_pipeline.readers.cast import cast
 from input_pipeline.readers.formats import HEAD_BYTES, cells_of
 from input_pipeline.readers.listing import list_sources
 from input_pipeline.readers.text_format import DELIMITERS, JSON, MARKERS, TextFormat
 from input_pipeline.readers.text_types import types_of_texts
-from input_pipeline.starter.columns import Column
+from input_pipeline.starter.columns import Column, quoted
 
 _EXPECTED = {"csv": ",", "tsv": "\t"}  # delimiter by format
 _NEVER_TEXT = {"\\N", "#N/A", "<NA>", "(null)"}
@@ -49,6 +49,29 @@ class Guess:
     def format(self) -> TextFormat:
         """As `read` takes it."""
         return TextFormat(self.delimiter, tuple(self.missing), dict(self.separators), self.quotes)
+
+    def source_text(self) -> str:
+        """As Python, for people to correct."""
+        head = "# How values are written as text: cells, what is missing, lists."
+        if self.format == PLAIN:
+            return f"{head}\nTEXT = logs.TextFormat()\n"
+        lines = [head, "TEXT = logs.TextFormat("]
+        if self.delimiter:
+            lines.append(f"    delimiter={quoted(self.delimiter)},")
+        if not self.quotes:
+            lines.append("    quotes=False,  # they are part of the text")
+        if self.missing:
+            lines.append("    missing=(  # texts that stand for a missing value, in every column; where they were seen")
+            for marker, names in self.missing.items():
+                seen = " ".join(", ".join(names[:5]).split())
+                lines.append(f"        {quoted(marker)},  # {seen}{', ...' * (len(names) > 5)}")
+            lines.append("    ),")
+        if self.separators:
+            lines.append("    separators={  # of lists and vectors, by column")
+            lines += [f"        {quoted(name)}: {quoted(separator)},  # as {quoted(self.examples[name])}"
+                      for name, separator in self.separators.items()]  # fmt: skip
+            lines.append("    },")
+        return "\n".join([*lines, ")", ""])
 
     def remarks(self) -> Iterator[str]:
         """What was guessed, for people."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from input_pipeline.fit import EVERY_ROW, OTHER, ROW_NUMBER
-from input_pipeline.readers import PLAIN, STRICT, Errors, ReadError
+from input_pipeline.readers import STRICT, Errors, ReadError
 from input_pipeline.readers.quotes import QuoteError
 from input_pipeline.readers.text_format import JSON
 from input_pipeline.starter.columns import Column, columns_of, quoted
@@ -70,7 +70,7 @@ def make_starter(source: str, out: Path, rows: int = SAMPLE_ROWS, errors: Errors
     )  # fmt: skip
     left_out = found.left_out | dict.fromkeys(sample.partial, "not every file has it")
     parts = (
-        _head(source, out, sample), _text_format(guess), _tasks(roles), _scenario(roles),
+        _head(source, out, sample), guess.source_text(), _tasks(roles), _scenario(roles),
         _features(found, roles.scenario), _left_out(left_out), _rest(schema, sample, roles, out),
     )  # fmt: skip
     remarks = (*guess.remarks(), *(f"task {o.name}: {o.remark}" for o in roles.outcomes if o.chosen and o.remark))
@@ -133,28 +133,6 @@ from input_pipeline import logs
 from tt_jax.config import Config, DataConfig, ModelConfig, TrainConfig
 from tt_jax.schema import Feature, Schema, Task
 '''
-
-
-def _text_format(guess: Guess) -> str:
-    head = "# How values are written as text: cells, what is missing, lists."
-    if guess.format == PLAIN:
-        return f"{head}\nTEXT = logs.TextFormat()\n"
-    lines = [head, "TEXT = logs.TextFormat("]
-    if guess.delimiter:
-        lines.append(f"    delimiter={quoted(guess.delimiter)},")
-    if not guess.quotes:
-        lines.append("    quotes=False,  # they are part of the text")
-    if guess.missing:
-        lines.append("    missing=(  # texts that stand for a missing value, in every column; and where they were seen")
-        for marker, names in guess.missing.items():
-            lines.append(f"        {quoted(marker)},  # {_in_a_line(', '.join(names[:5]))}{', ...' * (len(names) > 5)}")
-        lines.append("    ),")
-    if guess.separators:
-        lines.append("    separators={  # of lists and vectors, by column")
-        lines += [f"        {quoted(name)}: {quoted(separator)},  # as {quoted(guess.examples[name])}"
-                  for name, separator in guess.separators.items()]  # fmt: skip
-        lines.append("    },")
-    return "\n".join([*lines, ")", ""])
 
 
 def _in_a_line(text: str) -> str:

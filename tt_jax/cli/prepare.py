@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from input_pipeline.blocks import PreparedSet
     from input_pipeline.quarantine import QUARANTINE
     from input_pipeline.vocabulary import learns, take_vocabularies
+    from input_pipeline.writer import NoRowsError
     from tt_jax.publish import require_absent
 
     recipe = load_recipe(args.recipe)
@@ -63,9 +64,11 @@ def run(args: argparse.Namespace) -> int:
         schema = take_vocabularies(schema, PreparedSet.open(args.vocabularies_of).schema)
     with runner_of(args) as runner:
         make = _on_ray if args.runner == "ray" else _streaming
-        manifest = make(
-            args, recipe, schema, Reading(args.recipe, source, chosen, args.skip_unknown), documents, runner
-        )
+        reading = Reading(args.recipe, source, chosen, args.skip_unknown)
+        try:
+            manifest = make(args, recipe, schema, reading, documents, runner)
+        except NoRowsError as e:
+            raise ValueError(f"{source}: {e}") from None
     print_counts(manifest)
     if manifest.rejected:
         print(f"left out {manifest.rejected:,} bad rows: see {args.out / QUARANTINE}")
