@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,67 +217,3 @@ def test_decimal_commas_are_told(tmp_path: Path) -> None:
         write_csv(tmp_path / f"{name}.csv", log(300, size=texts), delimiter)
         found = make_starter(str(tmp_path / f"{name}.csv"), tmp_path / "mine.py")
         assert found.left_out["size"] == "numbers with a decimal comma: write them with a point"
-
-
-@pytest.mark.parametrize("ids", [
-    ["1e+05", "250000", "3E5"],
-    ["7.0", "-8.0", "9"],
-])  # fmt: skip
-def test_whole_numbers_written_as_floats_are_ids(
-    ids: list[str], tmp_path: Path, prepared: Callable[[int], Starter]
-) -> None:
-    write_csv(tmp_path / "data" / "a.csv", log(900, shop_id=ids * 300))
-    feature = next(f for f in prepared(900).schema.features if f.name == "shop_id")
-    assert (feature.dtype, set(feature.vocabulary)) == ("int", {int(float(v)) for v in ids})
-
-
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-@pytest.mark.parametrize("first", [1, -5])
-def test_ids_beyond_int64_in_one_file_only_are_text(
-    first: int, suffix: str, tmp_path: Path, prepared: Callable[[int], Starter]
-) -> None:
-    ids = [[first + i % 20 for i in range(500)], [2**63 + i % 20 for i in range(500)]]
-    for number, column in enumerate(ids):
-        path = tmp_path / "data" / f"{number}.{suffix}"
-        columns = log(500, user_id=pa.array(column, pa.uint64() if number else pa.int64()))
-        if suffix == "csv":
-            write_csv(path, columns)
-        elif suffix == "jsonl":
-            rows = pa.table(columns).to_pylist()
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        else:
-            pq.write_table(pa.table(columns), path)
-    feature = next(f for f in prepared(1000).schema.features if f.name == "user_id")
-    assert feature.dtype == "string"
-
-
-def test_json_of_whole_numbers_and_text_is_text_and_nan_is_missing(
-    tmp_path: Path, prepared: Callable[[int], Starter]
-) -> None:
-    columns = log(600, user_id=[i % 20 if i % 3 else f"u{i % 20}" for i in range(600)])
-    columns |= {"age": [float("nan") if i % 2 else float("inf") if i % 4 else 30.5 + i for i in range(600)]}
-    rows = [{n: v.item() if isinstance(v, np.generic) else v for n, v in zip(columns, row, strict=True)}
-            for row in zip(*columns.values(), strict=True)]  # fmt: skip
-    for text in ("".join(json.dumps(row) + "\n" for row in rows), json.dumps(rows)):
-        (tmp_path / "data" / "a.json").write_text(text)
-        features = {f.name: f for f in prepared(600).schema.features}
-        assert features["user_id"].dtype == "string"
-        assert features["age"].kind == "numeric"
-        (tmp_path / "mine.py").unlink()
-        shutil.rmtree(tmp_path / "set")
-
-
-def test_a_log_without_rows_is_refused_by_every_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source, schema = tmp_path / "data", tmp_path / "mine.py"
-    source.mkdir()
-    write_csv(source / "a.csv", log(300))
-    schema.write_text(make_starter(str(source), schema, 1000).text)
-    for name in ("a.csv", "b.csv"):
-        write_csv(source / name, log(0))
-    for verb in (
-        ["prepare", schema, f"--source={source}", f"--out={tmp_path / 'set'}"],
-        ["init", f"--data={source}", f"--out={tmp_path / 'other.py'}"],
-    ):
-        assert call(*verb) == 2
-        assert capsys.readouterr().err == f"tt-jax: error: {source}: there are no rows\n"
-    assert not (tmp_path / "set").exists()

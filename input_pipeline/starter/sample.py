@@ -30,6 +30,7 @@ class Sample:
       counts: of every column of the log, value -> rows in the whole log; None where there are many values.
       joins: side tables, by path below the source, and the columns by which they are joined.
       partial: columns that not every file of the log has; they are not in `table`.
+      opaque: columns of a type of which nothing is learned, and that type; they are not in `table` either.
     """
 
     table: pa.Table
@@ -37,6 +38,7 @@ class Sample:
     counts: dict[str, dict[Any, int] | None]
     joins: dict[str, str]
     partial: tuple[str, ...]
+    opaque: dict[str, str]
 
     @property
     def rows(self) -> int:
@@ -61,7 +63,9 @@ def take_sample(
     """
     types = types or {}
     groups: list[_Group] = []
+    opaque: dict[str, str] = {}
     for file, _, table in read(source, types, errors, text=text):
+        table = _without_opaque(table, opaque)
         group = next((g for g in groups if g.takes(table)), None)
         if group is None and (table.num_rows or not groups):
             groups.append(group := _Group(rows, np.random.default_rng(seed)))
@@ -76,10 +80,10 @@ def take_sample(
     for side in (g for g in groups if g is not log and g.rows):
         path, key = _key(str(source), side, table, next(iter(log.files)), text)
         joins[path] = key
-        table = join(table, read_side(source, path, key, text), next(iter(log.files)))
+        table = _without_opaque(join(table, read_side(source, path, key, text), next(iter(log.files))), opaque)
     partial = tuple(sorted(log.all_columns - set(log.columns)))
     table = pa.table({name: decoded(one_array(table.column(name))) for name in table.column_names})
-    return Sample(table, log.files, log.all_counts(), joins, partial)
+    return Sample(table, log.files, log.all_counts(), joins, partial, opaque)
 
 
 def _key(source: str, side: _Group, log: pa.Table, log_file: str, text: TextFormat) -> tuple[str, str]:
@@ -186,6 +190,19 @@ def _as_text(table: pa.Table, types: Types) -> pa.Table:
         if pa.types.is_string(types.get(column.name, pa.null())) and not pa.types.is_string(column.type):
             table = table.set_column(i, column.name, table.column(i).cast(pa.string()))
     return table
+
+
+def _without_opaque(table: pa.Table, opaque: dict[str, str]) -> pa.Table:
+    """The table without the columns of which nothing is learned, whose types are noted in `opaque`."""
+    found = {column.name: str(column.type) for column in table.schema if _is_opaque(column.type)}
+    opaque |= found
+    return table.select([name for name in table.column_names if name not in found]) if found else table
+
+
+def _is_opaque(t: pa.DataType) -> bool:
+    if pa.types.is_list(t):
+        return pa.types.is_nested(t.value_type) or _is_opaque(t.value_type)
+    return pa.types.is_nested(t) or pa.types.is_interval(t) or pa.types.is_binary(t) or pa.types.is_fixed_size_binary(t)
 
 
 def _is_text(t: pa.DataType) -> bool:

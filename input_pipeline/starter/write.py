@@ -69,6 +69,7 @@ def make_starter(source: str, out: Path, rows: int = SAMPLE_ROWS, errors: Errors
         time=roles.time, ad_id_dtype=_ad_id_dtype(columns, roles),
     )  # fmt: skip
     left_out = found.left_out | dict.fromkeys(sample.partial, "not every file has it")
+    left_out |= {name: f"its type is {of}" for name, of in sample.opaque.items()}
     parts = (
         _head(source, out, sample), guess.source_text(), _tasks(roles), _scenario(roles),
         _features(found, roles.scenario), _left_out(left_out), _rest(schema, sample, roles, out),
