@@ -78,8 +78,8 @@ class Status(Struct):
       ads, eligible_ads, places: in the index; those that may be returned; for ads, free ones included.
       age_seconds: since the index or the last of its changes was made.
       loads, changes: of bundle and index; of ads.
-      left_behind: index_id of other indexes -> sets of changes that the journal has of them; without a journal, that
-        were made to the index served before.
+      left_behind: index_id of other indexes -> sets of changes that the journal has of them; and of the index served
+        before, that stay in another journal, or nowhere without one.
       last_error, last_error_seconds: of a load or a change, and how long ago it was.
     """
 

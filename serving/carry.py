@@ -32,7 +32,8 @@ def load_carrying(
     if journal is None or to is None:
         raise DeltaError("carry: expected a service with a journal, which knows what has changed, got none")
     scorer, version = load(), old.ads.version
-    if version.index_id == scorer.ads.version.index_id:
+    loaded = scorer.ads.version
+    if version == loaded or (version.index_id, journal) == (loaded.index_id, to):
         return scorer, None  # all of them are there
     changes = net_of(journal, deltas, old.ads)
     made = changes and carried(changes, old.fingerprint, scorer)

@@ -39,16 +39,23 @@ def left_behind(
       before, journal_before: of what was served before, which may be the same. Without a journal its changes are lost.
     """
     left: dict[str, int] = {}
-    if before.index_id != served.index_id and before.sequence:
-        kept = "in the journal" if journal_before else "nowhere"
+    if before.sequence and not _goes_on(journal, served, before, journal_before):
+        stays = journal is not None and journal == journal_before
+        kept = "in the journal" if stays else f"in {journal_before}" if journal_before else "nowhere"
         log_event("left_behind", logging.WARNING, index=before.index_id, changes=before.sequence, kept=kept)
-        left = {} if journal_before else {before.index_id: before.sequence}
+        left = {} if stays else {before.index_id: before.sequence}
     try:
         for removed in prune(journal, served.index_id, KEPT_INDEXES) if journal else ():
             log_event("journal_pruned", logging.WARNING, journal=journal, index=removed)
         if journal and (found := others(journal, served.index_id)):
             log_event("journal_others", journal=journal, indexes=len(found), changes=sum(found.values()))
-            left |= found
+            left = found | left
     except OSError as e:
         log_event("journal_pruned", logging.WARNING, outcome="failed", reason=one_line(str(e)))
     return left
+
+
+def _goes_on(journal: Path | None, served: IndexVersion, before: IndexVersion, journal_before: Path | None) -> bool:
+    """Whether the changes that led to `before` are among those that led to `served`."""
+    is_later = served.index_id == before.index_id and served.sequence > before.sequence
+    return served == before or (is_later and journal == journal_before)

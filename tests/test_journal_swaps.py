@@ -78,6 +78,32 @@ def test_without_a_journal_a_swap_says_what_is_lost(
         assert changed(admin("/admin/load", pair(tiny_bundle, tiny_index)))["left_behind"] == {}
 
 
+def test_a_load_of_the_same_index_says_what_it_leaves_behind(
+    tiny_bundle: Path, tiny_index: Path, warm_scorer: Scorer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In another journal, or nowhere; to another journal they are carried if that is asked for."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    again = pair(tiny_bundle, tiny_index)
+    with serving(Sources(tiny_bundle, tiny_index), warm_scorer) as (client, admin):
+        first = changed(admin("/admin/ads", {"disable": ranked(client)[:1]}))["index_id"]
+        assert changed(admin("/admin/load", again))["left_behind"] == {first: 1}
+        assert f"left_behind index={first} changes=1 kept=nowhere" in caplog.messages
+        assert changed(admin("/admin/load", again))["left_behind"] == {}
+    with serving(Sources(tiny_bundle, tiny_index, journal=one), warm_scorer) as (client, admin):
+        best = ranked(client)[0]
+        changed(admin("/admin/ads", {"disable": [best]}))
+        assert changed(admin("/admin/load", again))["left_behind"] == {}
+        moved = changed(admin("/admin/load", again | {"journal": str(two)}))
+        assert (moved["sequence"], moved["left_behind"], ranked(client)[0]) == (0, {first: 1}, best)
+        assert f'left_behind index={first} changes=1 kept="in {one}"' in caplog.messages
+        changed(admin("/admin/load", again | {"journal": str(one)}))
+        carried = changed(admin("/admin/load", again | {"journal": str(two), "carry": True}))
+        assert carried["sequence"] == 1
+        assert best not in ranked(client)
+    with serving(Sources(tiny_bundle, tiny_index, journal=two), warm_scorer) as (client, _):
+        assert client.get("/v1/model").json()["index"] == carried["version"]
+
+
 def test_changes_are_carried_where_the_other_index_has_the_ad(
     tiny_bundle: Path, tiny_index: Path, other: Path, warm_scorer: Scorer, tmp_path: Path
 ) -> None:
