@@ -20,7 +20,7 @@ __all__ = ["prepared"]  # a fixture
 
 @pytest.mark.parametrize("ids", [
     ["1e+05", "250000", "3E5"],
-    ["7.0", "-8.0", "9"],
+    ["7.", "-8.0", "9"],
 ])  # fmt: skip
 def test_whole_numbers_written_as_floats_are_ids(
     ids: list[str], tmp_path: Path, prepared: Callable[[int], Starter]
@@ -101,6 +101,18 @@ def test_columns_of_which_nothing_is_learned_are_left_out_by_their_type(
     found = prepared(400)
     assert {name: found.left_out[name].startswith("its type is ") for name in opaque} == dict.fromkeys(opaque, True)
     assert [t.label for t in found.schema.tasks] == ["clicked"]
+
+
+@pytest.mark.parametrize("unit", [1, 1e3, 1e9])
+def test_a_time_with_a_fraction_splits(unit: float, tmp_path: Path, prepared: Callable[[int], Starter]) -> None:
+    times = unit * (1_790_000_000.25 + 600 * np.arange(1000))
+    times[::50] = np.nan
+    columns = log(1000, timestamp=times)
+    del columns["ts"]
+    pq.write_table(pa.table(columns), tmp_path / "data" / "a.parquet")
+    found = prepared(1000)
+    start = int(found.text.partition('SPLIT = logs.by_time("timestamp", ')[2].partition(")")[0])
+    assert 80 <= (times >= start).sum() <= 120
 
 
 def test_a_frame_as_one_json_object_has_nothing_to_learn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

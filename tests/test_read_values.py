@@ -80,6 +80,9 @@ WRONG = {
     "more than int64": (pa.array([2**63], pa.uint64()), pa.int64(), "got 9223372036854775808"),
     "more digits than int64": (pa.array(["9223372036854775808"]), pa.int64(), "got '9223372036854775808'"),
     "hexadecimal": (pa.array(["0x10"]), pa.int64(), "got '0x10'"),
+    "other digits": (pa.array(["\u0663"]), pa.int64(), "got '\u0663'"),
+    "a fraction by its exponent": (pa.array(["15e-1"]), pa.int64(), "got '15e-1'"),
+    "a rounded power": (pa.array(["1.23E+17"]), pa.int64(), r"got '1\.23E\+17'"),
     "a rounded text": (pa.array(["9007199254740993.0"]), pa.int64(), "got '9007199254740993"),
     "a word": (pa.array(["many"]), pa.float64(), "expected double, got 'many'"),
     "no UTF-8": (pa.array([b"\xff"]), pa.string(), "expected UTF-8 text"),
@@ -144,6 +147,8 @@ def test_a_vector_may_be_text(cell: str, separator: str, tmp_path: Path) -> None
 def test_a_list_as_python_prints_it(tmp_path: Path) -> None:
     path = csv_of(tmp_path, 'x,n\n"[\'a\', ""it\'s"", \'b, c\']",1\n')
     assert found(path, {"x": STRINGS})["x"][1] == [["a", "it's", "b, c"]]
+    path = csv_of(tmp_path, 'x,n\n"[NaN, 0.5, -Infinity]",1\n')
+    assert str(found(path, {"x": NUMBERS})["x"][1]) == "[[nan, 0.5, -inf]]"
 
 
 def test_declared_markers_are_missing_in_every_column_of_text(tmp_path: Path) -> None:

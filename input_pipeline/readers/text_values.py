@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Callable
 from decimal import Decimal
@@ -16,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 NO_NUMBER = ("", "NULL", "null", "NaN", "nan")  # of a number, whatever `TextFormat.missing` says
-_WHOLE = re.compile(r"-?\d+")
-_FLOAT = re.compile(r"-?\d+(\.\d*)?([eE][+-]?\d{1,3})?")  # which may be whole
+_WHOLE = re.compile(r"-?[0-9]+")
+_FLOAT = re.compile(r"-?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")  # which may be whole
 _TRUTH = {"true": 1.0, "false": 0.0}
 
 
@@ -130,19 +131,21 @@ def read_json_lists(texts: list[str | None], column: str) -> tuple[list[list[Any
         try:
             lists.append(decode(text) if text else None)
         except (msgspec.DecodeError, RecursionError):
-            lists.append(_python_list(text or ""))
+            lists.append(_other_list(text or ""))
             if lists[-1] is None:
                 declare = f'TextFormat(separators={{"{column}": "|"}})'
                 wrong[i] = f"expected a JSON array, got {text!r}; if {declare} or the like fits, declare it"
     return lists, wrong
 
 
-def _python_list(text: str) -> list[Any] | None:
-    """A list as Python prints it: `['a', "it's"]`."""
+def _other_list(text: str) -> list[Any] | None:
+    """A list as Python prints it, `['a', "it's"]`, or writes it as JSON, `[NaN, 0.5]`."""
     if not (text.startswith("[") and text.endswith("]")):
         return None
-    try:
-        found = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    return found if isinstance(found, list) else None
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            found = parse(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        return found if isinstance(found, list) else None
+    return None

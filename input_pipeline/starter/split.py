@@ -73,8 +73,10 @@ def _rank(column: Column) -> int | None:
     calendar = bool(_CALENDAR & set(column.words))
     if column.is_time or (column.is_text and _reads_as_times(column, named or calendar)):
         return exact if exact is not None else 20 if named else 25
-    if column.numbers is None or not column.is_whole or column.distinct < 2:
+    if column.numbers is None or column.distinct < 2:
         return None
+    if not column.is_whole:  # Unix seconds may have a fraction
+        return (30 if exact is None else exact) if named and _unix_unit(column.numbers) else None
     if exact is not None:
         return exact
     if named and _unix_unit(column.numbers):
@@ -128,7 +130,8 @@ def split_of(columns: Mapping[str, Column], time: str, files: Mapping[str, int])
     if not time:
         return _every(files, "there is no time to split by")
     known = columns[time].array.drop_null()
-    when = times(known, time, "sample").to_numpy(zero_copy_only=False)
+    read = times(known, time, "sample")
+    known, when = known.filter(read.is_valid()), read.drop_null().to_numpy(zero_copy_only=False)  # a NaN is no null
     tenth = np.sort(when)[len(when) * 9 // 10]
     later = when[when > tenth]
     starts = {int(t): float((when < t).mean()) for t in (tenth, *([later.min()] if len(later) else []))}
