@@ -247,7 +247,7 @@ def _check_files(root: Path, manifest: Manifest, verify: bool) -> None:
         for file, sha256 in zip(files.values(), sha256_of_all([root / path for path in files]), strict=True):
             _check_hash(root / file.path, sha256 == file.sha256)
     found = {str(p.relative_to(root)) for p in root.rglob("*.parquet")}
-    for extra in sorted(found - set(files) - {ADS}):
+    for extra in sorted(found - set(files) - ({ADS} if manifest.ads_sha256 else set())):
         raise PreparedError(f"{root / extra}: not in the manifest")
 
 

@@ -33,7 +33,7 @@ from tt_jax.training.loop import train
 from tt_jax.training.optimizer import schedule
 from tt_jax.training.setup import Setup
 from tt_jax.training.trained import load_trained
-from tt_jax.training.workdir import read_record
+from tt_jax.training.workdir import read_record, write_record
 
 DAY_ROWS = 1000
 OPTIONS = StageConfig(replay=0.25, rate=0.5, accumulators=0.5)
@@ -255,8 +255,7 @@ def test_a_run_that_stops_early_cannot_go_on(config: Config, begun: Path, days: 
     early = dataclasses.replace(config, train=dataclasses.replace(config.train, early_stop="click.logloss"))
     copy = tmp_path / "w"
     shutil.copytree(begun, copy)
-    text = (copy / "config.json").read_text()
-    (copy / "config.json").write_text(text.replace('"early_stop": ""', '"early_stop": "click.logloss"'))
+    write_record(copy, dataclasses.replace(read_record(copy), config=early))
     with pytest.raises(ConfigError, match="picks its best step has no newest one"):
         go_on(early, copy, days, OPTIONS)
 

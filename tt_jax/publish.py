@@ -119,6 +119,22 @@ def write_json(path: Path, data: Any) -> None:
         raise OSError(f"{path}: cannot be written: {e}") from e
 
 
+def write_digested(path: Path, fields: dict[str, Any]) -> None:
+    """As `write_json`, with a digest of the fields, which `read_digested` checks."""
+    write_json(path, {**fields, "digest": _digest(fields)})
+
+
+def read_digested(path: Path, error: type[ValueError]) -> Any:
+    """What `write_digested` wrote, without the digest; of an earlier version, which wrote none, as it is.
+
+    Raises `error`, naming the file, where it is not JSON or was changed.
+    """
+    fields = parse_json(path.read_bytes(), str(path), error)
+    if isinstance(fields, dict) and "digest" in fields and fields.pop("digest") != _digest(fields):
+        raise error(f"{path}: its digest is not that of its content; it was changed after it was written")
+    return fields
+
+
 def describe_files(directory: Path, but: Collection[str] = ()) -> tuple[FileEntry, ...]:
     """Every file below the directory but its manifest and those of `but`, by path.
 
@@ -176,9 +192,13 @@ def verify_files(directory: Path, expected: Sequence[FileEntry], error: type[Val
 
 def _canonical(fields: dict[str, Any]) -> bytes:
     """The only bytes that may hold these fields, their digest included."""
-    body = json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False)
-    digest = hashlib.sha256(body.encode()).hexdigest()
-    return (json.dumps({**fields, "digest": digest}, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+    whole = {**fields, "digest": _digest(fields)}
+    return (json.dumps(whole, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    body = json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(body.encode()).hexdigest()
 
 
 def _walk(directory: Path, error: type[ValueError]) -> list[str]:

@@ -18,11 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes `WORKDIR/calibration.json`; prints what was fitted to how much."""
-    import dataclasses
-
     from tt_jax.cli.evaluate import predictions
-    from tt_jax.publish import write_json
-    from tt_jax.training.calibrate import CALIBRATION, fit_calibration, own_tasks
+    from tt_jax.training.calibrate import fit_calibration, own_tasks, write_calibration
     from tt_jax.training.trained import load_trained
 
     trained = load_trained(args.workdir, calibrated=False)
@@ -31,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     tasks = own_tasks(schema, tuple(filter(None, args.tasks.split(","))))
     _, found = predictions(trained, args.data or data.path, split)
     fitted = fit_calibration(found, schema, args.method, tasks, split, trained.fingerprint)
-    write_json(args.workdir / CALIBRATION, dataclasses.asdict(fitted))
+    write_calibration(args.workdir, fitted)
     for where, maps in (("pooled", fitted.pooled), *fitted.scenarios.items()):
         for head, curve in maps.items():
             shape = f"{len(curve.knots)} knots" if curve.knots else f"scale {curve.scale:.4f} shift {curve.shift:+.4f}"

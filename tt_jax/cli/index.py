@@ -45,8 +45,12 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--changes: expected --delta-of, the index that they change")
     if args.ads is None:
         raise ValueError("expected --ads")
+    from input_pipeline.blocks import PreparedSet
+    from input_pipeline.manifest import ADS, MANIFEST
     from serving.indexing import write_index
 
+    if args.ads.name == ADS and (args.ads.parent / MANIFEST).is_file():
+        PreparedSet.open(args.ads.parent)  # raises where the corpus is not as `prepare` wrote it
     with runner_of(args) as runner:
         ads = write_index(args.bundle, args.ads, args.out, args.dtype or "f32", map_work=runner.map)
     print(f"{ads:,} ads embedded to {args.out}", file=sys.stderr)

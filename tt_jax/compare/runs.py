@@ -24,7 +24,7 @@ from tt_jax.config import Config, parse_weights
 from tt_jax.publish import sha256_of, write_json
 from tt_jax.schema import Schema
 from tt_jax.strict_json import dataclass_from_dict, parse_json
-from tt_jax.training.calibrate import CALIBRATION, fit_heads, own_tasks, read_calibration
+from tt_jax.training.calibrate import CALIBRATION, fit_heads, own_tasks, read_calibration, write_calibration
 from tt_jax.training.evaluate import Predictions
 from tt_jax.training.gates import predict_with_gates
 from tt_jax.training.loop import Result, train
@@ -125,7 +125,7 @@ def _finish(run: Run, plan: Plan, prepared: PreparedSet, folder: Path) -> Done |
         calibration, left_out = _calibrate(trained, found, plan.calibrate, weights)
     (folder / CALIBRATION).unlink(missing_ok=True)
     if calibration is not None:
-        write_json(folder / CALIBRATION, dataclasses.asdict(calibration))
+        write_calibration(folder, calibration)
     trained = dataclasses.replace(trained, calibration=calibration)
     done = Done(
         version=VERSION,

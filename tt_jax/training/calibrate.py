@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 
 from tt_jax.calibration import Calibration, CalibrationError, Curve, Curves, Method, scenario_rows
 from tt_jax.metrics import calibrators
+from tt_jax.publish import read_digested, write_digested
 from tt_jax.schema import Schema
 from tt_jax.training.evaluate import Predictions
 
@@ -89,13 +92,19 @@ def own_tasks(schema: Schema, names: tuple[str, ...] = ()) -> dict[str, str]:
     return tasks
 
 
+def write_calibration(workdir: Path, calibration: Calibration) -> None:
+    """Writes the calibration of a run, whole or not at all."""
+    write_digested(workdir / CALIBRATION, dataclasses.asdict(calibration))
+
+
 def read_calibration(workdir: Path, schema: Schema) -> Calibration | None:
     """The calibration of a run; None if it has none. Raises `CalibrationError` naming the file."""
     path = workdir / CALIBRATION
     if not path.exists():
         return None
+    fields = read_digested(path, CalibrationError)
     try:
-        return Calibration.from_json(path.read_text(encoding="utf-8"), schema)
+        return Calibration.from_json(json.dumps(fields), schema)
     except ValueError as e:
         raise CalibrationError(f"{path}: {e}") from None
 

@@ -112,6 +112,12 @@ class Checkpoints:
         """Steps of the complete checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
+    def last_whole_step(self) -> int:
+        """The newest step whose files are as they were written; 0 without one. By the first process."""
+        steps = reversed(self.steps())
+        folders = ((step, self.path / str(step)) for step in steps)
+        return next((step for step, at in folders if not (at / MANIFEST).exists() or not _damage(at)), 0)
+
     def save(self, state: TrainState, run: dict[str, Any], best_step: int | None) -> None:
         """Saves a copy of the state, so that the caller may donate its own; a step saved before is left alone."""
         step = int(state.step)
@@ -141,6 +147,8 @@ class Checkpoints:
             found = self._manager.restore(step, args=args)
             if not hashed and found.run.get(HASHED):
                 damage = f"{folder / MANIFEST}: missing"
+            elif int(found.state["step"]) != step:
+                damage = f"it is the checkpoint of step {int(found.state['step'])}, under another name"
         except Exception as e:  # Orbax and TensorStore raise every kind for a damaged file
             damage = _first_line(e)
         _agree(folder, damage)

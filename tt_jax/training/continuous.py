@@ -160,7 +160,7 @@ def _overlap(part: Part, fingerprint: str, splits: Sequence[str]) -> bool:
 def _unfinished(record: Record, config: Config, workdir: Path) -> Iterator[Setup]:
     """Of what the run has begun and not finished, one set after another."""
     with closing(Checkpoints(workdir)) as checkpoints:
-        step = max(checkpoints.steps(), default=0)
+        step = checkpoints.last_whole_step()
     if not record.stages or step < record.stages[0].start:
         setup = Setup(config, _first(record, config).prepared)
         if step < setup.total_steps:

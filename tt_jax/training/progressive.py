@@ -57,9 +57,12 @@ def write(workdir: Path, writer: MetricWriter, found: dict[str, Any]) -> None:
 
 
 def read(workdir: Path) -> list[dict[str, Any]]:
-    """What `write` has written so far, a set after another. Raises `ValueError` if that is not valid JSON."""
+    """What `write` has written so far, a set after another. Raises `ValueError`, naming the file, if it is not that."""
     path = workdir / PROGRESSIVE
-    return parse_json(path.read_text(), str(path), ValueError) if path.exists() else []
+    found = parse_json(path.read_bytes(), str(path), ValueError) if path.exists() else []
+    if not isinstance(found, list) or not all(isinstance(s, dict) and isinstance(s.get("step"), int) for s in found):
+        raise ValueError(f"{path}: expected a list of sets, each with a step")
+    return found
 
 
 def _losses(found: dict[str, Any]) -> dict[str, float | None]:

@@ -10,9 +10,9 @@ from typing import Any
 
 from tt_jax.config import Config, ConfigError, StageConfig
 from tt_jax.distributed import gather, is_first
-from tt_jax.publish import write_json
+from tt_jax.publish import read_digested, write_digested
 from tt_jax.schema import Schema
-from tt_jax.strict_json import dataclass_from_dict, parse_json
+from tt_jax.strict_json import dataclass_from_dict
 from tt_jax.training.environment import environment, environment_differences
 
 RECORD = "config.json"
@@ -89,6 +89,8 @@ def open_workdir(workdir: Path, record: Record) -> None:
     """
     _check_all_processes(record)
     if not (workdir / RECORD).exists():
+        if any((workdir / "checkpoints").glob("*")):
+            raise ConfigError(f"{workdir}: checkpoints, and no {RECORD} that says of what. Use a new --workdir")
         if is_first():
             write_record(workdir, record)
         return
@@ -122,7 +124,7 @@ def differences(before: Config, now: Config) -> list[str]:
 
 def write_record(workdir: Path, record: Record) -> None:
     """Writes the record, whole or not at all."""
-    write_json(workdir / RECORD, dataclasses.asdict(record))
+    write_digested(workdir / RECORD, dataclasses.asdict(record))
 
 
 def _check_all_processes(record: Record) -> None:
@@ -136,12 +138,12 @@ def _check_all_processes(record: Record) -> None:
 
 
 def read_record(workdir: Path) -> Record:
-    """The record of a run. Raises `ConfigError` where there is none, or not a whole one."""
+    """The record of a run. Raises `ConfigError` where there is none, or it is not as it was written."""
     path = workdir / RECORD
     if not path.is_file():
         raise ConfigError(f"{workdir}: no {RECORD}; expected a directory that `tt-jax train` wrote")
+    data = read_digested(path, ConfigError)
     try:
-        data = parse_json(path.read_text(), "run", ConfigError)
         if isinstance(data, dict):
             data.setdefault("stages", [])  # a run of the time before there were any
         return dataclass_from_dict(Record, data, "run", ConfigError, complete=True)

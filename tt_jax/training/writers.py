@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
@@ -17,6 +18,7 @@ from tt_jax.strict_json import parse_json
 
 _EVENTS_WAITING = 10_000
 METRICS_FILE = "metrics.jsonl"
+log = logging.getLogger(__name__)
 TRAIN_SECONDS = "speed/train_seconds"  # beside the figures of an evaluation: what it took to get there
 
 
@@ -72,24 +74,33 @@ class MetricWriter:
 def read_scalars(workdir: Path) -> list[dict[str, float | None]]:
     """What a finished run wrote, a dict with `step` a line. Raises `ValueError` naming a line that is not whole."""
     path = workdir / METRICS_FILE
-    lines = path.read_text().splitlines()
-    return [parse_json(line, f"{path}: line {i}", ValueError) for i, line in enumerate(lines, 1)]
+    lines = path.read_bytes().splitlines()
+    return [_parse_line(line, f"{path}: line {i}") for i, line in enumerate(lines, 1)]
 
 
 def _drop_later_lines(path: Path, step: int) -> None:
-    """Keeps the complete lines of steps up to `step`; a killed run may have left half a line."""
+    """Keeps the whole lines of steps up to `step`. A killed run may have left half a line, the last."""
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        try:
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
-                kept.append(line)
-        except ValueError:
+    for i, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
             continue
+        try:
+            if _parse_line(line, f"{path}: line {i}")["step"] <= step:
+                kept.append(line)
+        except ValueError as e:
+            log.warning("%s; it is dropped", e)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
+    temporary.write_bytes(b"".join(kept))
     temporary.replace(path)
+
+
+def _parse_line(line: bytes, where: str) -> dict[str, Any]:
+    found = parse_json(line, where, ValueError)
+    if not isinstance(found, dict) or not isinstance(found.get("step"), int):
+        raise ValueError(f"{where}: expected a JSON object with a step")
+    return found
 
 
 class Progress:
