@@ -21,6 +21,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from tt_jax.disk_full import writing
 from tt_jax.distributed import gather, is_first
 from tt_jax.publish import MANIFEST, FileEntry, describe_files, read_published, sync, sync_tree, write_manifest
+from tt_jax.training.finite import not_finite
 from tt_jax.training.step import TrainState
 
 HASHED = "hashed"  # in the run's JSON: that a manifest belongs to it, which earlier versions did not write
@@ -149,6 +150,8 @@ class Checkpoints:
                 damage = f"{folder / MANIFEST}: missing"
             elif int(found.state["step"]) != step:
                 damage = f"it is the checkpoint of step {int(found.state['step'])}, under another name"
+            elif names := not_finite(found.state):
+                damage = f"NaN or infinite values in {len(names)} of its arrays, as {names[0]}"
         except Exception as e:  # Orbax and TensorStore raise every kind for a damaged file
             damage = _first_line(e)
         _agree(folder, damage)

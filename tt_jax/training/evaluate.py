@@ -16,6 +16,7 @@ from tt_jax.metrics import EvalState, sigmoid
 from tt_jax.metrics.hours import Hours
 from tt_jax.models.two_tower import Params, TwoTower
 from tt_jax.schema import Schema
+from tt_jax.training.finite import DivergedError
 from tt_jax.training.interrupt import Interrupted
 
 INPUT_ARRAYS = ("query_ids", "ad_ids", "query_floats", "ad_floats")  # what a prediction reads
@@ -100,6 +101,7 @@ def evaluate(
     Raises:
       Interrupted: `should_stop` answered True.
       PreparedError: there is nothing to read.
+      DivergedError: the model's logits are not numbers.
     """
     schema = part.prepared.schema
     state = EvalState({t.name: t.kind for t in schema.tasks}, scenarios or schema.scenarios)
@@ -123,6 +125,17 @@ def evaluate(
     return state.report()
 
 
+def finite_rows(logits_BH: Any, rows: int, prepared: PreparedSet, split: str) -> np.ndarray:
+    """The first `rows` of the logits of a batch, on the host. Raises `DivergedError` where one is NaN or infinite."""
+    found = np.asarray(jax.device_get(logits_BH))[:rows]
+    if wrong := rows - int(np.isfinite(found).all(axis=1).sum()):
+        raise DivergedError(
+            f"{prepared.root}: logits of {wrong} of {rows} rows of the split {split!r} are NaN or infinite: the weights"
+            " are too large; a lower learning rate may help"
+        )
+    return found
+
+
 def _batches(
     predict: Predict,
     params: Params,
@@ -137,5 +150,7 @@ def _batches(
     for batch, rows in eval_batches(prepared, split, scenarios, batch_size):
         if should_stop():
             raise Interrupted
-        logits_BH = jax.device_get(predict(params, tables, {name: batch[name] for name in INPUT_ARRAYS}))
-        yield logits_BH[:rows], batch, rows
+        logits_BH = finite_rows(
+            predict(params, tables, {name: batch[name] for name in INPUT_ARRAYS}), rows, prepared, split
+        )
+        yield logits_BH, batch, rows

@@ -37,14 +37,27 @@ def make_finite_check(mesh: Mesh) -> Callable[[TrainState], None]:
     find = jax.jit(lambda arrays: jnp.stack([jnp.isfinite(x).all() for x in arrays]), out_shardings=replicated(mesh))
 
     def check(state: TrainState) -> None:
-        named: dict[str, Any] = {
-            jax.tree_util.keystr(path, simple=True, separator="/"): x
-            for path, x in jax.tree.leaves_with_path(state)
-            if jnp.issubdtype(x.dtype, jnp.floating)
-        }
+        named = _floats(state)
         finite = np.asarray(find(list(named.values())))
         if not finite.all():
             bad = [name for name, ok in zip(named, finite, strict=True) if not ok]
             raise diverged(int(state.step), bad, len(named), "arrays")
 
     return check
+
+
+def not_finite(state: Any) -> list[str]:
+    """Names of the arrays of a tree with a NaN or an infinity, of what this process holds of them."""
+    return [
+        name
+        for name, x in _floats(state).items()
+        if not all(np.isfinite(np.asarray(shard.data)).all() for shard in x.addressable_shards)
+    ]
+
+
+def _floats(state: Any) -> dict[str, Any]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): x
+        for path, x in jax.tree.leaves_with_path(state)
+        if jnp.issubdtype(x.dtype, jnp.floating)
+    }

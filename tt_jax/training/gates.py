@@ -13,7 +13,7 @@ from input_pipeline.blocks import PreparedSet
 from input_pipeline.pipeline import eval_batches
 from tt_jax.metrics.gates import GateSums, batch_sums, gate_metrics
 from tt_jax.models.two_tower import Params, TwoTower
-from tt_jax.training.evaluate import INPUT_ARRAYS, Predictions
+from tt_jax.training.evaluate import INPUT_ARRAYS, Predictions, finite_rows
 
 
 def predict_with_gates(
@@ -37,7 +37,7 @@ def predict_with_gates(
         scenario_B = np.where(np.arange(batch_size) < rows, batch["scenario"][:, 0], -1)  # padding counts nothing
         arrays = {name: batch[name] for name in INPUT_ARRAYS}
         logits_BH, sums = jax.device_get(_run(model, params, tables, arrays, scenario_B.astype(np.int32)))
-        parts.append(Predictions.of_batch(schema, logits_BH, batch, rows))
+        parts.append(Predictions.of_batch(schema, finite_rows(logits_BH, rows, prepared, split), batch, rows))
         sums = jax.tree.map(lambda x: x.astype(np.float64), sums)  # summed on the host
         found = jax.tree.map(np.add, found, sums) if found else sums
     names = [s for s in schema.scenarios if not scenarios or s in scenarios]

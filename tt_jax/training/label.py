@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from input_pipeline.blocks import Block, PreparedSet
@@ -19,7 +18,7 @@ from tt_jax.config import ConfigError
 from tt_jax.metrics import sigmoid
 from tt_jax.publish import published_directory, write_json
 from tt_jax.schema import Schema, Task
-from tt_jax.training.evaluate import INPUT_ARRAYS, Predict, make_predict
+from tt_jax.training.evaluate import INPUT_ARRAYS, Predict, finite_rows, make_predict
 from tt_jax.training.trained import Trained
 
 TEACHER = "teacher.json"  # in the labelled set: whose probabilities they are
@@ -117,11 +116,11 @@ def _labelled(
     batch_size = teacher.record.config.data.eval_batch_size
     for batch, rows in eval_batches(prepared, split, (scenario,), batch_size):
         logits_BH = predict(teacher.params, teacher.tables, {name: batch[name] for name in INPUT_ARRAYS})
-        probability_BH = sigmoid(np.asarray(jax.device_get(logits_BH)))
+        probability_BH = sigmoid(finite_rows(logits_BH, rows, prepared, split))
         labels, weights = np.empty((rows, len(kept)), np.float32), np.ones((rows, len(kept)), np.float32)
         for t, name in enumerate(schema.task_names):
             if name in output:
-                labels[:, t] = probability_BH[:rows, output[name]]
+                labels[:, t] = probability_BH[:, output[name]]
             else:
                 labels[:, t], weights[:, t] = batch["labels"][:rows, kept[t]], batch["weights"][:rows, kept[t]]
         yield {**{name: matrix[:rows] for name, matrix in batch.items()}, "labels": labels, "weights": weights}

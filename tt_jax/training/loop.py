@@ -231,10 +231,13 @@ class _Loop:
     def evaluate(self, state: TrainState, step: int) -> None:
         """Evaluates and takes down whether this step is the best so far."""
         data = self.config.data
-        report = evaluate(
-            self.predict, state.params, state.tables, Part(self.setup.prepared, (data.eval_split,)), data.scenarios,
-            data.eval_batch_size, self.stop.agreed,
-        )  # fmt: skip
+        try:
+            report = evaluate(
+                self.predict, state.params, state.tables, Part(self.setup.prepared, (data.eval_split,)), data.scenarios,
+                data.eval_batch_size, self.stop.agreed,
+            )  # fmt: skip
+        except DivergedError as e:
+            raise DivergedError(f"step {step}: {e}") from None
         facts, name = self.facts, self.config.train.early_stop
         facts.last_evaluation = step
         overall = report["overall"]
