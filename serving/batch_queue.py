@@ -19,11 +19,12 @@ class BatchQueue:
     Attributes:
       queries: that are left.
       large: those of requests that need more than one call.
+      at_once: most queries of these that one call takes.
     """
 
     def __init__(self) -> None:
         self.requests: list[Queued] = []
-        self.queries = self.large = 0
+        self.queries = self.large = self.at_once = 0
         self._passed_over = False  # the oldest, by the last call
 
     @property
@@ -37,6 +38,7 @@ class BatchQueue:
         self.queries += request.left
         if request.calls > 1:
             self.large += request.left
+            self.at_once = max(self.at_once, request.at_once)
 
     def keep(self, is_wanted: Callable[[Queued], bool]) -> None:
         """Drops the others. The order is that of arrival."""
@@ -73,4 +75,6 @@ class BatchQueue:
     def _set(self, requests: list[Queued]) -> None:
         self.requests = requests
         self.queries = sum(request.left for request in requests)
-        self.large = sum(request.left for request in requests if request.calls > 1)
+        large = [request for request in requests if request.calls > 1]
+        self.large = sum(request.left for request in large)
+        self.at_once = max((request.at_once for request in large), default=0)

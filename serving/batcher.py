@@ -166,7 +166,7 @@ class Batcher:
         if not large or is_large:
             return seconds + self._pace.queue(queued + queries)
         own = self._pace.queue(queued - large + queries)  # every other call, at most, is one for a large request
-        return seconds + own + min(self._pace.queue(large), own + self._pace.call(QUERIES[-1]))
+        return seconds + own + min(self._pace.queue(large), own + self._pace.call(self._queue.at_once))
 
     def _run(self) -> None:
         try:

@@ -60,6 +60,24 @@ def test_a_small_request_waits_for_one_call_of_a_large_one(large: tuple[int, int
     assert calls <= 2 * parts + 1  # a large one gets every other call
 
 
+def test_a_small_request_expects_one_call_of_the_large_ones_that_wait(warm_scorer: Scorer) -> None:
+    batcher = Batcher(warm_scorer)
+    batcher.close()  # nothing is taken out of the queue
+    queue, pace = batcher._queue, batcher._pace
+    pace.measured(1, 0.001)
+    pace.measured(8, 0.01)
+    large = request(64, 1000, MANY)
+    queue.add(large)
+    assert (queue.large, queue.at_once) == (64, 8)
+    assert 0.009 <= batcher._expected_wait(1, False) < 0.02  # a call for 8 of them, not for 32
+    queue.add(request(64, 10))
+    assert queue.at_once == 32
+    queue.keep(lambda some: some is large)
+    assert (queue.large, queue.at_once) == (64, 8)
+    queue.clear()
+    assert (queue.large, queue.at_once) == (0, 0)
+
+
 def test_a_large_request_goes_in_calls_of_bounded_answers() -> None:
     for queries, k, lane, sizes in (
         (64, 1000, MANY, [8] * 8),
