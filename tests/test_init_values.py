@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from input_pipeline.blocks import PreparedSet
 from input_pipeline.starter.write import Starter, make_starter
 from tests.test_init_files import call, log, prepared, write_csv
 
@@ -113,6 +114,38 @@ def test_a_time_with_a_fraction_splits(unit: float, tmp_path: Path, prepared: Ca
     found = prepared(1000)
     start = int(found.text.partition('SPLIT = logs.by_time("timestamp", ')[2].partition(")")[0])
     assert 80 <= (times >= start).sum() <= 120
+
+
+@pytest.mark.parametrize(
+    ("values", "scenarios"),
+    [
+        (["1.0", "0.0", ""], {"1.0", "0.0", "other"}),
+        (["1", "2 ", "1"], {"1", "2 "}),
+        (["1", "-0", "3"], {"1", "-0", "3"}),
+        (["True", "TRUE", "x"], {"True", "TRUE", "x"}),
+    ],
+)
+def test_scenarios_are_named_as_prepare_reads_them(
+    values: list[str], scenarios: set[str], tmp_path: Path, prepared: Callable[[int], Starter]
+) -> None:
+    write_csv(tmp_path / "data" / "a.csv", log(600, tab=values * 200))
+    assert set(prepared(600).schema.scenarios) == scenarios
+    counts = PreparedSet.open(tmp_path / "set").manifest.splits["train"]
+    assert all(180 / len(scenarios) < counts[name].rows for name in scenarios)  # of 540 rows
+
+
+def test_what_prepare_would_refuse_is_not_guessed(tmp_path: Path, prepared: Callable[[int], Starter]) -> None:
+    columns = log(600, shop_id=["inf", "1", "2"] * 200, timestamp=["true", "false"] * 300, tab=["x" * 300, "y"] * 300)
+    write_csv(tmp_path / "data" / "a.csv", columns)
+    found = prepared(600)
+    assert next(f for f in found.schema.features if f.name == "shop_id").kind == "numeric"
+    assert (found.schema.time, found.schema.scenario) == ("ts", "every_row")
+
+
+def test_a_bid_that_is_no_number_is_told(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", log(300, bid=["$5", "$6.5"] * 150))
+    remarks = make_starter(str(tmp_path / "a.csv"), tmp_path / "mine.py", 1000).remarks
+    assert any(remark.startswith("bid: ") for remark in remarks)
 
 
 def test_a_frame_as_one_json_object_has_nothing_to_learn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

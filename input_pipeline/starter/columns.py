@@ -81,6 +81,8 @@ class Column:
         """Whether they are whole numbers, perhaps stored as floats."""
         if self.is_int or self.numbers is None:
             return self.is_int
+        if pc.any(pc.is_inf(self.array)).as_py():
+            return False
         if self.counts is not None:
             return all(v == np.floor(v) and abs(v) < 2**53 for v in self.counts)
         known = self.numbers[~np.isnan(self.numbers)]

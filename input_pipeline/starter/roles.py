@@ -12,6 +12,7 @@ from input_pipeline.starter.split import split_of, time_of
 from input_pipeline.starter.words import AD_WORDS, REQUEST_WORDS, SCENARIO_WORDS, USER_WORDS, id_rank
 
 _MAX_SCENARIOS = 16
+_MAX_NAME = 60  # bytes of a scenario's name, which is also that of a folder
 _RARE = 0.005  # of the rows: a smaller scenario is `other`
 
 
@@ -90,6 +91,7 @@ def _scenario_columns(columns: Mapping[str, Column], taken: Collection[str]) -> 
             named = word in c.words and c.name not in taken and not c.is_truth
             if named and (c.is_text or c.is_whole) and not c.is_list:
                 few = c.counts is not None and 2 <= c.distinct <= _MAX_SCENARIOS
+                few = few and all(len(str(value).encode()) <= _MAX_NAME for value in c.counts or ())
                 found += [c.name] if few and c.name not in found else []
     return found
 

@@ -80,7 +80,7 @@ def take_sample(
     for side in (g for g in groups if g is not log and g.rows):
         path, key = _key(str(source), side, table, next(iter(log.files)), text)
         joins[path] = key
-        table = _without_opaque(join(table, read_side(source, path, key, text), next(iter(log.files))), opaque)
+        table = _without_opaque(join(table, read_side(source, path, key, text, types), next(iter(log.files))), opaque)
     partial = tuple(sorted(log.all_columns - set(log.columns)))
     table = pa.table({name: decoded(one_array(table.column(name))) for name in table.column_names})
     return Sample(table, log.files, log.all_counts(), joins, partial, opaque)

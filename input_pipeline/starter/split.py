@@ -73,7 +73,7 @@ def _rank(column: Column) -> int | None:
     calendar = bool(_CALENDAR & set(column.words))
     if column.is_time or (column.is_text and _reads_as_times(column, named or calendar)):
         return exact if exact is not None else 20 if named else 25
-    if column.numbers is None or column.distinct < 2:
+    if column.numbers is None or column.distinct < 2 or column.is_truth:
         return None
     if not column.is_whole:  # Unix seconds may have a fraction
         return (30 if exact is None else exact) if named and _unix_unit(column.numbers) else None

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pyarrow as pa
+
 from input_pipeline.fit import EVERY_ROW, OTHER, ROW_NUMBER
-from input_pipeline.readers import STRICT, Errors, ReadError
+from input_pipeline.readers import NO_TYPES, STRICT, Errors, ReadError, Types
 from input_pipeline.readers.quotes import QuoteError
 from input_pipeline.readers.text_format import JSON
 from input_pipeline.starter.columns import Column, columns_of, quoted
@@ -47,19 +50,25 @@ class Starter:
 def make_starter(source: str, out: Path, rows: int = SAMPLE_ROWS, errors: Errors = STRICT) -> Starter:
     """Looks at a source and writes, as text, the file `out`. Raises `ReadError` if nothing can be trained on it."""
     guess = Guess(delimiter_of_files(source))
+
+    def look(types: Types = NO_TYPES) -> tuple[Sample, dict[str, Column]]:
+        sample = take_sample(source, rows, guess.format, types, errors)
+        return sample, columns_of(sample.table, sample.counts, sample.rows)
+
     try:
-        sample = take_sample(source, rows, guess.format, errors=errors)
+        sample, columns = look()
     except QuoteError as e:
         if e.delimiter != "\t":  # where quotes are mostly text
             raise
         guess.quotes = False
-        sample = take_sample(source, rows, guess.format, errors=errors)
-    columns = columns_of(sample.table, sample.counts, sample.rows)
+        sample, columns = look()
     if markers := markers_of(columns):
         guess.missing = markers
-        sample = take_sample(source, rows, guess.format, errors=errors)
-        columns = columns_of(sample.table, sample.counts, sample.rows)
+        sample, columns = look()
     roles = roles_of(columns, sample.files, source)
+    if roles.scenario in columns and not columns[roles.scenario].is_text:  # the names are as the files have them
+        sample, columns = look({roles.scenario: pa.string()})
+        roles = roles_of(columns, sample.files, source)
     columns = _with_lists(columns, roles, guess)
     found = _both_sides(features_of(columns, roles), source)
     schema = Schema(
@@ -74,8 +83,14 @@ def make_starter(source: str, out: Path, rows: int = SAMPLE_ROWS, errors: Errors
         _head(source, out, sample), guess.source_text(), _tasks(roles), _scenario(roles),
         _features(found, roles.scenario), _left_out(left_out), _rest(schema, sample, roles, out),
     )  # fmt: skip
-    remarks = (*guess.remarks(), *(f"task {o.name}: {o.remark}" for o in roles.outcomes if o.chosen and o.remark))
+    doubts = (f"task {o.name}: {o.remark}" for o in roles.outcomes if o.chosen and o.remark)
+    remarks = (*guess.remarks(), *_of_bid(columns), *doubts)
     return Starter(schema, roles.outcomes, left_out, remarks, "\n".join(filter(None, parts)))
+
+
+def _of_bid(columns: dict[str, Column]) -> Iterator[str]:
+    if "bid" in columns and columns["bid"].numbers is None:
+        yield "bid: a column of this name is read as what an ad pays, and it has other values: rename it"
 
 
 def _with_lists(columns: dict[str, Column], roles: Roles, guess: Guess) -> dict[str, Column]:
