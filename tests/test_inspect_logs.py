@@ -133,3 +133,15 @@ def test_a_text_without_characters_is_missing_in_every_format(call: Call, tmp_pa
     assert found[0] == found[1]
     assert found[0]["user"]["missing"] == 0.25
     assert found[0]["user"]["distinct"]["count"] == 7
+
+
+def test_a_label_of_text_is_to_be_compared_and_quotes_may_be_text(call: Call, tmp_path: Path) -> None:
+    rows = [json.dumps({"clicked": str(i % 2), "age": i % 9}) for i in range(ROWS)]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    refused = call.refused("inspect", f"--data={tmp_path / 'a.jsonl'}", "--labels=clicked")
+    assert "column 'clicked': expected numbers of a label, or a comparison as 'clicked=1', got text" in refused
+    report = _inspect(call, tmp_path, tmp_path / "a.jsonl", "--labels=clicked=1")
+    assert report["labels"]["clicked=1"]["rate"] == 0.5
+    data = _write(tmp_path / "b.tsv", {"title": ['"A" b', "c"] * 50, "x": [1, 2] * 50}, "\t")
+    assert "TextFormat(quotes=False)" in call.refused("inspect", f"--data={data}")
+    assert _inspect(call, tmp_path, data, "--no-quotes")["columns"]["title"]["missing"] == 0.0

@@ -76,7 +76,10 @@ class LabelCounts:
         roles, parts = self._roles, [np.ones(rows)]
         for name in {*roles.labels.values(), *roles.masks.values()}:
             if columns[name].lengths is not None or columns[name].kind not in _NUMBERS:
-                raise ReadError(f"{file}: column {name!r}: expected numbers, as of a label")
+                got = "lists" if columns[name].lengths is not None else columns[name].kind
+                raise ReadError(
+                    f"{file}: column {name!r}: expected numbers of a label, or a comparison as '{name}=1', got {got}"
+                )
         for task, label in roles.labels.items():
             mask = columns[roles.masks[task]] if task in roles.masks else None
             y, counts = label_of(columns[label], mask)
