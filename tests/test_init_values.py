@@ -148,6 +148,18 @@ def test_a_bid_that_is_no_number_is_told(tmp_path: Path) -> None:
     assert any(remark.startswith("bid: ") for remark in remarks)
 
 
+def test_true_and_false_in_one_file_and_numbers_in_another(tmp_path: Path, prepared: Callable[[int], Starter]) -> None:
+    for number, type_ in enumerate((pa.bool_(), pa.int64(), pa.float64())):
+        columns = log(300)
+        clicked = pa.array(columns["clicked"])
+        columns |= {"clicked": clicked.cast(type_), "member": pa.array(np.arange(300) % 2).cast(type_)}
+        pq.write_table(pa.table(columns), tmp_path / "data" / f"{number}.parquet")
+    found = prepared(900)
+    assert [(t.name, t.label) for t in found.schema.tasks] == [("clicked", "clicked")]
+    assert found.outcomes[0].rate == pytest.approx(np.mean(clicked.to_numpy()))
+    assert next(f for f in found.schema.features if f.name == "member").vocabulary == (0, 1)
+
+
 def test_a_frame_as_one_json_object_has_nothing_to_learn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frame = {name: {str(i): i % 2 for i in range(50)} for name in ("user_id", "item_id", "clicked")}
     (tmp_path / "a.json").write_text(json.dumps(frame))

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,11 @@ class _Group:
     def table(self) -> pa.Table:
         draws = np.concatenate([draw for draw, _ in self.kept])
         rows = np.flatnonzero(draws <= np.sort(draws)[: self.limit][-1]) if len(draws) else np.zeros(0, np.int64)
-        tables = [t.select(self.columns) for _, t in self.kept]
+        mixed = {n for n in self.columns if pa.bool_() in self.types[n] and any(map(_is_number, self.types[n]))}
+        tables = []
+        for _, rows_of in self.kept:
+            truth = [c.name for c in rows_of.schema if c.name in mixed and pa.types.is_boolean(c.type)]
+            tables.append(_as_type(rows_of.select(self.columns), truth, pa.int8()))
         try:
             table = pa.concat_tables(tables, promote_options="permissive").take(pa.array(rows)).combine_chunks()
         except (pa.ArrowTypeError, pa.ArrowInvalid) as e:
@@ -186,10 +191,19 @@ class _Group:
 
 def _as_text(table: pa.Table, types: Types) -> pa.Table:
     """With what is to be text as text: formats that have types of their own do not ask for ours."""
+    return _as_type(table, [name for name, t in types.items() if pa.types.is_string(t)], pa.string())
+
+
+def _as_type(table: pa.Table, names: Collection[str], to: pa.DataType) -> pa.Table:
+    """With the columns of these names as another type."""
     for i, column in enumerate(table.schema):
-        if pa.types.is_string(types.get(column.name, pa.null())) and not pa.types.is_string(column.type):
-            table = table.set_column(i, column.name, table.column(i).cast(pa.string()))
+        if column.name in names and column.type != to:
+            table = table.set_column(i, column.name, table.column(i).cast(to))
     return table
+
+
+def _is_number(t: pa.DataType) -> bool:
+    return pa.types.is_integer(t) or pa.types.is_floating(t)
 
 
 def _without_opaque(table: pa.Table, opaque: dict[str, str]) -> pa.Table:
