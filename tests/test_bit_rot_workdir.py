@@ -27,7 +27,7 @@ from tt_jax.training import progressive
 from tt_jax.training.calibrate import read_calibration, write_calibration
 from tt_jax.training.continuous import go_on
 from tt_jax.training.loop import train
-from tt_jax.training.trained import load_trained
+from tt_jax.training.trained import load_saved, load_trained
 from tt_jax.training.workdir import read_record, write_record
 from tt_jax.training.writers import MetricWriter, read_scalars
 
@@ -72,6 +72,11 @@ def test_a_calibration_is_what_was_written_or_is_refused(tmp_path: Path) -> None
     assert read_calibration(tmp_path, tiny.SCHEMA) == before
 
 
+def test_what_a_killed_save_left_is_no_checkpoint_without_a_record(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert train(config, tmp_path).step == 12
+
+
 def test_checkpoints_without_the_record_of_their_run_are_refused(config: Config, copy: Path) -> None:
     (copy / "config.json").unlink()
     with pytest.raises(ConfigError, match=r"checkpoints, and no config\.json"):
@@ -90,6 +95,13 @@ def test_a_checkpoint_under_the_name_of_another_is_damaged(
     assert train(config, copy).step == 12
     assert load_trained(copy).step == 12
     assert_same_bits(load_trained(run).params, load_trained(copy).params)
+
+
+def test_a_checkpoint_that_a_live_run_has_removed_is_left_out(copy: Path) -> None:
+    saved = load_saved(copy)
+    assert next(saved).step == 12
+    shutil.rmtree(copy / "checkpoints" / "8")
+    assert [found.step for found in saved] == [4]
 
 
 def test_a_run_that_went_on_is_mended_by_the_same_command(config: Config, copy: Path, prepared_path: Path) -> None:

@@ -126,3 +126,11 @@ def test_what_cannot_be_swept_is_refused(call: Call, told_run: Path, prepared_pa
     for step in steps[:-1]:
         shutil.rmtree(step)
     assert "--within=all: expected at least 1 checkpoint behind the newest and at most the 0" in refused(copy)
+
+
+def test_the_columns_of_the_table_are_apart_whatever_the_names_of_tasks() -> None:
+    metrics = {"rows": 4000, **dict.fromkeys(("logloss", "auc", "kl"), 0.5)}
+    save = {"behind": 0, "step": 65, "tasks": {"teacher_conversion": metrics, "click": metrics}}
+    head, *rows = table([save]).splitlines()
+    assert [row.split()[:4] for row in rows] == [["0", "65", task, "4,000"] for task in save["tasks"]]
+    assert len({len(line) for line in (head, *rows)}) == 1

@@ -91,12 +91,13 @@ def findings(saves: Sequence[Mapping[str, Any]], within: int, most: float) -> li
 def table(saves: Sequence[Mapping[str, Any]]) -> str:
     """One line a checkpoint and task, and of candidates the recall of each scenario's deepest funnel."""
     heads = ("behind", "step", "task", "rows", *SHOWN)
-    lines = ["".join(f"{name:>12}" for name in heads)]
+    width = max(12, *(len(task) + 2 for save in saves for task in save["tasks"]))
+    lines = ["".join(f"{name:>{width if name == 'task' else 12}}" for name in heads)]
     for save in saves:
         for task, metrics in save["tasks"].items():
             cells = ["-" if metrics[name] is None else f"{metrics[name]:.5f}" for name in SHOWN]
-            counts = (save["behind"], save["step"], task, f"{metrics['rows']:,}")
-            lines.append("".join(f"{cell:>12}" for cell in (*counts, *cells)))
+            numbers = "".join(f"{cell:>12}" for cell in (f"{metrics['rows']:,}", *cells))
+            lines.append(f"{save['behind']:>12}{save['step']:>12}{task:>{width}}{numbers}")
         for scenario, found in save.get("funnel", {"scenarios": {}})["scenarios"].items():
             for at in found["at"]:
                 what = f"recall of the best {at['best']} among {at['passed']} passed"

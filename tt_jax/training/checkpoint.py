@@ -171,7 +171,7 @@ class Checkpoints:
             try:
                 restored = self.restore(abstract, step)
             except CheckpointError as e:
-                if self._is_gone(step):
+                if self.is_gone(step):
                     return self.restore_last(abstract)
                 self._set_aside(step, e)
             else:
@@ -192,12 +192,12 @@ class Checkpoints:
         try:
             return self.restore(abstract, best)
         except CheckpointError as e:
-            if self._is_gone(best):
+            if self.is_gone(best):
                 return self.restore_best(abstract)
             log.warning("the best checkpoint is damaged: %s: step %d is taken", e, int(last.state.step))
             return last
 
-    def _is_gone(self, step: int) -> bool:
+    def is_gone(self, step: int) -> bool:
         """Whether a live run has removed a checkpoint since the last look; then looks again."""
         gone = not self._writes and not (self.path / str(step)).exists()
         if gone:

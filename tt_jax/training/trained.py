@@ -16,7 +16,7 @@ from tt_jax.calibration import Calibration, CalibrationError
 from tt_jax.fingerprint import fingerprint
 from tt_jax.models.two_tower import Params, TwoTower
 from tt_jax.training.calibrate import CALIBRATION, read_calibration
-from tt_jax.training.checkpoint import Checkpoints, Restored
+from tt_jax.training.checkpoint import CheckpointError, Checkpoints, Restored
 from tt_jax.training.setup import make_model
 from tt_jax.training.step import TrainState, init_state
 from tt_jax.training.workdir import Record, read_record
@@ -72,6 +72,8 @@ def load_trained(workdir: Path, calibrated: bool = True) -> Trained:
 def load_saved(workdir: Path) -> Iterator[Trained]:
     """Every checkpoint of a run, newest first, each read when its turn comes; without calibration.
 
+    Those that a live run has removed by then are left out.
+
     Raises `ConfigError` where there is no run, `CheckpointError` for a checkpoint that cannot be read.
     """
     record = read_record(workdir)
@@ -79,7 +81,13 @@ def load_saved(workdir: Path) -> Iterator[Trained]:
     abstract = _abstract(model, record)
     with closing(Checkpoints(workdir)) as checkpoints:
         for step in reversed(checkpoints.steps()):
-            yield _trained(record, model, checkpoints.restore(abstract, step))
+            try:
+                found = checkpoints.restore(abstract, step)
+            except CheckpointError:
+                if checkpoints.is_gone(step):
+                    continue
+                raise
+            yield _trained(record, model, found)
 
 
 def _abstract(model: TwoTower, record: Record) -> TrainState:

@@ -89,7 +89,7 @@ def open_workdir(workdir: Path, record: Record) -> None:
     """
     _check_all_processes(record)
     if not (workdir / RECORD).exists():
-        if any((workdir / "checkpoints").glob("*")):
+        if any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*")):
             raise ConfigError(f"{workdir}: checkpoints, and no {RECORD} that says of what. Use a new --workdir")
         if is_first():
             write_record(workdir, record)
