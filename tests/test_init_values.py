@@ -149,9 +149,9 @@ def test_a_bid_that_is_no_number_is_told(tmp_path: Path) -> None:
 
 
 def test_true_and_false_in_one_file_and_numbers_in_another(tmp_path: Path, prepared: Callable[[int], Starter]) -> None:
+    clicked = pa.array(log(300)["clicked"])
     for number, type_ in enumerate((pa.bool_(), pa.int64(), pa.float64())):
         columns = log(300)
-        clicked = pa.array(columns["clicked"])
         columns |= {"clicked": clicked.cast(type_), "member": pa.array(np.arange(300) % 2).cast(type_)}
         pq.write_table(pa.table(columns), tmp_path / "data" / f"{number}.parquet")
     found = prepared(900)
