@@ -94,7 +94,7 @@ def table(rows: Rows, text: pa.DataType | None = None) -> pa.Table:
 def delimited(delimiter: str) -> Callable[[Rows, Path], None]:
     def write(rows: Rows, path: Path) -> None:
         with tempfile.TemporaryFile("w+", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, delimiter=delimiter, lineterminator="\r\n" if delimiter == "\t" else "\n")
+            writer = csv.writer(file, delimiter=delimiter, lineterminator="\r\n")  # so that both are put in quotes
             writer.writerow(TYPES)
             for row in rows:
                 cells = [json.dumps(v, ensure_ascii=False) if isinstance(v, list) else v for v in map(row.get, TYPES)]
