@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,14 @@ def test_golden_rows():
         Feature("user", "categorical", "query", hash_size=1_000_003),
         Feature("video", "categorical", "ad", "int", hash_size=1_000_003),
     )
-    encoder = Encoder(Schema("golden", features, (Task("click", "l"),), "s", ("a",), "video"))
+    schema = Schema("golden", features, (Task("click", "l"),), "s", ("a",), "video", empty_is_missing=False)
     ints = [0, 1, -1, 12345, 2**63 - 1, -(2**63)]
-    arrays = encoder.encode({"user": ["", "a", "u1", "日本", None, "a"], "video": ints}, outcomes=False).arrays
+    columns = {"user": ["", "a", "u1", "日本", None, "a"], "video": ints}
+    arrays = Encoder(schema).encode(columns, outcomes=False).arrays
     assert arrays["query_ids"][:, 0].tolist() == [369188, 494044, 107876, 815021, 0, 494044]
     assert arrays["ad_ids"][:, 0].tolist() == [214531, 40407, 786811, 956799, 461161, 915607]
+    encoder = Encoder(dataclasses.replace(schema, empty_is_missing=True))
+    assert encoder.encode(columns, outcomes=False).arrays["query_ids"][:2, 0].tolist() == [0, 494044]
 
 
 def hashed(name: str, dtype: str, values: list[Any], size: int = 1002) -> np.ndarray:
