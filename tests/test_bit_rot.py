@@ -103,6 +103,18 @@ def test_no_checkpoint_left_is_told_in_one_line(verb: str, copy: Path, call: Cal
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_of_which_all_checkpoints_are_damaged_does_not_begin_anew_unasked(config: Config, copy: Path) -> None:
+    for step in (4, 8, 12):
+        flip(files(copy / "checkpoints" / str(step))[1], np.random.default_rng(step))
+    with pytest.raises(CheckpointError, match="all checkpoints are damaged: 4, 8, 12"):
+        train(config, copy)
+    for path in sorted(copy.glob("damaged-*")):
+        with pytest.raises(CheckpointError, match=f"to train from step 0, remove .*{path.name}"):
+            train(config, copy)
+        shutil.rmtree(path)
+    assert train(config, copy).step == 12
+
+
 def test_skew_reads_no_damaged_checkpoint(copy: Path, call: Call) -> None:
     path = files(copy / "checkpoints" / "4")[2]
     flip(path, np.random.default_rng(4))

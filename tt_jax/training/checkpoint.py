@@ -25,6 +25,7 @@ from tt_jax.training.finite import not_finite
 from tt_jax.training.step import TrainState
 
 HASHED = "hashed"  # in the run's JSON: that a manifest belongs to it, which earlier versions did not write
+_ASIDE = "damaged-checkpoint-"  # in the run's directory, before the step
 log = logging.getLogger(__name__)
 
 
@@ -164,7 +165,7 @@ class Checkpoints:
         """The newest checkpoint that is not damaged; None where there is none at all.
 
         A line tells of a damaged one, which a run that saves moves aside, and the one before it is taken. Raises
-        `CheckpointError` where all are damaged.
+        `CheckpointError` where all are damaged, or were when they were moved aside.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -179,6 +180,9 @@ class Checkpoints:
                 return restored
         if steps:
             raise CheckpointError(f"{self.path}: all checkpoints are damaged: {', '.join(map(str, steps))}")
+        if self._writes and (aside := sorted(self.path.parent.glob(f"{_ASIDE}*"))):
+            names = ", ".join(path.name for path in aside)
+            raise CheckpointError(f"{self.path}: all checkpoints were damaged; to train from step 0, remove {names}")
         return None
 
     def restore_best(self, abstract: TrainState) -> Restored:
@@ -208,7 +212,7 @@ class Checkpoints:
         if not self._writes:
             log.warning("a checkpoint is damaged: %s: the one before it is taken", damage)
             return
-        aside = self.path.parent / f"damaged-checkpoint-{step}"
+        aside = self.path.parent / f"{_ASIDE}{step}"
         if is_first():
             while aside.exists():
                 aside = aside.with_name(f"{aside.name}-again")
