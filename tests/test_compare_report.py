@@ -23,6 +23,7 @@ from tt_jax.compare.plan import CompareError
 from tt_jax.compare.regret import split_regret
 from tt_jax.metrics.bootstrap import cluster_draws
 from tt_jax.metrics.funnel import funnel_metrics
+from tt_jax.training.calibrate import read_calibration
 from tt_jax.training.trained import Trained, load_trained
 
 SCENARIOS = ("standard", "shopping")
@@ -84,7 +85,8 @@ def test_before_are_the_models_without_their_calibration(evaluated: list[tuple[A
 def test_calibrations_are_those_beside_the_weights(report: dict[str, Any], compared: Path, compared_data: Path) -> None:
     schema = PreparedSet.open(compared_data).schema
     for name, run in report["runs"].items():
-        fitted = Calibration.from_json((compared / "runs" / name / "calibration.json").read_text(), schema)
+        fitted = read_calibration(compared / "runs" / name, schema)
+        assert fitted is not None
         assert Calibration.from_json(json.dumps(run["calibration"]), schema) == fitted
         assert (fitted.method, fitted.split, fitted.model) == ("platt", "eval", run["weights"])
         assert "click" in fitted.tasks
