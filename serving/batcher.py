@@ -8,6 +8,7 @@ before the first is read, so that XLA has work while Python builds answers.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import math
 import threading
 import time
@@ -45,6 +46,7 @@ __all__ = ["Batcher", "DeadlineError", "DispatcherError", "OverloadError", "Rank
 R = TypeVar("R")
 Change = Callable[[Scorer], tuple[Scorer, Any]]
 _MARGIN = 1.25  # what is expected to be later than the deadline by less may well be in time, or not: it is not worth it
+_LAST_CALL = 1.0  # s that the end of the process waits for the thread, if nobody closed it
 _LAGS = 2  # times as long an answer may wait for an event loop that is behind, by then
 
 
@@ -75,6 +77,7 @@ class Batcher:
         self._answers = Answers(self._load.stuck, self._metrics.shed)
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
         self._thread.start()
+        atexit.register(self.close, _LAST_CALL)  # the end of Python would kill the thread within XLA, which aborts
 
     @property
     def scorer(self) -> Scorer:
@@ -143,6 +146,7 @@ class Batcher:
     def close(self, seconds: float | None = None) -> None:
         """Waits for the batches in progress, at most that long, and ends the thread. What is still queued is refused.
         Does not wait for a thread that is stuck."""
+        atexit.unregister(self.close)
         with self._wake:
             self._closed = True
             self._wake.notify()
