@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from serving.admin import create_admin
 from serving.changes import IndexVersion
 from serving.changing import load
 from serving.compaction import Compacted
-from serving.delta import Delta
+from serving.delta import Delta, DeltaError
 from serving.index import AdIndex, build_index
 from serving.live import Live, Sources
 from serving.scorer import Scorer
@@ -61,6 +63,14 @@ def other_index(bundle: Path, out: Path, seed: int = 3) -> Path:
 
 def versions_in(journal: Path, index_id: str) -> list[str]:
     """Of an index, and those that its records lead to, in their order. Without the lock of the journal."""
+    for _ in range(100):
+        with contextlib.suppress(FileNotFoundError, DeltaError):  # a compaction removed what was just listed
+            return _versions_in(journal, index_id)
+        time.sleep(0.05)
+    return _versions_in(journal, index_id)
+
+
+def _versions_in(journal: Path, index_id: str) -> list[str]:
     folder, found = journal / index_id, [IndexVersion.of(index_id)]
     names = sorted(path.name for path in folder.glob("[0-9c]*"))
     if compacted := [name for name in names if name.startswith("compacted-")]:
