@@ -119,7 +119,8 @@ class Page:
         return value
 
     def click(self, selector: str) -> None:
-        """A click of the mouse at the middle of an element, which must be what is to be seen there."""
+        """A click of the mouse at the middle of an element, once it is there; it must be what is to be seen there."""
+        self.wait(f"document.querySelector({json.dumps(selector)}) !== null")
         place = self.evaluate(
             f"""(() => {{
               const e = document.querySelector({json.dumps(selector)});

@@ -141,6 +141,7 @@ def test_the_docs_of_the_service(page: Page, tiny_bundle: Path, tiny_index: Path
             page.wait("document.querySelectorAll('.opblock').length >= 4")
             page.evaluate("document.querySelectorAll('.opblock-summary-control').forEach((b) => b.click())")
             page.wait("document.querySelectorAll('.opblock-body').length >= 4")
+            page.wait("document.querySelector('.opblock-post .try-out__btn') !== null")
             models = "document.querySelectorAll('.model-box-control, .json-schema-2020-12-accordion')"
             page.evaluate(f"{models}.forEach((b) => b.click())")
             assert page.evaluate("[innerWidth, document.documentElement.scrollWidth]") == [width, width]
