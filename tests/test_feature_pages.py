@@ -1,4 +1,4 @@
-"""The examples of docs/features/ do what the pages say, and are short."""
+"""The examples of docs/reference/features/ do what the pages say, and are short."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PAGES = Path(__file__).parents[1] / "docs" / "features"
+PAGES = Path(__file__).parents[1] / "docs" / "reference" / "features"
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 KINDS = ("categorical", "bag", "sequence", "numeric", "dense")
 

@@ -165,6 +165,6 @@ def test_running_sums_can_be_donated():
 
 
 def test_the_definitions_are_those_of_the_page():
-    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "metrics.md").read_text()
     for name, meaning in DEFINITIONS.items():
         assert f"| `{name}` | {meaning} |" in page

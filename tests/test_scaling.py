@@ -32,7 +32,7 @@ from tt_jax.config import ModelConfig
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.schema import MAX_TABLE_ROWS
 
-PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
+PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "scaling.md"
 ONE = Plan(1, "h200", columns=1)
 HOST = Plan(8, "h200")
 EIGHT_HOSTS = Plan(64, "h200")

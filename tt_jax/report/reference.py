@@ -23,8 +23,8 @@ _SCHEMA = """# The schema
 
 What a row of a log means: [tt_jax/schema.py](../tt_jax/schema.py). `tt-jax init` writes a first one
 ([data.md](data.md#a-first-schema)); what the kinds of features are for, and how each is encoded, is in
-[features/](features/index.md). A schema that contradicts itself is refused when it is made, by the name of the
-feature or task.
+[features/](reference/features/index.md). A schema that contradicts itself is refused when it is made, by
+the name of the feature or task.
 """
 _CONFIG = """# The configuration
 
