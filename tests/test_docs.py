@@ -1,4 +1,4 @@
-"""The Python of docs/clients.md is run as it stands there, on the tiny bundle and index in place of its paths."""
+"""The Python of docs/how-to/call_the_service.md is run as it stands there, on the tiny bundle and index."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests import tiny
 from tests.service_calls import running
 from tt_jax.features import Encoder
 
-PAGE = Path(__file__).parents[1] / "docs" / "clients.md"
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "call_the_service.md"
 
 
 @pytest.fixture(scope="module")

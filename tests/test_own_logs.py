@@ -1,4 +1,4 @@
-"""The commands of docs/bring_your_own_logs.md, run as they stand there, print what the page says they print."""
+"""The commands of docs/tutorials/bring_your_own_logs.md, run as they stand there, print what the page says."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "bring_your_own_logs.md"
+PAGE = ROOT / "docs" / "tutorials" / "bring_your_own_logs.md"
 STEP = re.compile(r"^## (\d+)\. (.*?)(?=^## )", re.DOTALL | re.MULTILINE)
 BLOCK = re.compile(r"^```(sh|text)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 NUMBER = re.compile(r"\b[\da-f]{12}\b|-?\d[\d,]*(\.\d+)?")  # or the beginning of a fingerprint
