@@ -4,8 +4,9 @@
 
 The logs of ten days. The first three are there at the beginning; then every midnight a method learns what the day has
 brought, and predicts the clicks of the next. It prints a JSON line for each seed and method, then a Markdown table, for
-docs/continuous.md. `examples` and `seconds` are those of all midnights together, without the first three days; seconds
-are of training steps only. Runs that are there already are not repeated. `--only NAME NAME` makes some rows.
+docs/log/2026-11-30-train-daily.md. `examples` and `seconds` are those of all midnights together, without the first
+three days; seconds are of training steps only. Runs that are there already are not repeated. `--only NAME NAME` makes
+some rows.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ from tt_jax.metrics import sigmoid, task_metrics
 from tt_jax.metrics.funnel import funnel_metrics
 from tt_jax.training.trained import load_saved, load_trained
 
+PAGE = ROOT / "docs" / "how-to" / "detect_skew.md"
+
 
 def run(call: Call, workdir: Path, out: Path, *flags: str) -> tuple[int, dict[str, Any], str]:
     code, printed, err = call("skew", f"--workdir={workdir}", "--split=eval", f"--out={out / 'skew.json'}", *flags)
@@ -94,7 +96,7 @@ def test_the_threshold_is_on_what_is_within(call: Call, told_run: Path, tmp_path
     assert (code, found["findings"]) == (0, [])
 
 
-@pytest.mark.parametrize("text", [EXAMPLE, (ROOT / "docs" / "skew.md").read_text()], ids=["help", "page"])
+@pytest.mark.parametrize("text", [EXAMPLE, PAGE.read_text()], ids=["help", "page"])
 def test_the_documented_commands_work_as_they_stand(text: str, call: Call, told_path: Path, tmp_path: Path) -> None:
     """With a quick configuration, and a threshold that says nothing of how good its few steps are."""
     train, sweep = (re.search(rf"tt-jax {verb} (.*\\\n)*.*", text) for verb in ("train", "skew"))
