@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-SECTIONS = ("Tutorials", "How-to", "Reference", "Explanation", "Log")
+SECTIONS = ("Tutorials", "How to", "Reference", "Explanation", "Log")
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s:#]+)(?:#[^)\s]*)?\)")
 
 

@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 WIDTH, MARGIN, GAP, LINE = 400, 10, 12, 17  # units; LINE: from one line of text to the next
 ARROW = 34  # units between two rows, for arrows and their labels
 LETTER = 6.4  # units a letter takes at most, in the mean of a line
-_ROW_ARROW = re.compile(r"(\w+) -> (\w+)(?:: (.+))?")
+_ARROW = re.compile(r"(\w+) -> (\w+)(?:: (.+))?")
 _STYLE = """<style>
   svg { background: #fff; font: 12px system-ui, sans-serif; fill: #1b1f24; text-anchor: middle }
   .box { fill: #eef3fb; stroke: #5b7db1 } .arrow { stroke: #5b7db1; stroke-width: 1.5 } .head { fill: #5b7db1 }
@@ -56,7 +56,7 @@ def drawn(text: str) -> str:
     for line in (line.strip() for line in text.splitlines() if line.strip()):
         if line.startswith("title: "):
             title = line.removeprefix("title: ")
-        elif arrow := _ROW_ARROW.fullmatch(line):
+        elif arrow := _ARROW.fullmatch(line):
             arrows.append(arrow.groups(""))
         else:
             row = _row(line, top)
