@@ -22,7 +22,7 @@ from tt_jax.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
-PAGE = (ROOT / "docs" / "serving.md").read_text()
+PAGE = (ROOT / "docs" / "how-to" / "serve.md").read_text()
 
 
 def unit() -> configparser.ConfigParser:
