@@ -22,7 +22,7 @@ _ENTRY = re.compile(r"  (\w+(?:, \w+)*): (.*)")
 _SCHEMA = """# The schema
 
 What a row of a log means: [tt_jax/schema.py](../tt_jax/schema.py). `tt-jax init` writes a first one
-([data.md](data.md#a-first-schema)); what the kinds of features are for, and how each is encoded, is in
+([how to write one](how-to/write_a_schema.md)); what the kinds of features are for, and how each is encoded, is in
 [features/](reference/features/index.md). A schema that contradicts itself is refused when it is made, by
 the name of the feature or task.
 """
