@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from configs.kuairand import config
-from input_pipeline.prepare import prepare
+from input_pipeline.prepare.sequential import prepare
 from input_pipeline.recipes import kuairand
 from tt_jax.schema import Feature
 from tt_jax.training.loop import train

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from input_pipeline.adworld import AdWorldConfig, generate, simulate
+from input_pipeline.adworld.simulate import AdWorldConfig, generate, simulate
 
 
 def main() -> None:

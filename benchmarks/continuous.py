@@ -24,16 +24,16 @@ import jax
 import numpy as np
 
 from configs.adworld import config as adworld_config
-from input_pipeline.adworld import AdWorldConfig, schema, simulate
-from input_pipeline.blocks import Part, PreparedSet
-from input_pipeline.prepare import prepare
+from input_pipeline.adworld.simulate import AdWorldConfig, schema, simulate
+from input_pipeline.blocks.block import Part, PreparedSet
+from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
 from tt_jax.config import Config, StageConfig
+from tt_jax.evaluation.predict import evaluate, make_predict
+from tt_jax.io.publish import write_json
 from tt_jax.metrics.probability import log_loss
-from tt_jax.publish import write_json
 from tt_jax.training import progressive
 from tt_jax.training.continuous import go_on
-from tt_jax.training.evaluate import evaluate, make_predict
 from tt_jax.training.loop import train
 from tt_jax.training.trained import load_trained
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tt_jax.features import Encoder
+from tt_jax.features.encoder import Encoder
 from tt_jax.schema import Feature, Schema, Task
 
 SLOTS, DIM, IDS = 10, 64, 100_000

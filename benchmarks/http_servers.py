@@ -40,9 +40,9 @@ def parse_args() -> argparse.Namespace:
 
 def serve(name: str, folder: Path, max_k: int) -> None:
     """The application in a stock server, without what the service's own adds: limits on clients, a clean end."""
-    from serving.changing import load as load_scorer
-    from serving.server import bound, calm_garbage_collector, listen
-    from serving.service import create_app
+    from serving.http.server import bound, calm_garbage_collector, listen
+    from serving.scorer_updates import load as load_scorer
+    from serving.service.app import create_app
 
     listener = bound("127.0.0.1", 0)
     port = listener.getsockname()[1]

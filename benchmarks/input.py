@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline.blocks import PreparedSet
-from input_pipeline.pipeline import THREADS, WINDOW, train_batches
-from input_pipeline.prepare import BLOCK_ROWS
-from input_pipeline.writer import PreparedWriter
+from input_pipeline.batches import THREADS, WINDOW, train_batches
+from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.prepare.sequential import BLOCK_ROWS
+from input_pipeline.prepare.writer import PreparedWriter
 from tt_jax.schema import Feature, Schema, Task, array_specs
 
 _VALUES = 1_000_000  # of each id feature: nothing for LZ4 to find

@@ -28,18 +28,18 @@ import numpy as np
 import pyarrow as pa
 
 from configs.adworld import config as adworld_config
-from input_pipeline.adworld import AdWorldConfig, candidates, corpus, schema
-from input_pipeline.adworld_regret import regret
-from input_pipeline.prepare import prepare
+from input_pipeline.adworld.simulate import AdWorldConfig, candidates, corpus, schema
+from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
 from input_pipeline.recipes import adworld as recipe
 from tt_jax.cli.regret import predictor
+from tt_jax.compare.staleness import make_mixed_predict, pair
 from tt_jax.config import Config
-from tt_jax.features import Encoder
+from tt_jax.evaluation.adworld.regret import regret
+from tt_jax.features.encoder import Encoder
 from tt_jax.metrics import probability, sigmoid
 from tt_jax.metrics.funnel import funnel_metrics
 from tt_jax.training.loop import train
-from tt_jax.training.skew import make_mixed_predict, pair
 from tt_jax.training.trained import Trained, load_saved, load_trained
 
 SCENARIO = "shopping"

@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks.top_k import median_ms
 from benchmarks.train_step import add_shape, make_config, synthetic_batch, synthetic_schema
+from tt_jax.evaluation.predict import INPUT_ARRAYS, make_predict
 from tt_jax.losses import cross_entropy
 from tt_jax.metrics import EvalState, sigmoid, streaming
 from tt_jax.metrics.bootstrap import metric_intervals
@@ -26,7 +27,6 @@ from tt_jax.metrics.ranking import user_codes
 from tt_jax.metrics.task_rows import TaskRows
 from tt_jax.models.dense import resolve_precision
 from tt_jax.models.two_tower import TwoTower
-from tt_jax.training.evaluate import INPUT_ARRAYS, make_predict
 from tt_jax.training.step import init_state, make_step, resolve_chunk_rows
 
 SCENARIOS, USERS_OF_A_ROW = 3, 0.1

@@ -69,7 +69,7 @@ def _write(folder: Path, rows: int) -> None:
 def _write_examples(folder: Path, records: list[bytes], times: int) -> None:
     from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
-    from input_pipeline.readers.crc import crc32c, masked
+    from input_pipeline.sources.crc32c import crc32c, masked
 
     heads = [len(r).to_bytes(8, "little") for r in records]
     sums = [[int(c).to_bytes(4, "little") for c in masked(crc32c(parts))] for parts in (heads, records)]

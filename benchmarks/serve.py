@@ -40,9 +40,9 @@ import pyarrow as pa
 
 from benchmarks.train_step import add_shape, make_config, synthetic_schema
 from serving import AdIndex, Scorer
-from serving.index import build_index
-from tt_jax.bundle import Bundle
-from tt_jax.export import write_bundle
+from serving.index.ad_index import build_index
+from tt_jax.bundle.reader import Bundle
+from tt_jax.bundle.writer import write_bundle
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.schema import Schema, Tower
 

@@ -23,9 +23,9 @@ from benchmarks.train_step import add_shape, make_config, synthetic_schema
 from tt_jax.config import ShardingConfig
 from tt_jax.models.dense import resolve_precision
 from tt_jax.models.two_tower import TwoTower
+from tt_jax.parallel.sharding import batch_sharding, make_mesh, on_mesh, place_tables, replicated, state_specs
 from tt_jax.schema import TOWERS, array_specs
-from tt_jax.sharding import batch_sharding, make_mesh, on_mesh, place_tables, replicated, state_specs
-from tt_jax.training.exchange import ManyDevices, shard_step
+from tt_jax.training.collectives import ManyDevices, shard_step
 from tt_jax.training.step import MODEL_ARRAYS, init_state, make_step
 
 

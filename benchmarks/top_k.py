@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from serving.corpus import Corpus
-from serving.top_k import TopK, score_and_top_k, score_candidates
+from serving.scoring.device_corpus import Corpus
+from serving.scoring.top_k import TopK, score_and_top_k, score_candidates
 from tt_jax.utility import Utility
 
 

@@ -17,17 +17,17 @@ from typing import Any
 
 import jax
 
-from input_pipeline import verified
-from input_pipeline.blocks import PreparedSet
+from input_pipeline.blocks import verified
+from input_pipeline.blocks.block import PreparedSet
 from tt_jax.cli.configuration import load_config
-from tt_jax.training import checkpoint, loop
+from tt_jax.training import loop
 
 # What is timed: module, name of the function, name of the figure.
 PARTS = (
     (verified, "sha256_of", "set_hash_s"),
-    (checkpoint, "describe_files", "checkpoint_hash_s"),
-    (checkpoint, "sync_tree", "checkpoint_sync_s"),
-    (checkpoint, "read_published", "restore_hash_s"),
+    (checkpoints, "describe_files", "checkpoint_hash_s"),
+    (checkpoints, "sync_tree", "checkpoint_sync_s"),
+    (checkpoints, "read_published", "restore_hash_s"),
 )
 
 

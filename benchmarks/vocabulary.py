@@ -21,16 +21,16 @@ import jax
 import numpy as np
 
 from configs.adworld import config as adworld_config
-from input_pipeline.adworld import AdWorldConfig
-from input_pipeline.blocks import Part, PreparedSet
-from input_pipeline.prepare import prepare
+from input_pipeline.adworld.simulate import AdWorldConfig
+from input_pipeline.blocks.block import Part, PreparedSet
+from input_pipeline.prepare.sequential import prepare
+from input_pipeline.prepare.vocabulary import learn_vocabularies
 from input_pipeline.readers import Chunk
 from input_pipeline.recipes import adworld as recipe
-from input_pipeline.vocabulary import learn_vocabularies
+from tt_jax.evaluation.full_report import full_report
+from tt_jax.evaluation.predict import make_predict, predict_rows
 from tt_jax.schema import WAYS, Schema
-from tt_jax.training.evaluate import make_predict, predict_rows
 from tt_jax.training.loop import train
-from tt_jax.training.report import full_report
 from tt_jax.training.setup import Setup
 from tt_jax.training.trained import load_trained
 

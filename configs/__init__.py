@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from tt_jax.config import Config, ModelConfig
-from tt_jax.strict_json import nearest
+from tt_jax.io.strict_json import nearest
 
 
 def config_dict(config: Config) -> ConfigDict:

@@ -1,11 +1,11 @@
-"""The queries of a prepared set, counted as `tt_jax.profile` counts served ones."""
+"""The queries of a prepared set, counted as `serving.parity.profile` counts served ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from input_pipeline.blocks import PreparedSet
-from tt_jax.profile import Profile
+from input_pipeline.blocks.block import PreparedSet
+from serving.parity.profile import Profile
 
 
 def profile_queries(

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
-from input_pipeline.notices import tell, told
+from input_pipeline.sources.notices import tell, told
 
 I = TypeVar("I")  # noqa: E741
 R = TypeVar("R")

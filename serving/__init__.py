@@ -9,13 +9,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from serving.index import AdIndex
+    from serving.batching.batcher import Batcher
+    from serving.index.ad_index import AdIndex
     from serving.scorer import RequestError, ScoredAd, Scorer
+    from serving.service.messages import Work
 
-__all__ = ["AdIndex", "RequestError", "ScoredAd", "Scorer"]
+_PLACES = {
+    "AdIndex": "serving.index.ad_index",
+    "Batcher": "serving.batching.batcher",
+    "RequestError": "serving.scorer",
+    "ScoredAd": "serving.scorer",
+    "Scorer": "serving.scorer",
+    "Work": "serving.service.messages",
+}
+__all__ = ["AdIndex", "Batcher", "RequestError", "ScoredAd", "Scorer", "Work"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("serving.index" if name == "AdIndex" else "serving.scorer"), name)
+    return getattr(importlib.import_module(_PLACES[name]), name)

@@ -8,8 +8,8 @@ read it as the specification of how to use a bundle from elsewhere.
     bundle, index = PortableBundle.load("bundles/b"), PortableIndex.load("indexes/i")
     positions, utility, probabilities = bundle.rank(index, query_ids, query_floats)    # index.ids[positions[0]]
 
-Requests come encoded. The encoder (`tt_jax/features.py` and the files that it imports) needs NumPy only, so it can be
-copied too; `golden.json` and `stablehlo/golden.npz` have the same rows raw and encoded, to check another one by.
+Requests come encoded. The encoder (`tt_jax/features/encoder.py` and the files that it imports) needs NumPy only, so it
+can be copied too; `golden.json` and `stablehlo/golden.npz` have the same rows raw and encoded, to check another one by.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class PortableIndex:
 
 @dataclass(frozen=True, eq=False)
 class PortableBundle:
-    """A verified bundle: weights, and functions of them, see `tt_jax/artefacts.py`."""
+    """A verified bundle: weights, and functions of them, see `tt_jax/bundle/stablehlo.py`."""
 
     path: Path
     manifest: Mapping[str, Any]
@@ -151,8 +151,8 @@ def _functions(path: Path, manifest: Mapping[str, Any], expired: Expired) -> dic
     if expired == "refuse":
         raise PortableError(f"{path}: its StableHLO {problem}; export the bundle again, or fall back to its weights")
     try:
-        from tt_jax.artefacts import artefacts
-        from tt_jax.bundle import Bundle
+        from tt_jax.bundle.reader import Bundle
+        from tt_jax.bundle.stablehlo import artefacts
         from tt_jax.utility import Utility
     except ModuleNotFoundError as e:
         raise PortableError(f"{path}: its StableHLO {problem}, and there is no {e.name} to fall back to") from None

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from serving.ad_rows import AdId
-from serving.ads import AdIdError, Ads
-from serving.index import AdIndex
-from serving.lowering import QUERIES, Shape
-from serving.programs import Programs, Running
-from serving.ranking import Encoded, Ranking, ScoredAd
-from tt_jax.bundle import Bundle
-from tt_jax.columns import EncodeError
-from tt_jax.features import Encoder
+from serving.index.ad_columns import AdId
+from serving.index.ad_index import AdIndex
+from serving.index.ad_table import AdIdError, Ads
+from serving.scoring.jitted import QUERIES, Shape
+from serving.scoring.programs import Programs, Running
+from serving.scoring.results import Encoded, Ranking, ScoredAd
+from tt_jax.bundle.reader import Bundle
+from tt_jax.features.columns import EncodeError
+from tt_jax.features.encoder import Encoder
 from tt_jax.utility import Utility
 
 _SHOWN = 300  # characters of an error: a client may have sent anything
@@ -34,7 +34,8 @@ class IndexMismatchError(ValueError):
 
 
 class Scorer:
-    """Ranks and scores the ads of an index with the model of a bundle. Safe in threads, but see `serving.changing`.
+    """Ranks and scores the ads of an index with the model of a bundle. Safe in threads, but see
+    `serving.scorer_updates`.
 
     Attributes:
       schema: of the bundle.
@@ -212,7 +213,7 @@ class Scorer:
         return self._programs.utilities(encoded.ids, encoded.floats, positions)
 
     def with_ads(self, ads: Ads, programs: Programs) -> Scorer:
-        """The same, with other ads and the programs that hold them. For `serving.changing`."""
+        """The same, with other ads and the programs that hold them. For `serving.scorer_updates`."""
         other = copy.copy(self)
         other._programs = programs
         other._set_ads(ads)

@@ -34,7 +34,7 @@ TRAIN_ROWS, EVAL_ROWS = 3000, 500
 @pytest.fixture(scope="session")
 def prepared_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared set of the tiny schema: splits train and eval, two scenarios, several blocks."""
-    from input_pipeline.prepare import prepare
+    from input_pipeline.prepare.sequential import prepare
     from input_pipeline.readers import Chunk
     from tests import tiny
 
@@ -53,7 +53,7 @@ def prepared_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the tiny model with random weights."""
     from tests import tiny
-    from tt_jax.export import write_bundle
+    from tt_jax.bundle.writer import write_bundle
 
     params, tables = tiny.weights()
     out = tmp_path_factory.mktemp("bundle") / "tiny"
@@ -72,9 +72,9 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_index(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index of 200 ads, four in five eligible, made by the tiny bundle."""
-    from serving.index import build_index
+    from serving.index.ad_index import build_index
     from tests import tiny
-    from tt_jax.bundle import Bundle
+    from tt_jax.bundle.reader import Bundle
 
     out = tmp_path_factory.mktemp("index") / "tiny"
     build_index(Bundle.load(tiny_bundle), tiny.ads_table(np.random.default_rng(2), 200)).save(out)
@@ -107,7 +107,7 @@ def compared(compared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def told_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared set of `tiny.TOLD`, whose queries tell the scenario: splits train and eval."""
-    from input_pipeline.prepare import prepare
+    from input_pipeline.prepare.sequential import prepare
     from input_pipeline.readers import Chunk
     from tests import tiny
 
@@ -141,7 +141,7 @@ def told_run(told_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def warm_scorer(tiny_bundle: Path, tiny_index: Path) -> Scorer:
     """Of the tiny pair with k up to 20, and room for new ads. For others to be `like` it: compiling takes seconds."""
-    from serving.changing import load
+    from serving.scorer_updates import load
 
     return load(tiny_bundle, tiny_index, max_k=20, live=True)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from serving.index import build_index
+from serving.index.ad_index import build_index
 from serving.scorer import Scorer
 from tests import tiny
-from tt_jax.bundle import Bundle, GoldenRow
+from tt_jax.bundle.reader import Bundle, GoldenRow
 from tt_jax.config import Config
 from tt_jax.schema import Feature, Schema, Task
 

@@ -14,18 +14,18 @@ import httpx
 import numpy as np
 from litestar.testing import TestClient
 
-from serving.admin import create_admin
-from serving.changes import IndexVersion
-from serving.changing import load
-from serving.compaction import Compacted
-from serving.delta import Delta, DeltaError
-from serving.index import AdIndex, build_index
-from serving.live import Live, Sources
+from serving.admin.app import create_admin
+from serving.admin.updates import Live, Sources
+from serving.index.ad_index import AdIndex, build_index
+from serving.index.change_set import IndexVersion
+from serving.index.compaction import Compacted
+from serving.index.delta import Delta, DeltaError
 from serving.scorer import Scorer
-from serving.service import create_app
+from serving.scorer_updates import load
+from serving.service.app import create_app
 from tests import tiny
 from tests.service_calls import some_queries
-from tt_jax.bundle import Bundle
+from tt_jax.bundle.reader import Bundle
 
 MAX_K = 20
 TOKEN = "a-token-of-the-tests"

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from serving.connection import Handler
-from serving.listener import Listener
-from serving.load import Load
-from serving.telemetry import Telemetry
+from serving.batching.limits import Load
+from serving.http.connection import Handler
+from serving.http.listener import Listener
+from serving.service.telemetry import Telemetry
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

@@ -15,10 +15,10 @@ import numpy as np
 import uvloop
 from litestar import Litestar
 
-from serving.connection import Handler
-from serving.door import Door
+from serving.http.connection import Handler
 from serving.scorer import ScoredAd
-from serving.service import Service
+from serving.service.app import Service
+from serving.service.load_shedding import Door
 from tests import tiny
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}  # what `curl -d` sends

@@ -18,11 +18,11 @@ import numpy as np
 from tests import tiny
 from tests.test_step import DECAY, STEPS, batches, compiled, fresh
 from tt_jax.config import Config, ShardingConfig
+from tt_jax.evaluation.predict import INPUT_ARRAYS
 from tt_jax.models.two_tower import TwoTower
+from tt_jax.parallel.sharding import batch_sharding, make_mesh, on_mesh, place_tables, replicated, state_specs
 from tt_jax.schema import Schema
-from tt_jax.sharding import batch_sharding, make_mesh, on_mesh, place_tables, replicated, state_specs
-from tt_jax.training.evaluate import INPUT_ARRAYS
-from tt_jax.training.exchange import ManyDevices, shard_predict, shard_step
+from tt_jax.training.collectives import ManyDevices, shard_predict, shard_step
 from tt_jax.training.loop import train
 from tt_jax.training.step import TrainState, make_step
 

@@ -11,18 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from input_pipeline.adworld import AdWorldConfig, corpus, impressions, schema
-from input_pipeline.adworld_features import ad_ids
-from input_pipeline.adworld_replay import Replay, replay, wake
-from input_pipeline.adworld_world import SCENARIOS
+from input_pipeline.adworld.features import ad_ids
+from input_pipeline.adworld.simulate import AdWorldConfig, corpus, impressions, schema
+from input_pipeline.adworld.world import SCENARIOS
 from serving import Scorer
-from serving.index import build_index
+from serving.index.ad_index import build_index
 from tests.test_cli import Call
 from tests.test_cli import call as call
-from tt_jax.bundle import Bundle
+from tt_jax.bundle.reader import Bundle
+from tt_jax.bundle.writer import write_bundle
 from tt_jax.cli.abtest import ranker
 from tt_jax.config import Config, DataConfig, ModelConfig
-from tt_jax.export import write_bundle
+from tt_jax.evaluation.adworld.replay import Replay, replay, wake
 from tt_jax.models.two_tower import TwoTower
 
 WORLD = AdWorldConfig(seed=6, users=800, advertisers=30, ads=400, days=3, requests_per_day=400, new_ads_per_day=10)

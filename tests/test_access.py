@@ -14,10 +14,10 @@ import httpx
 import pytest
 from litestar.testing import TestClient
 
-from serving.access import OPEN, Tokens, is_loopback, read_tokens
 from serving.client import Client, ServiceError
 from serving.scorer import Scorer
-from serving.service import RANK, create_app
+from serving.service.app import RANK, create_app
+from serving.service.auth import OPEN, Tokens, is_loopback, read_tokens
 from tests.service_calls import error_of, post, running, some_queries
 from tests.serving_process import ServingProcess
 from tt_jax.cli.main import main

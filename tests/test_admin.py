@@ -18,17 +18,17 @@ import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
 
-from serving.admin import create_admin
-from serving.changing import load
-from serving.delta import Base, make_delta
-from serving.index import AdIndex
-from serving.live import Live, Sources
-from serving.programs import Programs
+from serving.admin.app import create_admin
+from serving.admin.updates import Live, Sources
+from serving.index.ad_index import AdIndex
+from serving.index.delta import Base, make_delta
 from serving.scorer import Scorer
-from serving.service import create_app
+from serving.scorer_updates import load
+from serving.scoring.programs import Programs
+from serving.service.app import create_app
 from tests import tiny
 from tests.service_calls import error_of, post, some_queries
-from tt_jax.bundle import Bundle
+from tt_jax.bundle.reader import Bundle
 
 MAX_K = 20
 QUERY = some_queries(1)[0]

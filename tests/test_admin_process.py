@@ -17,12 +17,12 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from serving.delta import Base, make_delta
-from serving.index import AdIndex, IndexManifest, build_index
+from serving.index.ad_index import AdIndex, IndexManifest, build_index
+from serving.index.delta import Base, make_delta
 from tests import tiny
 from tests.service_calls import error_of, post, some_queries
-from tt_jax.bundle import Bundle
-from tt_jax.publish import read_published, write_manifest
+from tt_jax.bundle.reader import Bundle
+from tt_jax.io.publish import read_published, write_manifest
 
 TOKEN, NEXT_TOKEN = "a-token-of-the-tests", "the-token-after-it"
 AUTHORIZED, NEXT = ({"authorization": f"Bearer {token}"} for token in (TOKEN, NEXT_TOKEN))

@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from serving.ad_rows import AdId
-from serving.ads_json import ads_json
+from serving.batching.ads_json import ads_json
+from serving.index.ad_columns import AdId
 from serving.scorer import ScoredAd
 
 ODD = ['"', '","', "a\\", "}},{", "é\n", "", "\u2028"]

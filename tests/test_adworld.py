@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline.adworld import (
+from input_pipeline.adworld.funnel import DAY, DAY_0
+from input_pipeline.adworld.simulate import (
     ORACLE_COLUMNS,
     AdWorldConfig,
     Batch,
@@ -22,9 +23,8 @@ from input_pipeline.adworld import (
     simulate,
     split_of_day,
 )
-from input_pipeline.adworld_funnel import DAY, DAY_0
-from input_pipeline.adworld_world import SCENARIOS, build_world
-from tt_jax.features import Encoder
+from input_pipeline.adworld.world import SCENARIOS, build_world
+from tt_jax.features.encoder import Encoder
 from tt_jax.schema import Schema
 
 SMALL = AdWorldConfig(seed=7, users=1500, advertisers=40, ads=400, days=4, requests_per_day=5000, new_ads_per_day=20)

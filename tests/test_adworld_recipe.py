@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from configs.adworld import get_config
-from input_pipeline.adworld import LOGS, AdWorldConfig, generate
-from input_pipeline.prepare import prepare
+from input_pipeline.adworld.simulate import LOGS, AdWorldConfig, generate
+from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import ReadError
 from input_pipeline.recipes import load
 from tt_jax.cli.main import main

@@ -12,15 +12,15 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit, rel_entr, xlog1py, xlogy
 
-from input_pipeline.adworld import AdWorldConfig, Batch, Log, schema, simulate
-from input_pipeline.adworld_regret import FIGURES, Predict, Truth, fit_logistic, interaction_rank, read_truth, regret
+from input_pipeline.adworld.simulate import AdWorldConfig, Batch, Log, schema, simulate
 from tests import tiny
-from tt_jax.calibration import Calibration, Curve
+from tt_jax.calibration.maps import Calibration, Curve
 from tt_jax.cli.regret import predictor, regret_of
 from tt_jax.config import Config, DataConfig, ModelConfig
+from tt_jax.evaluation.adworld.regret import FIGURES, Predict, Truth, fit_logistic, interaction_rank, read_truth, regret
 from tt_jax.models.two_tower import TwoTower
+from tt_jax.runs.record import describe
 from tt_jax.training.trained import Trained
-from tt_jax.training.workdir import describe
 
 WORLD = AdWorldConfig(seed=5, users=1500, advertisers=40, ads=400, days=3, requests_per_day=2500, new_ads_per_day=20)
 DIM = 32

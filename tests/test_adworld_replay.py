@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 from scipy.stats import binomtest
 
-from input_pipeline.adworld import AdWorldConfig, corpus, simulate
-from input_pipeline.adworld_experiment import FIGURES, arm_of, count_significant, effects, groups, report, sums
-from input_pipeline.adworld_funnel import Requests, click_logit, sigmoid, take_inventory
-from input_pipeline.adworld_replay import Morning, Outcomes, Ranker, Replay, replay, wake
-from input_pipeline.adworld_world import SCENARIOS
+from input_pipeline.adworld.funnel import Requests, click_logit, sigmoid, take_inventory
+from input_pipeline.adworld.simulate import AdWorldConfig, corpus, simulate
+from input_pipeline.adworld.world import SCENARIOS
+from tt_jax.evaluation.adworld.experiment import FIGURES, arm_of, count_significant, effects, groups, report, sums
+from tt_jax.evaluation.adworld.replay import Morning, Outcomes, Ranker, Replay, replay, wake
 
 WORLD = AdWorldConfig(seed=4, users=1500, advertisers=40, ads=600, days=3, requests_per_day=1500, new_ads_per_day=20)
 HOW = Replay(requests=1300, candidates=60, passed=12, wanted=8, seed=1)
@@ -67,7 +67,7 @@ def test_the_accounts_balance() -> None:
 
 def test_revenue_is_the_prices_of_the_clicks() -> None:
     """A request at a time, by a loop over what the replay drew for it."""
-    from input_pipeline.adworld_replay import _chunks, _sell
+    from tt_jax.evaluation.adworld.replay import _chunks, _sell
 
     (chunk,) = _chunks(morning(), 0, Replay(requests=40, candidates=60, passed=12, seed=3))
     passed = np.zeros(chunk.ad.shape, bool)

@@ -15,10 +15,10 @@ import jax
 import numpy as np
 import pytest
 
-from serving.index import build_index
+from serving.index.ad_index import build_index
 from serving.scorer import Scorer
 from tests import tiny
-from tt_jax.bundle import Bundle
+from tt_jax.bundle.reader import Bundle
 from tt_jax.cli.export import export_trained
 from tt_jax.training.trained import load_trained
 

@@ -9,13 +9,13 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from serving.batch_queue import BatchQueue
-from serving.batcher import Batcher
-from serving.batches import MOST_ADS, OverloadError, Part, Queued
-from serving.lowering import QUERIES, Shape
-from serving.messages import Work
-from serving.pace import Pace
+from serving.batching.batch import MOST_ADS, OverloadError, Part, Queued
+from serving.batching.batcher import Batcher
+from serving.batching.latency_model import Pace
+from serving.batching.queue import BatchQueue
 from serving.scorer import RequestError, Scorer
+from serving.scoring.jitted import QUERIES, Shape
+from serving.service.messages import Work
 from tests.service_calls import some_queries
 from tests.test_batcher import held, run, same, work
 

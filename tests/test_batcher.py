@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.batcher import Batcher, DeadlineError, OverloadError, Ranked
-from serving.batches import Queued, start_batch
-from serving.index import AdIndex
-from serving.load import Load
-from serving.messages import Work
-from serving.pace import Pace
+from serving.batching.batch import Queued, start_batch
+from serving.batching.batcher import Batcher, DeadlineError, OverloadError, Ranked
+from serving.batching.latency_model import Pace
+from serving.batching.limits import Load
+from serving.index.ad_index import AdIndex
 from serving.scorer import RequestError, Scorer
+from serving.service.messages import Work
 from tests.service_calls import some_queries
-from tt_jax.bundle import Bundle
+from tt_jax.bundle.reader import Bundle
 
 MAX_K = 20  # of `warm_scorer`
 

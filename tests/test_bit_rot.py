@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from input_pipeline.blocks import PreparedError, PreparedSet
-from input_pipeline.prepare import prepare
+from input_pipeline.blocks.block import PreparedError, PreparedSet
+from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
 from tests import tiny
 from tests.damage import damages
@@ -21,7 +21,7 @@ from tests.test_cli import Call
 from tests.test_cli import call as call
 from tests.test_training import assert_same_bits
 from tt_jax.config import Config, TrainConfig
-from tt_jax.training.checkpoint import CheckpointError, Checkpoints
+from tt_jax.runs.checkpoints import CheckpointError, Checkpoints
 from tt_jax.training.loop import train
 from tt_jax.training.setup import Setup
 from tt_jax.training.trained import load_trained

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from input_pipeline.blocks import PreparedError, PreparedSet
+from input_pipeline.blocks.block import PreparedError, PreparedSet
 from tests import tiny
 from tests.damage import damages
 from tests.test_bit_rot import config as config
@@ -21,15 +21,15 @@ from tests.test_bit_rot import run as run
 from tests.test_cli import Call
 from tests.test_cli import call as call
 from tests.test_training import assert_same_bits
-from tt_jax.calibration import Calibration, CalibrationError, Curve
+from tt_jax.calibration.calibrate import read_calibration, write_calibration
+from tt_jax.calibration.maps import Calibration, CalibrationError, Curve
 from tt_jax.config import Config, ConfigError, StageConfig
+from tt_jax.runs.metrics_log import MetricWriter, read_scalars
+from tt_jax.runs.record import read_record, write_record
 from tt_jax.training import progressive
-from tt_jax.training.calibrate import read_calibration, write_calibration
 from tt_jax.training.continuous import go_on
 from tt_jax.training.loop import train
 from tt_jax.training.trained import load_saved, load_trained
-from tt_jax.training.workdir import read_record, write_record
-from tt_jax.training.writers import MetricWriter, read_scalars
 
 
 def assert_same_or_told(path: Path, read: Callable[[], Any], error: type[ValueError]) -> None:
@@ -154,7 +154,7 @@ def test_a_damaged_corpus_of_a_prepared_set_is_not_indexed(
 def test_a_corpus_that_no_manifest_lists_is_refused(prepared_path: Path, tmp_path: Path) -> None:
     import pyarrow as pa
 
-    from input_pipeline.prepare import prepare
+    from input_pipeline.prepare.sequential import prepare
     from input_pipeline.readers import Chunk
 
     chunk = Chunk("train", "log", 0, pa.table(tiny.columns(np.random.default_rng(0), 60)))

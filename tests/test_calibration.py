@@ -12,22 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from input_pipeline.blocks import PreparedSet
-from serving.index import build_index
+from input_pipeline.blocks.block import PreparedSet
+from serving.index.ad_index import build_index
 from serving.scorer import Scorer
 from tests import tiny
-from tt_jax.artefacts import SCORER_K
-from tt_jax.bundle import Bundle, BundleError
-from tt_jax.calibration import METHODS, Calibration, CalibrationError, query_scenarios
+from tt_jax.bundle.reader import Bundle, BundleError
+from tt_jax.bundle.stablehlo import SCORER_K
+from tt_jax.calibration.calibrate import calibrated_logits, fit_calibration, fit_heads, own_tasks, read_calibration
+from tt_jax.calibration.maps import METHODS, Calibration, CalibrationError, query_scenarios
 from tt_jax.cli.evaluate import evaluate_trained, predictions
 from tt_jax.cli.export import export_trained
 from tt_jax.cli.main import main
+from tt_jax.evaluation.predict import Predictions
 from tt_jax.metrics import sigmoid, task_metrics
 from tt_jax.metrics.bootstrap import difference_intervals
 from tt_jax.metrics.ranking import user_codes
 from tt_jax.metrics.task_rows import TaskRows
-from tt_jax.training.calibrate import calibrated_logits, fit_calibration, fit_heads, own_tasks, read_calibration
-from tt_jax.training.evaluate import Predictions
 from tt_jax.training.trained import load_trained
 
 
@@ -56,7 +56,7 @@ def call(*arguments: object) -> int:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_online_equals_offline(method, run: Path, told_path: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("tt_jax.training.calibrate.MIN_ROWS", 300)
+    monkeypatch.setattr("tt_jax.calibration.calibrate.MIN_ROWS", 300)
     assert call("calibrate", f"--workdir={run}", f"--method={method}", "--tasks=click,conversion") == 0
     trained = load_trained(run)
     calibration = trained.calibration
@@ -111,7 +111,7 @@ def test_online_equals_offline(method, run: Path, told_path: Path, tmp_path: Pat
 
 def _offline(trained, calibration, queries, ads) -> np.ndarray:
     """Probabilities `[B, N, H]` by the evaluation's own path: every pair as a row."""
-    from tt_jax.features import Encoder
+    from tt_jax.features.encoder import Encoder
 
     columns = {n: ads.column(n).to_pylist() for n in ads.column_names}
     out = []
@@ -220,7 +220,7 @@ def test_a_calibration_file_is_read_strictly(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_bundle_refuses_the_calibration_of_other_weights(run: Path, told_path: Path, tmp_path: Path) -> None:
-    from tt_jax.export import write_bundle
+    from tt_jax.bundle.writer import write_bundle
 
     calibration = load_trained(run).calibration
     assert calibration is not None

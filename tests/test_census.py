@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline.blocks import PreparedSet
-from input_pipeline.prepare import prepare
+from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import ReadError
 from input_pipeline.recipes import census
 from tt_jax.schema import UNKNOWN_ID

@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline.prepare import prepare
+from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
-from serving.index import build_index
+from serving.index.ad_index import build_index
 from tests import run_configs, tiny
-from tt_jax.bundle import Bundle
+from tt_jax.bundle.reader import Bundle
+from tt_jax.bundle.writer import write_bundle
 from tt_jax.cli.main import HUGE_PAGES, VERBS, main
-from tt_jax.export import write_bundle
 
 KUAIRAND = Path(__file__).parents[2] / "shared" / "data" / "kuairand_pure"
 RUN_CONFIG = run_configs.__file__

@@ -26,7 +26,7 @@ from serving.client import (
     ServiceError,
 )
 from serving.scorer import ScoredAd, Scorer
-from serving.service import create_app
+from serving.service.app import create_app
 from tests.service_calls import running, some_queries
 
 ANSWER = b'{"ads": [{"id": 7, "score": 0.5, "probabilities": {"click": 0.25}}], "bundle": "b", "index": "i"}'

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tt_jax.columns import EncodeError, read_columns_of_ints, read_columns_of_numbers, read_ids, read_numbers
+from tt_jax.features.columns import EncodeError, read_columns_of_ints, read_columns_of_numbers, read_ids, read_numbers
 
 Columns = list[Any]
 Arrays = tuple[np.ndarray, ...]

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.ads import Ads
-from serving.changes import SAME, ChangeError, Changes, IndexVersion, Marks, as_ids
-from serving.changing import load
-from serving.compaction import Compacted, compact
-from serving.delta import Delta, DeltaError
-from serving.index import AdIndex, now
-from serving.journal import compact_records, read_journal, record
-from serving.journal_upkeep import COMPACTED_AFTER, compact_if_long
-from serving.live import Sources
+from serving.admin.journal_upkeep import COMPACTED_AFTER, compact_if_long
+from serving.admin.updates import Sources
+from serving.index.ad_index import AdIndex, now
+from serving.index.ad_table import Ads
+from serving.index.change_set import SAME, ChangeError, Changes, IndexVersion, Marks, as_ids
+from serving.index.compaction import Compacted, compact
+from serving.index.delta import Delta, DeltaError
+from serving.index.journal import compact_records, read_journal, record
 from serving.scorer import Scorer
+from serving.scorer_updates import load
 from tests.damage import damages
 from tests.journal_service import MAX_K, QUERY, changed, serving, some_ids, versions_in
 from tests.service_calls import post
@@ -146,7 +146,7 @@ def test_a_start_reads_one_record_and_answers_as_before(
     tiny_bundle: Path, tiny_index: Path, warm_scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Changes with a compaction every few of them in the background, then a start: same version, same answers."""
-    monkeypatch.setattr("serving.journal_upkeep.COMPACTED_AFTER", 5)
+    monkeypatch.setattr("serving.admin.journal_upkeep.COMPACTED_AFTER", 5)
     sources, rng = Sources(tiny_bundle, tiny_index, journal=tmp_path), np.random.default_rng(0)
     ids, folder = some_ids(tiny_index), tmp_path / AdIndex.load(tiny_index).index_id
     with serving(sources, warm_scorer) as (client, admin):
@@ -160,7 +160,7 @@ def test_a_start_reads_one_record_and_answers_as_before(
         _until(lambda: len([p for p in folder.iterdir() if p.name.isdigit()]) < 5)
     versions = versions_in(tmp_path, status["index_id"])
     assert (len(versions), versions[-1]) == (24, status["version"])
-    monkeypatch.setattr("serving.journal_upkeep.COMPACTED_AFTER", 1)
+    monkeypatch.setattr("serving.admin.journal_upkeep.COMPACTED_AFTER", 1)
     with serving(sources, warm_scorer) as (client, admin):
         _until(lambda: [path.name for path in folder.iterdir()] == ["compacted-000000000023"])  # by the start alone
         assert post(client, {"query": QUERY, "k": MAX_K}) == answer
@@ -171,8 +171,8 @@ def test_a_start_reads_one_record_and_answers_as_before(
 @pytest.fixture
 def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that dies leaves what it wrote to the system: waiting for the disk would only take minutes here."""
-    monkeypatch.setattr("tt_jax.publish.sync", lambda _: None)
-    monkeypatch.setattr("serving.journal.sync", lambda _: None)
+    monkeypatch.setattr("tt_jax.io.publish.sync", lambda _: None)
+    monkeypatch.setattr("serving.index.journal.sync", lambda _: None)
 
 
 def _until(condition: Any) -> None:
@@ -206,7 +206,7 @@ def test_a_compaction_that_fails_is_told_and_leaves_the_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """For a full disk, or a record that is damaged; the next one does what is left."""
-    monkeypatch.setattr("serving.journal_upkeep.COMPACTED_AFTER", 3)
+    monkeypatch.setattr("serving.admin.journal_upkeep.COMPACTED_AFTER", 3)
     world = World(int, 4)
     folder = _journal(world, tmp_path, 4)
     expected, names = _state(tmp_path, world), sorted(path.name for path in folder.iterdir())
@@ -214,7 +214,7 @@ def test_a_compaction_that_fails_is_told_and_leaves_the_records(
     compact_if_long(tmp_path, None, world.ads)
     (tmp_path / "bids.npy").rename(folder / names[1] / "bids.npy")
     with monkeypatch.context() as patch:
-        patch.setattr("serving.compaction.save_changes", lambda *_: _full())
+        patch.setattr("serving.index.compaction.save_changes", lambda *_: _full())
         compact_if_long(tmp_path, None, world.ads)
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert "bids.npy: missing; the records stay" in caplog.messages[0]
@@ -298,7 +298,7 @@ def test_a_year_of_changes(
     no_sync: None, tiny_bundle: Path, tiny_index: Path, warm_scorer: Scorer, sets: int, tmp_path: Path
 ) -> None:
     """One every ten minutes. The journal has few records at any time, and a start takes as long as after one day."""
-    from serving.changing import prepare
+    from serving.scorer_updates import prepare
 
     index_id, scorer = (
         AdIndex.load(tiny_index).index_id,

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from input_pipeline.adworld_regret import FIGURES
-from input_pipeline.blocks import PreparedSet
+from input_pipeline.blocks.block import PreparedSet
 from tests.tiny_comparison import SEEDS, WORLD, plan_of
-from tt_jax.calibration import Calibration
+from tt_jax.calibration.calibrate import read_calibration
+from tt_jax.calibration.maps import Calibration
 from tt_jax.cli.evaluate import evaluate_trained
 from tt_jax.cli.regret import regret_of
+from tt_jax.compare.compared_rows import Predicted, read_rows
 from tt_jax.compare.funnel import split_funnel
-from tt_jax.compare.outcomes import Predicted, read_rows
 from tt_jax.compare.plan import CompareError
 from tt_jax.compare.regret import split_regret
+from tt_jax.evaluation.adworld.regret import FIGURES
 from tt_jax.metrics.bootstrap import cluster_draws
 from tt_jax.metrics.funnel import funnel_metrics
-from tt_jax.training.calibrate import read_calibration
 from tt_jax.training.trained import Trained, load_trained
 
 SCENARIOS = ("standard", "shopping")

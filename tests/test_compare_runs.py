@@ -13,23 +13,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from input_pipeline.blocks import PreparedSet
+from input_pipeline.blocks.block import PreparedSet
 from tests.tiny_comparison import compare_arguments, plan_of
+from tt_jax.calibration.calibrate import CALIBRATION
 from tt_jax.cli.main import main
-from tt_jax.compare import runs as compare_runs
+from tt_jax.compare import train_models
 from tt_jax.compare.plan import CompareError, Plan
-from tt_jax.compare.runs import DONE, finish_runs, fitted_tasks, read_done, read_fitted, read_predictions
-from tt_jax.training.calibrate import CALIBRATION
-from tt_jax.training.writers import METRICS_FILE
+from tt_jax.compare.train_models import DONE, finish_runs, fitted_tasks, read_done, read_fitted, read_predictions
+from tt_jax.runs.metrics_log import METRICS_FILE
 
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the runs that `train` was called for."""
     names: list[str] = []
-    train = compare_runs.train
+    train = train_models.train
     monkeypatch.setattr(
-        compare_runs, "train", lambda config, workdir, name: names.append(name) or train(config, workdir, name)
+        train_models, "train", lambda config, workdir, name: names.append(name) or train(config, workdir, name)
     )
     return names
 

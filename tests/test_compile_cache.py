@@ -15,12 +15,12 @@ import httpx
 import jax
 import pytest
 
-from serving import compile_cache
-from serving.compile_cache import CompileCache
+from serving.scoring import compile_cache
+from serving.scoring.compile_cache import CompileCache
 from tests.service_calls import some_queries
 from tests.serving_process import ServingProcess
 from tests.test_cli import Call, call  # noqa: F401  (a fixture)
-from tt_jax.publish import MANIFEST
+from tt_jax.io.publish import MANIFEST
 
 
 def answers_of_a_start(bundle: Path, index: Path, cache: Path) -> Any:

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from serving.http_messages import Headers, Reply, Request
-from serving.listener import Listener
-from serving.load import Load
+from serving.batching.limits import Load
+from serving.http.listener import Listener
+from serving.http.protocol import Headers, Reply, Request
 from serving.scorer import Scorer
-from serving.telemetry import Telemetry
+from serving.service.telemetry import Telemetry
 from tests.raw_client import answer, client_of, connected, listening, refusal, whole
 
 HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"  # a body that is a request of its own

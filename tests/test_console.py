@@ -18,17 +18,17 @@ import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
 
-from serving.batcher import Batcher, OverloadError
-from serving.console import Console, ConsoleSettings
-from serving.messages import Work
+from serving.batching.batcher import Batcher, OverloadError
+from serving.console.console import Console, ConsoleSettings
 from serving.scorer import RequestError, Scorer
-from serving.service import create_app
-from serving.telemetry import Telemetry
+from serving.service.app import create_app
+from serving.service.messages import Work
+from serving.service.telemetry import Telemetry
 from tests import tiny
 from tests.console_pairs import in_memory
 from tests.reference_model import Reference, softmax
 from tests.service_calls import error_of, post, running, some_queries
-from tt_jax.bundle import Bundle
+from tt_jax.bundle.reader import Bundle
 from tt_jax.cli.main import main
 
 BESIDE, ORIGIN = "http://127.0.0.1:9", "http://10.0.0.7:8080"

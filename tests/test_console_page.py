@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from serving.console import ConsoleSettings
-from serving.door import Door
-from serving.http_messages import Headers, Reply, Request
+from serving.console.console import ConsoleSettings
+from serving.http.protocol import Headers, Reply, Request
 from serving.scorer import Scorer
-from serving.service import Service, create_app
+from serving.service.app import Service, create_app
+from serving.service.load_shedding import Door
 from tests import tiny
 from tests.chromium import CHROMIUM, Page
 from tests.console_pairs import EVIL, evil_schema, in_memory

@@ -14,26 +14,26 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from input_pipeline.blocks import Part, PreparedSet
-from input_pipeline.pipeline import mixed_batches, to_device
-from input_pipeline.prepare import prepare
+from input_pipeline.batches import mixed_batches, to_device
+from input_pipeline.blocks.block import Part, PreparedSet
+from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
 from tests import tiny
 from tests.test_cli import Call, call  # noqa: F401  (a fixture)
 from tests.test_training import assert_same_bits, last_state, lines
-from tt_jax.bundle import Bundle
+from tt_jax.bundle.reader import Bundle
 from tt_jax.cli.evaluate import evaluate_trained
 from tt_jax.cli.export import export_trained
 from tt_jax.config import Config, ConfigError, StageConfig, TrainConfig
+from tt_jax.runs.checkpoints import Checkpoints
+from tt_jax.runs.record import read_record, write_record
 from tt_jax.schema import Schema
 from tt_jax.training import loop, progressive
-from tt_jax.training.checkpoint import Checkpoints
 from tt_jax.training.continuous import go_on
 from tt_jax.training.loop import train
 from tt_jax.training.optimizer import schedule
 from tt_jax.training.setup import Setup
 from tt_jax.training.trained import load_trained
-from tt_jax.training.workdir import read_record, write_record
 
 DAY_ROWS = 1000
 OPTIONS = StageConfig(replay=0.25, rate=0.5, accumulators=0.5)

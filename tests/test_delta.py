@@ -16,17 +16,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from serving.ads import Ads
-from serving.changes import ChangeError, IndexVersion
-from serving.changing import load, prepare_delta
-from serving.delta import Base, Delta, DeltaError, DeltaManifest, make_delta
-from serving.index import AdIndex, build_index
+from serving.index.ad_index import AdIndex, build_index
+from serving.index.ad_table import Ads
+from serving.index.change_set import ChangeError, IndexVersion
+from serving.index.delta import Base, Delta, DeltaError, DeltaManifest, make_delta
 from serving.scorer import Scorer
+from serving.scorer_updates import load, prepare_delta
 from tests import tiny
 from tests.damage import damages
 from tests.test_cli import Call, call  # noqa: F401
-from tt_jax.bundle import Bundle
-from tt_jax.publish import describe_files, write_manifest
+from tt_jax.bundle.reader import Bundle
+from tt_jax.io.publish import describe_files, write_manifest
 
 QUERIES = tiny.queries(np.random.default_rng(0), 3)
 NEW = 30
@@ -215,9 +215,9 @@ _KILLED = """
     import os, signal, sys
     from pathlib import Path
     import numpy as np
-    import tt_jax.publish as publish
-    from serving.delta import Delta
-    from serving.index import AdIndex
+    import tt_jax.io.publish as publish
+    from serving.index.delta import Delta
+    from serving.index.ad_index import AdIndex
 
     root, release = Path(sys.argv[1]), Path(sys.argv[2])
     index, deltas = AdIndex.load(release / "index"), Delta.load_all(release / "deltas")

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from serving.scorer import Scorer
-from serving.service import create_app
+from serving.service.app import create_app
 from tt_jax.cli import serve
 from tt_jax.cli.main import main
 

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.index import AdIndex
+from serving.index.ad_index import AdIndex
 from tests.journal_service import MAX_K, QUERY, TOKEN, other_index
 from tests.test_deploy import commands
 

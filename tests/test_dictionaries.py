@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from input_pipeline.prepare import prepare
-from input_pipeline.quarantine import Quarantine
+from input_pipeline.prepare.quarantine import Quarantine
+from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
 from tests import tiny
-from tt_jax import dictionaries
-from tt_jax.columns import EncodeError
-from tt_jax.dictionaries import Dictionaries
-from tt_jax.features import Encoded, Encoder
+from tt_jax.features import dictionaries
+from tt_jax.features.columns import EncodeError
+from tt_jax.features.dictionaries import Dictionaries
+from tt_jax.features.encoder import Encoded, Encoder
 from tt_jax.schema import SchemaError
 
 N = 40

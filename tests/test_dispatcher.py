@@ -15,12 +15,12 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.batcher import Batcher, DeadlineError, DispatcherError, OverloadError
-from serving.batches import Batch
-from serving.load import Load
-from serving.messages import Work
-from serving.pending import Pulse
+from serving.batching.batch import Batch
+from serving.batching.batcher import Batcher, DeadlineError, DispatcherError, OverloadError
+from serving.batching.limits import Load
+from serving.batching.pending import Pulse
 from serving.scorer import RequestError, Scorer
+from serving.service.messages import Work
 from tests.serving_process import ServingProcess
 from tests.test_batcher import counts, held, run, same, work
 
@@ -206,7 +206,7 @@ def test_when_the_thread_hangs_nobody_waits(warm_scorer: Scorer) -> None:
 
 def test_a_process_that_was_suspended_is_not_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("serving.pending.time.perf_counter", lambda: now)
+    monkeypatch.setattr("serving.batching.pending.time.perf_counter", lambda: now)
     pulse = Pulse(stuck=10.0)
     pulse.beat()
     assert not pulse.is_stuck()
@@ -265,7 +265,7 @@ def test_one_event_loop_after_another(warm_scorer: Scorer) -> None:
 
 BROKEN = """
 import sys, time
-from serving.batcher import Batcher
+from serving.batching.batcher import Batcher
 from tt_jax.cli.main import main
 
 finish = Batcher._finish

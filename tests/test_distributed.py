@@ -15,12 +15,12 @@ import jax
 import numpy as np
 import pytest
 
-from input_pipeline.pipeline import ResumeError
+from input_pipeline.batches import ResumeError
 from tests.test_kill import CONFIG, ROOT, complete, wait_until
 from tests.test_training import assert_same_bits, last_state, lines
 from tt_jax.cli.configuration import load_config
 from tt_jax.cli.main import main
-from tt_jax.distributed import DistributedError, Place, find_place
+from tt_jax.parallel.processes import DistributedError, Place, find_place
 from tt_jax.training.loop import train
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node-0", "MASTER_PORT": "29500"}

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from input_pipeline.blocks import PreparedSet
+from input_pipeline.blocks.block import PreparedSet
 from tests.test_bit_rot import config as config
 from tests.test_bit_rot import copy as copy
 from tests.test_bit_rot import run as run
 from tests.test_cli import Call
 from tests.test_cli import call as call
 from tt_jax.config import Config, OptimizerConfig, TrainConfig
-from tt_jax.training.checkpoint import Checkpoints
-from tt_jax.training.finite import DivergedError
+from tt_jax.runs.checkpoints import Checkpoints
+from tt_jax.runs.finite import DivergedError
 from tt_jax.training.loop import train
 from tt_jax.training.setup import Setup
 from tt_jax.training.trained import load_trained

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from serving.scorer import Scorer
-from serving.service import create_app
+from serving.service.app import create_app
 from tests import tiny
 from tests.service_calls import running
-from tt_jax.features import Encoder
+from tt_jax.features.encoder import Encoder
 
 PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "call_the_service.md"
 

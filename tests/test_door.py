@@ -7,15 +7,15 @@ import json
 import time
 from typing import Any
 
-from serving.access import Hosts, Tokens
-from serving.batcher import Batcher
-from serving.door import Door
-from serving.http_messages import Request
-from serving.load import Load
-from serving.messages import Limits, Work
-from serving.rank import RANK, Rank
+from serving.batching.batcher import Batcher
+from serving.batching.limits import Load
+from serving.http.protocol import Request
 from serving.scorer import Scorer
-from serving.telemetry import STARTED, Telemetry
+from serving.service.auth import Hosts, Tokens
+from serving.service.load_shedding import Door
+from serving.service.messages import Limits, Work
+from serving.service.rank import RANK, Rank
+from serving.service.telemetry import STARTED, Telemetry
 from tests.raw_client import answer, client_of, connected, echo, listening, refusal, whole
 from tests.test_batcher import held
 

@@ -15,17 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from input_pipeline.blocks import PreparedSet
-from input_pipeline.prepare import prepare
+from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
+from serving.parity.profile import Profile
 from tests import tiny
 from tests.test_step import batches
 from tests.test_training import assert_same_bits, last_state
 from tt_jax.config import Config, StageConfig, TrainConfig
-from tt_jax.features import Encoder
+from tt_jax.features.encoder import Encoder
 from tt_jax.models.dynamic import find_rows
 from tt_jax.models.two_tower import TwoTower
-from tt_jax.profile import Profile
 from tt_jax.schema import PAD_ID, UNKNOWN_ID, WAYS, Feature
 from tt_jax.training.admission import COUNTERS, admit, fresh_admission
 from tt_jax.training.step import init_state, make_step
@@ -202,11 +202,11 @@ def test_a_day_of_new_ids_is_learned_exactly_however_the_run_is_killed(run, tmp_
 
 
 def test_what_is_exported_scores_as_training_evaluates_and_strangers_as_the_unknown(run, tmp_path):
-    from serving.index import build_index
+    from serving.index.ad_index import build_index
     from serving.portable import PortableBundle
     from serving.scorer import Scorer
-    from tt_jax.bundle import Bundle
-    from tt_jax.export import write_bundle
+    from tt_jax.bundle.reader import Bundle
+    from tt_jax.bundle.writer import write_bundle
     from tt_jax.training.trained import load_trained
 
     config, workdir = run
@@ -248,7 +248,7 @@ def test_what_is_exported_scores_as_training_evaluates_and_strangers_as_the_unkn
 
 
 def test_the_log_tells_of_the_rows(run):
-    from tt_jax.training.writers import read_scalars
+    from tt_jax.runs.metrics_log import read_scalars
 
     last: dict[str, Any] = [line for line in read_scalars(run[1]) if "rows/ad_id/used" in line][-1]
     state = last_state(*run).state

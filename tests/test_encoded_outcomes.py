@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from tests import tiny
-from tt_jax.columns import EncodeError
-from tt_jax.features import Encoder
-from tt_jax.hashing import hash_string
+from tt_jax.features.columns import EncodeError
+from tt_jax.features.encoder import Encoder
+from tt_jax.features.hashing import hash_string
 from tt_jax.schema import Task
 
 ENCODER = Encoder(tiny.SCHEMA)

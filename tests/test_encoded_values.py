@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import reference_encoder, tiny
-from tt_jax.features import Encoder
+from tt_jax.features.encoder import Encoder
 from tt_jax.schema import Feature
 
 ENCODER = Encoder(tiny.SCHEMA)

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from input_pipeline.blocks import Part, PreparedSet
+from input_pipeline.blocks.block import Part, PreparedSet
 from tests import tiny
 from tt_jax.cli.evaluate import SHOWN, calibration_table, evaluate_trained, predictions
 from tt_jax.cli.main import main
 from tt_jax.cli.table import table
+from tt_jax.evaluation.predict import evaluate, make_predict
 from tt_jax.metrics import sigmoid, task_metrics
 from tt_jax.metrics.bootstrap import INTERVALS, metric_intervals
 from tt_jax.metrics.funnel import funnel_metrics
 from tt_jax.metrics.ranking import user_codes
 from tt_jax.metrics.slices import MOST_VALUES, OTHER, Rows
 from tt_jax.metrics.task_rows import COUNTS, TaskRows
-from tt_jax.training.evaluate import evaluate, make_predict
 from tt_jax.training.trained import load_trained
 
 

@@ -15,13 +15,13 @@ import pytest
 
 from tests import tiny
 from tests.damage import damages
-from tt_jax.artefacts import SCORER_K
-from tt_jax.bundle import Bundle, BundleError, Manifest
+from tt_jax.bundle.fingerprint import fingerprint
+from tt_jax.bundle.reader import Bundle, BundleError, Manifest
+from tt_jax.bundle.stablehlo import SCORER_K
+from tt_jax.bundle.writer import PLATFORMS, write_bundle
 from tt_jax.config import Config, ModelConfig
-from tt_jax.export import PLATFORMS, write_bundle
-from tt_jax.features import Encoder
-from tt_jax.fingerprint import fingerprint
-from tt_jax.publish import describe_files, read_published, write_manifest
+from tt_jax.features.encoder import Encoder
+from tt_jax.io.publish import describe_files, read_published, write_manifest
 from tt_jax.schema import Feature, Schema, SchemaError, Task
 
 METRICS = {"overall": {"click": {"auc": 0.75, "kl": None}}}

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import reference_encoder, tiny
-from tt_jax.features import Encoded, Encoder
+from tt_jax.features.encoder import Encoded, Encoder
 from tt_jax.schema import Schema, array_specs
 
 ENCODER = Encoder(tiny.SCHEMA)

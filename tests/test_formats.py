@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from input_pipeline.prepare import prepare
+from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk, ReadError, arrow_types, list_files, read
-from input_pipeline.readers.crc import crc32c
+from input_pipeline.sources.crc32c import crc32c
 from tests import log_files, tiny
 
 ROWS = 250

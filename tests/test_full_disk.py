@@ -15,7 +15,7 @@ import pytest
 
 from tests import tiny
 from tests.test_kill import CONFIG, ROOT, complete
-from tt_jax.disk_full import DiskFullError, writing
+from tt_jax.io.disk_full import DiskFullError, writing
 
 DATA = ROOT / ".." / "shared" / "data" / "kuairand_pure"
 

@@ -26,15 +26,15 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from serving.index import AdIndex, AdIndexError, IndexManifest, build_index
-from serving.request_log import RequestLogError, read_log
+from serving.index.ad_index import AdIndex, AdIndexError, IndexManifest, build_index
+from serving.parity.request_log import RequestLogError, read_log
 from serving.scorer import Scorer
-from serving.service import create_app
+from serving.service.app import create_app
 from tests import tiny
 from tests.service_calls import running, some_queries
 from tests.test_export import _write_small
-from tt_jax.bundle import Bundle, BundleError, Manifest
-from tt_jax.publish import describe_files, read_published, write_manifest
+from tt_jax.bundle.reader import Bundle, BundleError, Manifest
+from tt_jax.io.publish import describe_files, read_published, write_manifest
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tt_jax.features import Encoder
-from tt_jax.hashing import hash_string, mix64
+from tt_jax.features.encoder import Encoder
+from tt_jax.features.hashing import hash_string, mix64
 from tt_jax.schema import Feature, Schema, Task
 
 ENCODER = Encoder(tiny.SCHEMA)

@@ -9,17 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from input_pipeline.blocks import PreparedSet
-from input_pipeline.prepare import prepare
+from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
 from serving import Scorer
-from serving.indexing import write_index
+from serving.index.build import write_index
 from tests import tiny
 from tt_jax.cli.evaluate import evaluate_trained
 from tt_jax.cli.export import export_trained
 from tt_jax.config import TrainConfig
+from tt_jax.evaluation.predict import INPUT_ARRAYS
 from tt_jax.metrics import sigmoid, task_metrics
-from tt_jax.training.evaluate import INPUT_ARRAYS
 from tt_jax.training.loop import train
 from tt_jax.training.trained import Trained, load_trained
 

@@ -18,16 +18,16 @@ import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
 
-from serving.admin import create_admin
-from serving.changing import HEADROOM, load
-from serving.index import build_index
-from serving.live import Live, Sources
+from serving.admin.app import create_admin
+from serving.admin.updates import Live, Sources
+from serving.index.ad_index import build_index
 from serving.scorer import Scorer
-from serving.service import create_app
+from serving.scorer_updates import HEADROOM, load
+from serving.service.app import create_app
 from tests import tiny
 from tests.service_calls import plain, some_queries
-from tt_jax.bundle import Bundle
-from tt_jax.export import write_bundle
+from tt_jax.bundle.reader import Bundle
+from tt_jax.bundle.writer import write_bundle
 
 MAX_K, ADS, QUERIES, CLIENTS = 20, 200, some_queries(4, seed=5), 3
 
@@ -160,7 +160,7 @@ def test_reloads_that_wait_for_a_load_become_one(
         assert over.wait(60)
         return warm_scorer
 
-    monkeypatch.setattr("serving.live.load", slow_load)
+    monkeypatch.setattr("serving.admin.updates.load", slow_load)
     service = create_app(warm_scorer).state.service
 
     async def reload_often() -> None:

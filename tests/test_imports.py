@@ -18,16 +18,35 @@ PACKAGES = ("tt_jax", "input_pipeline", "serving", "configs")
 
 # From the ground up. A file imports only from floors below its own, and from its own room if that is a folder.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("tt_jax/__init__.py", "tt_jax/strict_json.py", "tt_jax/schema_parts.py", "tt_jax/disk_full.py"),
-    ("tt_jax/schema.py", "tt_jax/hashing.py", "tt_jax/arrow.py"),
-    ("tt_jax/losses.py", "tt_jax/columns.py", "tt_jax/lookup.py", "tt_jax/utility.py", "tt_jax/publish.py"),
-    ("tt_jax/outcomes.py", "tt_jax/dictionaries.py"),
-    ("tt_jax/id_tables.py",),
-    ("tt_jax/metrics/", "tt_jax/features.py", "tt_jax/config.py", "tt_jax/distributed.py", "tt_jax/calibration.py"),
-    ("tt_jax/profile.py",),
-    ("tt_jax/fingerprint.py", "tt_jax/report/", "tt_jax/models/", "tt_jax/sharding.py", "input_pipeline/", "configs/"),
-    ("tt_jax/training/", "tt_jax/bundle.py", "tt_jax/artefacts.py"),
-    ("tt_jax/export.py", "tt_jax/compare/", "serving/"),
+    ("tt_jax/__init__.py", "tt_jax/io/strict_json.py", "tt_jax/schema/feature.py", "tt_jax/io/disk_full.py"),
+    ("tt_jax/schema/schema.py", "tt_jax/features/hashing.py", "tt_jax/features/arrow.py"),
+    (
+        "tt_jax/losses.py",
+        "tt_jax/features/columns.py",
+        "tt_jax/features/int_lookup.py",
+        "tt_jax/utility.py",
+        "tt_jax/io/publish.py",
+    ),
+    ("tt_jax/features/labels.py", "tt_jax/features/dictionaries.py"),
+    ("tt_jax/features/ids.py",),
+    (
+        "tt_jax/metrics/",
+        "tt_jax/features/encoder.py",
+        "tt_jax/config.py",
+        "tt_jax/parallel/processes.py",
+        "tt_jax/calibration/maps.py",
+    ),
+    ("serving/parity/profile.py",),
+    (
+        "tt_jax/bundle/fingerprint.py",
+        "tt_jax/report/",
+        "tt_jax/models/",
+        "tt_jax/parallel/sharding.py",
+        "input_pipeline/",
+        "configs/",
+    ),
+    ("tt_jax/training/", "tt_jax/bundle/reader.py", "tt_jax/bundle/stablehlo.py"),
+    ("tt_jax/bundle/writer.py", "tt_jax/compare/", "serving/"),
     ("tt_jax/cli/",),
     ("tt_jax/__main__.py",),
 )
@@ -36,21 +55,27 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 ROOMS_OF = {
     "grain": ("input_pipeline/",),
     "tensorflow_datasets": ("input_pipeline/",),
-    "orbax": ("tt_jax/training/checkpoint.py", "tt_jax/export.py"),
+    "orbax": ("tt_jax/runs/checkpoints.py", "tt_jax/bundle/writer.py"),
     "optax": ("tt_jax/training/",),
     "flax": ("tt_jax/models/",),
     "ml_collections": ("configs/", "tt_jax/cli/"),
-    "pyarrow": ("tt_jax/arrow.py", "tt_jax/columns.py", "input_pipeline/", "serving/ads_file.py", "tt_jax/cli/"),
+    "pyarrow": (
+        "tt_jax/features/arrow.py",
+        "tt_jax/features/columns.py",
+        "input_pipeline/",
+        "serving/index/parquet_corpus.py",
+        "tt_jax/cli/",
+    ),
     "litestar": ("serving/",),
-    "httptools": ("serving/request_reader.py", "serving/http_messages.py"),
-    "uvloop": ("serving/server.py",),
+    "httptools": ("serving/http/request_parser.py", "serving/http/protocol.py"),
+    "uvloop": ("serving/http/server.py",),
     "uvicorn": (),
-    "httpx": ("serving/client.py", "serving/deadline.py", "serving/retries.py"),
-    "httpcore": ("serving/deadline.py",),
+    "httpx": ("serving/client/client.py", "serving/client/deadline.py", "serving/client/retries.py"),
+    "httpcore": ("serving/client/deadline.py",),
     "msgspec": ("serving/", "input_pipeline/readers/"),
     "prometheus_client": ("serving/",),
-    "tensorboardX": ("tt_jax/training/writers.py",),
-    "tqdm": ("tt_jax/training/writers.py", "input_pipeline/prepare.py"),
+    "tensorboardX": ("tt_jax/runs/metrics_log.py",),
+    "tqdm": ("tt_jax/runs/metrics_log.py", "input_pipeline/prepare/sequential.py"),
     "ray": ("input_pipeline/runner.py",),
     "matplotlib": ("tt_jax/report/",),
     "jinja2": ("tt_jax/report/",),
@@ -63,32 +88,40 @@ ROOMS_OF = {
 
 # Room -> all that it may import from outside the standard library and the floors below.
 ONLY = {
-    "tt_jax/strict_json.py": set(),
-    "tt_jax/schema_parts.py": set(),
-    "tt_jax/schema.py": {"numpy"},
-    "tt_jax/arrow.py": {"numpy", "pyarrow"},
-    "tt_jax/columns.py": {"numpy", "pyarrow"},
-    "tt_jax/dictionaries.py": {"numpy"},
-    "tt_jax/features.py": {"numpy"},
-    "tt_jax/hashing.py": {"numpy"},
-    "tt_jax/id_tables.py": {"numpy"},
-    "tt_jax/lookup.py": {"numpy"},
-    "tt_jax/outcomes.py": {"numpy"},
-    "tt_jax/profile.py": {"numpy"},
+    "tt_jax/io/strict_json.py": set(),
+    "tt_jax/schema/feature.py": set(),
+    "tt_jax/schema/schema.py": {"numpy"},
+    "tt_jax/features/arrow.py": {"numpy", "pyarrow"},
+    "tt_jax/features/columns.py": {"numpy", "pyarrow"},
+    "tt_jax/features/dictionaries.py": {"numpy"},
+    "tt_jax/features/encoder.py": {"numpy"},
+    "tt_jax/features/hashing.py": {"numpy"},
+    "tt_jax/features/ids.py": {"numpy"},
+    "tt_jax/features/int_lookup.py": {"numpy"},
+    "tt_jax/features/labels.py": {"numpy"},
+    "serving/parity/profile.py": {"numpy"},
     "tt_jax/config.py": set(),
     "tt_jax/losses.py": {"jax", "numpy"},
     "tt_jax/metrics/": {"jax", "numpy"},
     "tt_jax/report/": {"jinja2", "markupsafe", "matplotlib"},
     "tt_jax/models/": {"jax", "numpy", "flax"},
     "serving/portable.py": {"jax", "numpy"},
-    "serving/client.py": {"httpx", "msgspec"},
-    "serving/deadline.py": {"httpcore", "httpx"},
-    "serving/retries.py": {"httpx", "msgspec"},
+    "serving/client/client.py": {"httpx", "msgspec"},
+    "serving/client/deadline.py": {"httpcore", "httpx"},
+    "serving/client/retries.py": {"httpx", "msgspec"},
     "tt_jax/cli/main.py": set(),
 }
 
 # What no file of serving/ may reach, not even through others of our files.
-NOT_IN_A_SERVICE = ("tt_jax.training", "tt_jax.cli", "tt_jax.export", "input_pipeline", "configs", "optax", "grain")
+NOT_IN_A_SERVICE = (
+    "tt_jax.training",
+    "tt_jax.cli",
+    "tt_jax.bundle.writer",
+    "input_pipeline",
+    "configs",
+    "optax",
+    "grain",
+)
 
 
 @dataclass(frozen=True)
@@ -152,7 +185,7 @@ def place(file: str) -> tuple[int, str]:
 
 def test_the_walk_sees_lazy_imports_and_submodules():
     lines = [str(i) for i in imports() if not i.top_level]
-    assert any("tt_jax/columns.py" in line and line.endswith("imports pyarrow") for line in lines)
+    assert any("tt_jax/features/columns.py" in line and line.endswith("imports pyarrow") for line in lines)
     assert any("tt_jax/cli/train.py" in line and line.endswith("imports tt_jax.training.loop") for line in lines)
     assert any(i.file == "tt_jax/training/step.py" and i.module == "tt_jax.metrics.streaming" for i in imports())
     assert len(files()) > 40

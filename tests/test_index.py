@@ -13,14 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from serving.index import AdIndex, AdIndexError, IndexManifest, build_index
+from serving.index.ad_index import AdIndex, AdIndexError, IndexManifest, build_index
 from tests import tiny
 from tests.damage import damages
 from tests.reference_model import Reference
-from tt_jax.bundle import Bundle
-from tt_jax.columns import EncodeError
-from tt_jax.features import Encoder
-from tt_jax.publish import PublishError, describe_files, write_manifest
+from tt_jax.bundle.reader import Bundle
+from tt_jax.features.columns import EncodeError
+from tt_jax.features.encoder import Encoder
+from tt_jax.io.publish import PublishError, describe_files, write_manifest
 
 
 @pytest.fixture(scope="module")

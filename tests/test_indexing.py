@@ -17,15 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from input_pipeline.runner import OnRay
-from serving import ads_file, indexing
-from serving.ads_file import AdsFile, batches
-from serving.index import AdIndex, build_index
-from serving.indexing import write_index
+from serving.index import build as indexing
+from serving.index import parquet_corpus as ads_file
+from serving.index.ad_index import AdIndex, build_index
+from serving.index.build import write_index
+from serving.index.parquet_corpus import AdsFile, batches
 from tests import tiny
 from tests.test_index import _with, _with_string_ids
-from tt_jax.bundle import Bundle, BundleError
-from tt_jax.columns import EncodeError
-from tt_jax.publish import PublishError
+from tt_jax.bundle.reader import Bundle, BundleError
+from tt_jax.features.columns import EncodeError
+from tt_jax.io.publish import PublishError
 from tt_jax.schema import SchemaError
 
 N, BATCH = 203, 16

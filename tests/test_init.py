@@ -13,9 +13,9 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline.blocks import PreparedSet
+from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.infer_schema.write import Starter, make_starter
 from input_pipeline.readers import ReadError
-from input_pipeline.starter.write import Starter, make_starter
 from tt_jax.cli.main import main
 from tt_jax.cli.python_file import load_python
 from tt_jax.schema import Feature
@@ -204,7 +204,7 @@ def test_labels_of_text_without_ids_or_time(tmp_path: Path) -> None:
 
 
 def test_a_sample_is_bounded_and_of_all_files(parquet_log: Path) -> None:
-    from input_pipeline.starter.sample import take_sample
+    from input_pipeline.infer_schema.sample import take_sample
 
     sample = take_sample(parquet_log, 1000)
     assert (len(sample.table), sample.rows, sample.joins) == (1000, ROWS, {"creatives.parquet": "ad_id"})
@@ -259,7 +259,7 @@ def test_a_recipe_file_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_label_that_is_a_feature_too_is_refused(tmp_path: Path) -> None:
-    from input_pipeline.logs import EVERY_ROW, ROW_NUMBER, every, read_logs
+    from input_pipeline.logs.read import EVERY_ROW, ROW_NUMBER, every, read_logs
     from tt_jax.schema import Schema, Task
 
     pq.write_table(pa.table({"a": ["x", "y"], "b": ["1", "2"], "c": [1.5, 2.0]}), tmp_path / "t.parquet")

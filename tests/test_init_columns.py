@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from input_pipeline.starter.columns import Column
-from input_pipeline.starter.leaks import alone
+from input_pipeline.infer_schema.leaks import alone
+from input_pipeline.infer_schema.sampled_columns import Column
 
 
 def test_one_feature_alone_against_scikit_learn() -> None:

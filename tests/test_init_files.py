@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline.blocks import PreparedSet
+from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.infer_schema.write import Starter, make_starter
 from input_pipeline.readers import ReadError
-from input_pipeline.starter.write import Starter, make_starter
 from tt_jax.cli.main import main
 
 Columns = dict[str, Any]

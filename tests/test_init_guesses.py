@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline.starter.columns import Column, columns_of, values_counted
-from input_pipeline.starter.split import split_of, time_of
-from input_pipeline.starter.texts import markers_of, separator_of
-from input_pipeline.starter.words import AD_WORDS, USER_WORDS, id_rank, is_of_the_auction, words_of
-from input_pipeline.starter.write import Starter, batch_size, make_starter
+from input_pipeline.infer_schema.guess_text_format import markers_of, separator_of
+from input_pipeline.infer_schema.holdout import split_of, time_of
+from input_pipeline.infer_schema.name_words import AD_WORDS, USER_WORDS, id_rank, is_of_the_auction, words_of
+from input_pipeline.infer_schema.sampled_columns import Column, columns_of, values_counted
+from input_pipeline.infer_schema.write import Starter, batch_size, make_starter
 
 ROWS = 600
 RNG = np.random.default_rng(0)

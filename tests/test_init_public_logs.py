@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from input_pipeline.blocks import PreparedSet
-from input_pipeline.starter.write import make_starter
+from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.infer_schema.write import make_starter
 from tests.public_logs import LOGS, ROWS
 from tt_jax.cli.main import main
 from tt_jax.cli.python_file import load_python

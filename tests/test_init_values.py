@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline.blocks import PreparedSet
-from input_pipeline.starter.write import Starter, make_starter
+from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.infer_schema.write import Starter, make_starter
 from tests.test_init_files import call, log, prepared, write_csv
 
 __all__ = ["prepared"]  # a fixture

@@ -18,7 +18,7 @@ from input_pipeline.inspect.survey import Survey
 from input_pipeline.inspect.texts import text_keys
 from input_pipeline.inspect.values import row_keys, shown, values_of
 from input_pipeline.readers import Chunk
-from tt_jax.hashing import hashed_rows, table_seed
+from tt_jax.features.hashing import hashed_rows, table_seed
 
 
 def ones(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

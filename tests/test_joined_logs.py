@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from input_pipeline import logs
-from input_pipeline.blocks import PreparedSet
-from input_pipeline.joins import join, read_side
-from input_pipeline.manifest import ADS
-from input_pipeline.prepare import prepare
-from input_pipeline.quarantine import Quarantine
+from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.manifest import ADS
+from input_pipeline.logs.joins import join, read_side
+from input_pipeline.prepare.quarantine import Quarantine
+from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import ReadError, read
 from tt_jax.schema import Feature, Schema, Task
 

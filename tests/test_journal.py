@@ -18,18 +18,18 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.changing import Change
-from serving.delta import Base, Delta, make_delta
-from serving.index import AdIndex
-from serving.journal import Records, read_journal
-from serving.live import Sources
+from serving.admin.updates import Sources
+from serving.index.ad_index import AdIndex
+from serving.index.delta import Base, Delta, make_delta
+from serving.index.journal import Records, read_journal
 from serving.scorer import Scorer
+from serving.scorer_updates import Change
 from tests import tiny
 from tests.journal_service import MAX_K, QUERY, TOKEN, changed, serving, some_ids, versions_in
 from tests.service_calls import error_of, post
 from tests.serving_process import ServingProcess
-from tt_jax import publish
-from tt_jax.bundle import Bundle
+from tt_jax.bundle.reader import Bundle
+from tt_jax.io import publish
 
 
 def test_what_was_answered_is_there_after_a_restart(
@@ -101,7 +101,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     code = """
         import sys
         from pathlib import Path
-        from serving.journal import read_journal
+        from serving.index.journal import read_journal
         try:
             read_journal(Path(sys.argv[1]), "0" * 64)
         except ValueError as e:
@@ -113,7 +113,9 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-@pytest.mark.parametrize("place", ["serving.delta.save_changes", "serving.delta.write_manifest", "os.fsync"])
+@pytest.mark.parametrize(
+    "place", ["serving.index.delta.save_changes", "serving.index.delta.write_manifest", "os.fsync"]
+)
 def test_a_full_disk_is_told_with_its_path_and_changes_nothing(
     tiny_bundle: Path, tiny_index: Path, warm_scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture, place: str, number: int,

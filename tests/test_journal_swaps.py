@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.changing import load
-from serving.delta import Base, DeltaError, make_delta
-from serving.index import AdIndex, build_index
-from serving.journal import compact_records, others, prune, read_journal
-from serving.live import Sources
+from serving.admin.updates import Sources
+from serving.index.ad_index import AdIndex, build_index
+from serving.index.delta import Base, DeltaError, make_delta
+from serving.index.journal import compact_records, others, prune, read_journal
 from serving.scorer import Scorer
+from serving.scorer_updates import load
 from tests import tiny
 from tests.journal_service import MAX_K, QUERY, Post, changed, other_index, serving, some_ids, versions_in
 from tests.service_calls import error_of, post
-from tt_jax.bundle import Bundle
-from tt_jax.export import write_bundle
+from tt_jax.bundle.reader import Bundle
+from tt_jax.bundle.writer import write_bundle
 
 
 def ranked(client: Any) -> list[int]:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.test_training import assert_same_bits, last_state, lines
 from tt_jax.cli.configuration import load_config
-from tt_jax.training.checkpoint import Checkpoints
+from tt_jax.runs.checkpoints import Checkpoints
 
 CONFIG = Path(__file__).parent / "run_configs.py"
 ROOT = Path(__file__).parent.parent

@@ -11,17 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from serving.index import AdIndex, build_index
+from serving.index.ad_index import AdIndex, build_index
 from serving.scorer import Scorer
 from tests import tiny
 from tests.dense_training import dense_training
 from tests.reference_model import MIXED, Reference
 from tests.test_models import encoded, model_of, predict, random_arrays
 from tests.test_step import BASE, STEPS, batches, compiled, fresh, trained
-from tt_jax.bundle import Bundle
+from tt_jax.bundle.reader import Bundle
+from tt_jax.bundle.writer import write_bundle
 from tt_jax.config import ConfigError, ModelConfig, ModelKind
-from tt_jax.export import write_bundle
-from tt_jax.features import Encoder
+from tt_jax.features.encoder import Encoder
 from tt_jax.models.embedding import gather
 from tt_jax.models.mtmd import DomainInput
 from tt_jax.models.two_tower import TwoTower

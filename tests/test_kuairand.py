@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.kuairand import get_config
-from input_pipeline.blocks import PreparedSet
-from input_pipeline.manifest import Manifest
-from input_pipeline.prepare import prepare
+from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.manifest import Manifest
+from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import ReadError
 from input_pipeline.recipes import kuairand, load
-from tt_jax.features import Encoder
+from tt_jax.features.encoder import Encoder
 from tt_jax.schema import SchemaError
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "kuairand_pure"

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from input_pipeline.blocks import PreparedSet
+from input_pipeline.blocks.block import PreparedSet
 from tests import tiny
 from tests.reference_model import Reference
 from tests.test_cli import Call
 from tt_jax.config import Config, ConfigError
+from tt_jax.io.publish import PublishError
 from tt_jax.models.two_tower import TwoTower
-from tt_jax.publish import PublishError
+from tt_jax.runs.record import Record
 from tt_jax.schema import Schema, Task
-from tt_jax.training.label import TEACHER, label, labelled_schema
+from tt_jax.training.distill import TEACHER, label, labelled_schema
 from tt_jax.training.loop import train
 from tt_jax.training.trained import Trained
-from tt_jax.training.workdir import Record
 
 HEAVY = dataclasses.replace(
     tiny.CONFIG,
@@ -143,7 +143,7 @@ def test_a_failure_leaves_nothing(prepared_path, tmp_path, monkeypatch):
     def broken(*_: object) -> Any:
         raise OSError("disk full")
 
-    monkeypatch.setattr("input_pipeline.blocks.BlockWriter.write", broken)
+    monkeypatch.setattr("input_pipeline.blocks.block.BlockWriter.write", broken)
     with pytest.raises(OSError, match="disk full"):
         label(teacher(), PreparedSet.open(prepared_path), tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -13,16 +13,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from serving import corpus as corpus_module
-from serving.admin_messages import read_changes
-from serving.ads import AdIdError, AdIds, Ads
-from serving.changes import ChangeError
-from serving.changing import prepare
-from serving.corpus import Corpus
-from serving.index import build_index, now
+from serving.admin.messages import read_changes
+from serving.index.ad_index import build_index, now
+from serving.index.ad_table import AdIdError, AdIds, Ads
+from serving.index.change_set import ChangeError
 from serving.scorer import RequestError, Scorer
+from serving.scorer_updates import prepare
+from serving.scoring import device_corpus as corpus_module
+from serving.scoring.device_corpus import Corpus
 from tests import tiny
-from tt_jax.bundle import Bundle
+from tt_jax.bundle.reader import Bundle
 
 ADS, K = 100, 40
 QUERIES = tiny.queries(np.random.default_rng(0), 3)
@@ -221,7 +221,7 @@ def test_all_ads_may_go_and_come_back(tiny_bundle: Path, tiny_index: Path) -> No
 @pytest.mark.parametrize("kind", [int, str])
 def test_ids_and_positions_stay_in_step(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a dict, with lookups made anew now and then; what was there before is not disturbed."""
-    monkeypatch.setattr("serving.ads._RECENT", 50)
+    monkeypatch.setattr("serving.index.ad_table._RECENT", 50)
     rng = np.random.default_rng(0)
     names = [kind(v) for v in rng.permutation(1000)]
     ids, truth, new = AdIds(names[:300] if kind is str else np.array(names[:300])), dict(enumerate(names[:300])), 300

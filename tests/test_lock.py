@@ -20,8 +20,8 @@ from tests.test_distributed import finish
 from tests.test_distributed import start as start_two
 from tests.test_kill import CONFIG, complete, start, wait_until
 from tt_jax.config import StageConfig, TrainConfig
+from tt_jax.runs.lock import LOCK, WorkdirInUseError, locked
 from tt_jax.training.continuous import go_on
-from tt_jax.training.lock import LOCK, WorkdirInUseError, locked
 from tt_jax.training.loop import train
 
 
@@ -39,7 +39,7 @@ def test_many_processes_take_it_one_after_another(tmp_path: Path) -> None:
     """Each adds one to a number that only the lock protects."""
     (tmp_path / "count").write_text("0")
     program = (
-        "import sys, time; from pathlib import Path; from tt_jax.training.lock import *\n"
+        "import sys, time; from pathlib import Path; from tt_jax.runs.lock import *\n"
         "path, left = Path(sys.argv[1]), 20\n"
         "while left:\n"
         "    try:\n"

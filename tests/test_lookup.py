@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tt_jax.lookup import IntLookup
+from tt_jax.features.int_lookup import IntLookup
 
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
 RNG = np.random.default_rng(0)

@@ -17,7 +17,7 @@ from jax import Array
 from tests import tiny
 from tests.reference_model import MIXED, Reference
 from tt_jax.config import ModelConfig
-from tt_jax.features import Encoder
+from tt_jax.features.encoder import Encoder
 from tt_jax.models.dense import matmul, resolve_precision
 from tt_jax.models.embedding import gather
 from tt_jax.models.two_tower import TwoTower

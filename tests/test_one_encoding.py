@@ -17,11 +17,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from input_pipeline import logs
-from input_pipeline.blocks import PreparedSet
-from input_pipeline.prepare import prepare
-from serving.messages import read_request
+from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.prepare.sequential import prepare
+from serving.service.messages import read_request
 from tests import log_files
-from tt_jax.features import Encoder
+from tt_jax.features.encoder import Encoder
 from tt_jax.schema import Feature, Schema, Task
 
 SCHEMA = Schema(

@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from serving.batcher import Batcher
-from serving.batches import Queued, start_batch
-from serving.messages import Work
-from serving.pace import Pace
+from serving.batching.batch import Queued, start_batch
+from serving.batching.batcher import Batcher
+from serving.batching.latency_model import Pace
 from serving.scorer import Scorer
+from serving.service.messages import Work
 
 
 def learnt(**seconds: float) -> Pace:

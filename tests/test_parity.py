@@ -16,11 +16,12 @@ import pytest
 import scipy.stats
 from litestar.testing import TestClient
 
-from serving.journal import compact_records
-from serving.live import Sources
-from serving.request_log import LogSettings, RequestLogError
+from serving.admin.updates import Sources
+from serving.index.journal import compact_records
+from serving.parity.profile import Profile, compare_profiles
+from serving.parity.request_log import LogSettings, RequestLogError
 from serving.scorer import Scorer
-from serving.service import create_app
+from serving.service.app import create_app
 from tests import tiny
 from tests.conftest import EVAL_ROWS, TRAIN_ROWS
 from tests.journal_service import changed as changed_ads
@@ -28,10 +29,9 @@ from tests.journal_service import other_index, serving
 from tests.service_calls import post
 from tests.test_cli import Call
 from tests.test_cli import call as call
+from tt_jax.bundle.writer import write_bundle
 from tt_jax.cli.parity import Expected, add_arguments, compare, load, table
-from tt_jax.export import write_bundle
-from tt_jax.features import Encoder
-from tt_jax.profile import Profile, compare_profiles
+from tt_jax.features.encoder import Encoder
 from tt_jax.schema import Feature
 
 QUERIES = 240

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from serving.scorer import Scorer
-from serving.service import create_app
+from serving.service.app import create_app
 from tests.chromium import CHROMIUM, Page
 from tests.service_calls import running
 from tests.test_cli import Call

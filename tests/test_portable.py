@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 
 import serving.portable
-from serving.index import AdIndex, build_index
+from serving.index.ad_index import AdIndex, build_index
 from serving.portable import ARTEFACTS, K, PortableBundle, PortableError, PortableIndex
 from serving.scorer import Scorer
 from tests import tiny
 from tests.damage import damages
-from tt_jax.bundle import Bundle, BundleError, Manifest
-from tt_jax.calibration import Calibration, Curve
-from tt_jax.export import write_bundle
-from tt_jax.features import Encoder
-from tt_jax.fingerprint import fingerprint
-from tt_jax.publish import read_published, write_manifest
+from tt_jax.bundle.fingerprint import fingerprint
+from tt_jax.bundle.reader import Bundle, BundleError, Manifest
+from tt_jax.bundle.writer import write_bundle
+from tt_jax.calibration.maps import Calibration, Curve
+from tt_jax.features.encoder import Encoder
+from tt_jax.io.publish import read_published, write_manifest
 
 # Run as a script: a process in which nothing of ours, and nothing but JAX, NumPy and flatbuffers, can be imported.
 ALONE = """
@@ -175,7 +175,7 @@ def test_stablehlo_that_this_jax_cannot_read(calibrated: Path, tmp_path: Path) -
 
 def _resign(path: Path) -> None:
     """A manifest that agrees with the files as they are now."""
-    from tt_jax.publish import describe_files
+    from tt_jax.io.publish import describe_files
 
     old = json.loads((path / "manifest.json").read_text())
     manifest = {f.name: old[f.name] for f in fields(Manifest)} | {"files": describe_files(path)}

@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline import writer as writer_module
-from input_pipeline.blocks import Blocks, BlockWriter, PreparedError, PreparedSet
-from input_pipeline.manifest import Manifest
-from input_pipeline.prepare import prepare
+from input_pipeline.blocks.block import Blocks, BlockWriter, PreparedError, PreparedSet
+from input_pipeline.blocks.manifest import Manifest
+from input_pipeline.prepare import writer as writer_module
+from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
 from tests import tiny
-from tt_jax.features import Encoder
-from tt_jax.publish import PublishError, sha256_of
+from tt_jax.features.encoder import Encoder
+from tt_jax.io.publish import PublishError, sha256_of
 from tt_jax.schema import SchemaError, array_specs
 
 SPLITS = {"train": 700, "eval": 90}
@@ -165,7 +165,7 @@ def test_out_is_refused_if_it_exists_or_is_being_written(tmp_path: Path) -> None
 _KILLED = """
     import os, signal, sys
     from tests import test_prepare, tiny
-    from input_pipeline.prepare import prepare
+    from input_pipeline.prepare.sequential import prepare
 
     def chunks():
         for i, chunk in enumerate(test_prepare._chunks(test_prepare._logs())):
@@ -271,7 +271,7 @@ def test_a_block_of_the_wrong_shape_is_refused(tmp_path: Path) -> None:
 _MEMORY = """
     import resource, sys
     from tests import test_prepare, tiny
-    from input_pipeline.prepare import prepare
+    from input_pipeline.prepare.sequential import prepare
 
     [log] = list(test_prepare._chunks({"train": test_prepare._logs()["train"]}, 700))
     prepare(tiny.SCHEMA, (log for _ in range(int(sys.argv[2]))), sys.argv[1], 1024)

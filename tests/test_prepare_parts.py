@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from input_pipeline import writer as writer_module
-from input_pipeline.prepare import prepare
-from input_pipeline.prepare_parts import learn_of_parts, prepare_parts
-from input_pipeline.quarantine import Quarantine
+from input_pipeline.prepare import writer as writer_module
+from input_pipeline.prepare.parallel import learn_of_parts, prepare_parts
+from input_pipeline.prepare.quarantine import Quarantine
+from input_pipeline.prepare.sequential import prepare
+from input_pipeline.prepare.vocabulary import learn_vocabularies
 from input_pipeline.readers import STRICT, Chunk, Errors, arrow_types, list_files, read
 from input_pipeline.runner import Local, OnRay, groups_of
-from input_pipeline.vocabulary import learn_vocabularies
 from tests import log_files, tiny
 from tests.test_vocabulary import learning
 

@@ -9,8 +9,8 @@ from pathlib import Path
 SCRIPT = """
 import asyncio, atexit, sys, threading
 from serving import Scorer
-from serving.batcher import Batcher
-from serving.messages import Work
+from serving.batching.batcher import Batcher
+from serving.service.messages import Work
 
 atexit.register(lambda: print("dispatcher" in [thread.name for thread in threading.enumerate()]))  # the last to run
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tt_jax.publish import (
+from tt_jax.io.publish import (
     FileEntry,
     PublishError,
     _lock,
@@ -102,7 +102,7 @@ def test_a_lock_on_a_directory_that_was_published_meanwhile_does_not_count(tmp_p
 
 _KILLED = """
     import os, signal, sys
-    from tt_jax.publish import published_directory
+    from tt_jax.io.publish import published_directory
     with published_directory(sys.argv[1]) as folder:
         (folder / "half").write_text("x")
         (folder / "sub").mkdir()

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline.blocks import PreparedSet
-from input_pipeline.prepare import prepare
-from input_pipeline.quarantine import QUARANTINE, Quarantine
+from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.prepare.quarantine import QUARANTINE, Quarantine
+from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import STRICT, Chunk, Errors, ReadError, arrow_types, read
 from tests import log_files, tiny
 from tt_jax.cli.main import main
@@ -144,8 +144,8 @@ def test_a_new_column_is_of_no_matter(log: pa.Table, tmp_path: Path) -> None:
 _RUN = """
     import os, signal, sys
     from pathlib import Path
-    from input_pipeline.prepare import prepare
-    from input_pipeline.quarantine import Quarantine
+    from input_pipeline.prepare.sequential import prepare
+    from input_pipeline.prepare.quarantine import Quarantine
     from tests import test_quarantine, tiny
 
     def chunks(source, quarantine):
@@ -187,7 +187,7 @@ def test_killed_or_on_a_full_disk_there_is_no_set_and_the_next_run_starts_clean(
 
 
 def test_the_verb_quarantines_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from input_pipeline.adworld import generate
+    from input_pipeline.adworld.simulate import generate
     from tests.test_adworld_recipe import CONFIG
 
     generate(CONFIG, tmp_path / "world", ("impressions", "candidates"))

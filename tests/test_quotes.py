@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from input_pipeline.infer_schema.write import make_starter
 from input_pipeline.readers import ReadError, TextFormat, delimited, read
 from input_pipeline.readers.quotes import QuoteError
-from input_pipeline.starter.write import make_starter
 from tests.test_init_files import call, log
 
 RAW = TextFormat(quotes=False)

@@ -15,8 +15,8 @@ import pytest
 from input_pipeline.readers import ReadError, TextFormat, delimited, read
 from tests import log_files
 from tests.test_quarantine import _kept
-from tt_jax.arrow import plain
-from tt_jax.columns import read_ids, read_lists
+from tt_jax.features.arrow import plain
+from tt_jax.features.columns import read_ids, read_lists
 
 LARGE = 1_234_567_890_123_456_789
 STRINGS, INTS, NUMBERS = pa.list_(pa.string()), pa.list_(pa.int64()), pa.list_(pa.float64())
@@ -233,7 +233,7 @@ def test_files_without_rows_among_others(tmp_path: Path) -> None:
 
 
 def test_the_values_of_a_bad_row_are_kept_as_they_are(tmp_path: Path) -> None:
-    from input_pipeline.quarantine import QUARANTINE, Quarantine
+    from input_pipeline.prepare.quarantine import QUARANTINE, Quarantine
 
     pq.write_table(pa.table({"x": ["1", "many"], "y": [0.5, np.inf], "z": [1, LARGE]}), tmp_path / "a.parquet")
     quarantine = Quarantine(1)
@@ -246,7 +246,7 @@ def test_the_values_of_a_bad_row_are_kept_as_they_are(tmp_path: Path) -> None:
 
 
 def test_samples_are_json_that_a_request_can_say() -> None:
-    from input_pipeline.samples import json_value
+    from input_pipeline.blocks.samples import json_value
 
     found = json_value([np.inf, -np.inf, float("nan"), 0.5, LARGE, "x"])
     assert found == [1.7976931348623157e308, -1.7976931348623157e308, None, 0.5, LARGE, "x"]
@@ -254,7 +254,7 @@ def test_samples_are_json_that_a_request_can_say() -> None:
 
 
 def test_a_matrix_without_columns_is_shuffled_though_it_comes_first() -> None:
-    from input_pipeline.pipeline import _Shuffle
+    from input_pipeline.batches import _Shuffle
 
     block = {"query_ids": np.zeros((4, 0), np.int32), "labels": np.arange(4, dtype=np.float32)[:, None]}
     found = _Shuffle()([block], np.random.default_rng(0))

@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 
 import pytest
 
+from docs.generate_reference import COMMAND, DOCS, described, pages
 from tt_jax.config import Config
-from tt_jax.report.reference import COMMAND, DOCS, described, pages
 from tt_jax.schema import Feature
 
 

@@ -16,8 +16,8 @@ import sklearn.metrics
 from tt_jax.metrics.curves import calibration_curve, roc_curve
 from tt_jax.metrics.ranking import auc
 from tt_jax.report import plots
-from tt_jax.report.page import render
-from tt_jax.report.plain import aligned
+from tt_jax.report.comparison import render
+from tt_jax.report.html import aligned
 
 
 class Page(html.parser.HTMLParser):

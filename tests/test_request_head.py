@@ -8,10 +8,10 @@ from functools import partial
 
 import pytest
 
-from serving.http_messages import Headers, Reply, Request
-from serving.load import Load
+from serving.batching.limits import Load
+from serving.http.protocol import Headers, Reply, Request
 from serving.scorer import Scorer
-from serving.telemetry import Telemetry
+from serving.service.telemetry import Telemetry
 from tests.raw_client import answer, client_of, connected, listening, refusal, whole
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from input_pipeline.readers import ReadError
 from input_pipeline.runner import Local, OnRay, RunnerError
-from tt_jax.columns import EncodeError
+from tt_jax.features.columns import EncodeError
 
 
 def square(item: int) -> tuple[int, int]:

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from serving import corpus as corpus_module
-from serving.corpus import BLOCK, Corpus
-from serving.top_k import TopK, score_and_top_k, score_candidates
+from serving.scoring import device_corpus as corpus_module
+from serving.scoring.device_corpus import BLOCK, Corpus
+from serving.scoring.top_k import TopK, score_and_top_k, score_candidates
 from tests.test_top_k import reference_top_k
-from tt_jax.calibration import Curve, Curves
+from tt_jax.calibration.maps import Curve, Curves
 from tt_jax.utility import Utility
 
 TASKS = ("click", "long_view")

@@ -16,13 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from serving.index import build_index
+from serving.index.ad_index import build_index
 from serving.scorer import Encoded, Scorer
 from tests import tiny
 from tests.reference_model import Reference
-from tt_jax.bundle import Bundle
-from tt_jax.export import write_bundle
-from tt_jax.features import Encoder
+from tt_jax.bundle.reader import Bundle
+from tt_jax.bundle.writer import write_bundle
+from tt_jax.features.encoder import Encoder
 
 ADS, MAX_K, MAX_CANDIDATES = 1500, 100, 1200
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.index import AdIndex, build_index
+from serving.index.ad_index import AdIndex, build_index
 from serving.scorer import IndexMismatchError, RequestError, Scorer
 from tests import tiny
 from tests.test_export import _rewrite
-from tt_jax.bundle import Bundle, BundleError
-from tt_jax.export import write_bundle
+from tt_jax.bundle.reader import Bundle, BundleError
+from tt_jax.bundle.writer import write_bundle
 
 MAX_K, MAX_CANDIDATES = 20, 150
 

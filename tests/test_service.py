@@ -13,12 +13,12 @@ import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
 
-from serving.load import Load
+from serving.batching.limits import Load
 from serving.scorer import Scorer
-from serving.service import create_app
+from serving.service.app import create_app
 from tests import tiny
 from tests.service_calls import FORM, error_of, plain, post, some_queries
-from tt_jax.features import Encoder
+from tt_jax.features.encoder import Encoder
 
 MAX_K, MAX_BODY, MAX_QUERIES = 20, 20_000, 8
 Client = TestClient[Litestar]

@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from serving.scorer import Scorer
-from serving.service import run
+from serving.service.app import run
 from tests.service_calls import error_of, plain, post, some_queries
 from tests.serving_process import ServingProcess, drip, get, head, rest, send_while_taken
 

@@ -23,7 +23,7 @@ from tests.sharded_runs import CONFIG, RUNS, run_config
 from tests.test_step import ROWS, fresh
 from tt_jax.config import ConfigError, ShardingConfig
 from tt_jax.models.two_tower import TwoTower
-from tt_jax.sharding import DEVICE, HOST, make_mesh, place_tables, state_specs
+from tt_jax.parallel.sharding import DEVICE, HOST, make_mesh, place_tables, state_specs
 from tt_jax.training.loop import train
 from tt_jax.training.trained import load_trained
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tt_jax.training.sparse import Table, sum_duplicates, update_rows
+from tt_jax.training.sparse_optimizers import Table, sum_duplicates, update_rows
 
 ROWS, DIM, RATE = 50, 6, 0.1
 update = jax.jit(update_rows, static_argnums=4)

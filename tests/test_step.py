@@ -14,7 +14,7 @@ import pytest
 from tests import tiny
 from tests.dense_training import dense_training, rate_at
 from tt_jax.config import Config
-from tt_jax.features import Encoder
+from tt_jax.features.encoder import Encoder
 from tt_jax.metrics import streaming
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.schema import Schema

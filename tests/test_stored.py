@@ -40,7 +40,7 @@ def test_a_run_is_evaluated_on_its_set_and_exported(stored: Path, call: Call) ->
 
 def test_a_bundle_its_index_its_deltas_and_its_journal_answer_as_they_did(stored: Path) -> None:
     """The same ads, scores and version."""
-    from serving.changing import load
+    from serving.scorer_updates import load
 
     expected = json.loads((stored / "expected.json").read_text())
     scorer = load(stored / "bundle", stored / "index", stored / "deltas", stored / "journal", max_k=20, live=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from tt_jax.strict_json import dataclass_from_dict, nearest, parse_json
+from tt_jax.io.strict_json import dataclass_from_dict, nearest, parse_json
 
 
 class WrongError(ValueError):

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline.prepare import prepare
+from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk, ReadError, arrow_types, read
 from input_pipeline.recipes import load
 from tests.test_adworld_recipe import CONFIG as _ANY_WORLD

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from input_pipeline.threads import ordered_map
+from input_pipeline.prepare.threads import ordered_map
 
 
 def items(n: int, fail_at: int = -1) -> Iterator[int]:

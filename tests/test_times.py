@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from input_pipeline.logs import by_time
+from input_pipeline.logs.read import by_time
 from input_pipeline.readers import ReadError, read
-from input_pipeline.times import times, unix_ms
+from input_pipeline.values.times import times, unix_ms
 from tests import log_files
 
 NOON = datetime.datetime(2014, 10, 21, 12, tzinfo=datetime.UTC)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from serving import top_k as module
-from serving.corpus import BLOCK
-from serving.top_k import top_k
+from serving.scoring import top_k as module
+from serving.scoring.device_corpus import BLOCK
+from serving.scoring.top_k import top_k
 
 
 def reference_top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

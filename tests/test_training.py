@@ -15,19 +15,19 @@ import jax
 import numpy as np
 import pytest
 
-from input_pipeline.blocks import PreparedError, PreparedSet
+from input_pipeline.blocks.block import PreparedError, PreparedSet
 from tests import tiny
 from tests.conftest import EVAL_ROWS, TRAIN_ROWS
 from tt_jax.cli.evaluate import evaluate_trained
 from tt_jax.config import Config, ConfigError
-from tt_jax.training.checkpoint import CheckpointError, Checkpoints
-from tt_jax.training.environment import environment, environment_differences
-from tt_jax.training.finite import DivergedError, diverged
+from tt_jax.runs.checkpoints import CheckpointError, Checkpoints
+from tt_jax.runs.environment import environment, environment_differences
+from tt_jax.runs.finite import DivergedError, diverged
+from tt_jax.runs.metrics_log import TRAIN_SECONDS, read_scalars
+from tt_jax.runs.record import read_record
 from tt_jax.training.loop import train
 from tt_jax.training.setup import Setup
 from tt_jax.training.trained import load_trained
-from tt_jax.training.workdir import read_record
-from tt_jax.training.writers import TRAIN_SECONDS, read_scalars
 
 
 def lines(workdir: Path) -> list[dict]:

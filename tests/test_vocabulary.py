@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from input_pipeline import vocabulary
-from input_pipeline.blocks import PreparedSet
+from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.prepare import vocabulary
+from input_pipeline.prepare.vocabulary import learn_vocabularies, learns, take_vocabularies
 from input_pipeline.readers import Chunk
-from input_pipeline.vocabulary import learn_vocabularies, learns, take_vocabularies
 from tests import tiny
-from tt_jax.calibration import query_scenarios
-from tt_jax.features import Encoder
+from tt_jax.calibration.maps import query_scenarios
+from tt_jax.features.encoder import Encoder
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.schema import Schema, SchemaError
 

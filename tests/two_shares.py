@@ -12,12 +12,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from input_pipeline.blocks import PreparedSet
-from input_pipeline.pipeline import train_batches
+from input_pipeline.batches import train_batches
+from input_pipeline.blocks.block import PreparedSet
 from tests.run_configs import get_config
 from tt_jax.cli.configuration import load_config
 from tt_jax.metrics import streaming
-from tt_jax.sharding import batch_sharding
+from tt_jax.parallel.sharding import batch_sharding
 from tt_jax.training.setup import Setup
 from tt_jax.training.step import MODEL_ARRAYS
 

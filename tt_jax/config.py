@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tt_jax.strict_json import dataclass_from_dict, parse_json
+from tt_jax.io.strict_json import dataclass_from_dict, parse_json
 
 Precision = Literal["auto", "f32", "bf16"]
 Schedule = Literal["constant", "rewarm"]
@@ -171,7 +171,7 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class ShardingConfig:
-    """Several devices, see `tt_jax.sharding`. Nothing here changes what is computed, but for float rounding.
+    """Several devices, see `tt_jax.parallel.sharding`. Nothing here changes what is computed, but for float rounding.
 
     Attributes:
       mesh: `HOSTSxDEVICES`, as in `2x4`; "" = as the devices are spread over processes.

@@ -15,7 +15,7 @@ from functools import cached_property
 import jax.numpy as jnp
 from jax import Array
 
-from tt_jax.strict_json import nearest
+from tt_jax.io.strict_json import nearest
 
 BID = "bid"
 MAX_LENGTH = 1000  # characters

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from input_pipeline.readers.text_format import MARKERS
+from input_pipeline.sources.text_format import MARKERS
 
 MISSING = 0.5  # share of rows without a value
 PSI, KS = 0.25, 0.2

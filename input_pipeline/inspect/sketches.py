@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tt_jax.hashing import mix64
+from tt_jax.features.hashing import mix64
 
 _PENDING = 32  # chunks that a sketch may hold unsorted
 

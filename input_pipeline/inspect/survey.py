@@ -11,18 +11,18 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from input_pipeline.fit import column_of
 from input_pipeline.inspect.column import Bounds
 from input_pipeline.inspect.labels import Group, LabelCounts
 from input_pipeline.inspect.roles import Roles
-from input_pipeline.inspect.split import Column, Place, Split, SplitStats
+from input_pipeline.inspect.statistics import Column, Place, Split, SplitStats
 from input_pipeline.inspect.values import row_keys, values_of
+from input_pipeline.logs.to_schema import column_of
 from input_pipeline.readers import Chunk, ReadError
-from input_pipeline.readers.labels import Comparison
-from input_pipeline.readers.names import require_different
-from input_pipeline.times import times, unix_ms
-from tt_jax.hashing import hash_string
-from tt_jax.strict_json import nearest
+from input_pipeline.values.column_names import require_different
+from input_pipeline.values.label_expression import Comparison
+from input_pipeline.values.times import times, unix_ms
+from tt_jax.features.hashing import hash_string
+from tt_jax.io.strict_json import nearest
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """Texts and bytes of Arrow as 64-bit hashes, all at once, and back.
 
-Equal bytes have equal hashes in every process. They are no ids of a model, which `tt_jax.hashing` hashes one by one.
+Equal bytes have equal hashes in every process. They are no ids of a model, which `tt_jax.features.hashing` hashes one
+by one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tt_jax.hashing import mix64
+from tt_jax.features.hashing import mix64
 
 _WORD = 8  # bytes hashed at a time
 _WORDS = 32  # of a text; what follows is hashed at once, for few texts have it

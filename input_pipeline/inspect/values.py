@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from input_pipeline.inspect.texts import Texts, text_keys
-from tt_jax.columns import one_array
-from tt_jax.hashing import hash_string, mix64
+from tt_jax.features.columns import one_array
+from tt_jax.features.hashing import hash_string, mix64
 
 Kind = Literal["none", "int", "bool", "float", "time", "text", "other"]
 NUMBERS: tuple[Kind, ...] = ("int", "bool", "float", "time")

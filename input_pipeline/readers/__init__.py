@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from input_pipeline.notices import tell
 from input_pipeline.readers import array_record, arrow_ipc, delimited, jsonl, parquet, tfds, tfrecord
-from input_pipeline.readers.cast import cast_table
-from input_pipeline.readers.files import ReadError, Source
-from input_pipeline.readers.formats import JSON_ARRAY
-from input_pipeline.readers.listing import first_below, list_sources, partitions
-from input_pipeline.readers.names import with_names
-from input_pipeline.readers.rows import STRICT, Chunk, Errors, SkipUnknown, Types, arrow_types
-from input_pipeline.readers.text_format import PLAIN, TextFormat
+from input_pipeline.sources.detect_format import JSON_ARRAY
+from input_pipeline.sources.listing import first_below, list_sources, partitions
+from input_pipeline.sources.notices import tell
+from input_pipeline.sources.source import ReadError, Source
+from input_pipeline.sources.text_format import PLAIN, TextFormat
+from input_pipeline.values.cast import cast_table
+from input_pipeline.values.column_names import with_names
+from input_pipeline.values.rows import STRICT, Chunk, Errors, SkipUnknown, Types, arrow_types
 
 __all__ = [
     "NO_TYPES", "PLAIN", "STRICT", "Chunk", "Errors", "ReadError", "SkipUnknown", "TextFormat", "Types", "arrow_types",

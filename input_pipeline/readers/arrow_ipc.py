@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from input_pipeline.readers.files import Source
-from input_pipeline.readers.rows import Errors, Types
-from input_pipeline.readers.text_format import TextFormat
+from input_pipeline.sources.source import Source
+from input_pipeline.sources.text_format import TextFormat
+from input_pipeline.values.rows import Errors, Types
 
 _MAGIC = b"ARROW1"
 

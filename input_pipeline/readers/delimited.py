@@ -14,13 +14,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv as csv
 
-from input_pipeline.readers.cast import cast_table
-from input_pipeline.readers.files import ReadError, Source
-from input_pipeline.readers.names import plain_name, require_different
 from input_pipeline.readers.quotes import CheckedQuotes, require_well_formed
-from input_pipeline.readers.rows import Errors, Types
-from input_pipeline.readers.text_format import DELIMITERS, TextFormat
-from input_pipeline.readers.text_types import types_of_texts
+from input_pipeline.sources.source import ReadError, Source
+from input_pipeline.sources.text_format import DELIMITERS, TextFormat
+from input_pipeline.values.cast import cast_table
+from input_pipeline.values.column_names import plain_name, require_different
+from input_pipeline.values.infer_types import types_of_texts
+from input_pipeline.values.rows import Errors, Types
 
 CHUNK_BYTES = 8 << 20
 

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from input_pipeline.readers.files import Source
-from input_pipeline.readers.python_rows import tables_of
-from input_pipeline.readers.rows import Errors, Types
-from input_pipeline.readers.text_format import TextFormat
+from input_pipeline.sources.source import Source
+from input_pipeline.sources.text_format import TextFormat
+from input_pipeline.values.python_rows import tables_of
+from input_pipeline.values.rows import Errors, Types
 
 _SHOWN = 200  # characters of a bad line
 _BOM = b"\xef\xbb\xbf"

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from input_pipeline.readers.files import Source
-from input_pipeline.readers.rows import Errors, Types
-from input_pipeline.readers.text_format import TextFormat
+from input_pipeline.sources.source import Source
+from input_pipeline.sources.text_format import TextFormat
+from input_pipeline.values.rows import Errors, Types
 
 CHUNK_ROWS = 65_536
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from input_pipeline.readers.files import ReadError, Source
+from input_pipeline.sources.source import ReadError, Source
 
 _QUOTE = ord('"')
 _SHOWN = 80  # characters of a bad line

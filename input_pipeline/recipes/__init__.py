@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from tt_jax.strict_json import nearest
+from tt_jax.io.strict_json import nearest
 
 RECIPES = ("adworld", "census", "kuairand")
 

@@ -1,4 +1,4 @@
-"""AdWorld, the synthetic ads world, as a recipe: simulated on the way, or read from what `adworld.generate` wrote.
+"""AdWorld, the synthetic ads world, as a recipe: simulated on the way, or read from what `simulate.generate` wrote.
 
 The splits are days. `train`, `eval` and `test` are of the impression log, the auctions' winners; with `_candidates` to
 their names, of the candidate log. Of chosen days, all rows are in `train` and `train_candidates`: a set that a run goes
@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from input_pipeline import adworld
-from input_pipeline.adworld import LOGS, AdWorldConfig, Log
+from input_pipeline.adworld import simulate
+from input_pipeline.adworld.simulate import LOGS, AdWorldConfig, Log
 from input_pipeline.readers import STRICT, Chunk, Errors, ReadError
 from input_pipeline.readers import read as read_tables
+from tt_jax.io.strict_json import dataclass_from_dict, nearest, parse_json
 from tt_jax.schema import Schema
-from tt_jax.strict_json import dataclass_from_dict, nearest, parse_json
 
 # A world to simulate (None: the default one; a file: its configuration), or the directory that `generate` wrote.
 Source = AdWorldConfig | str | Path | None
@@ -28,7 +28,7 @@ WORLD = "world.json"  # a world's configuration, in what `generate`, `tt-jax pre
 
 def schema(source: Source) -> Schema:
     """The world's schema."""
-    return adworld.schema(config_of(source))
+    return simulate.schema(config_of(source))
 
 
 def read(
@@ -44,10 +44,10 @@ def read(
     """
     config = config_of(source)
     for day in days or ():
-        adworld.split_of_day(config, day)
+        simulate.split_of_day(config, day)
     if source is None or isinstance(source, AdWorldConfig) or Path(source).is_file():
         rows: Counter[str] = Counter()
-        for batch in adworld.simulate(config, logs, days):
+        for batch in simulate.simulate(config, logs, days):
             file = f"AdWorld seed {config.seed}, {batch.log} of day {batch.day}, {batch.scenario}"
             yield Chunk(_split(config, batch.log, batch.day, days), file, rows[file], batch.table)
             rows[file] += batch.table.num_rows
@@ -61,11 +61,11 @@ def read(
 
 def ads(source: Source, days: Collection[int] | None = None) -> pa.Table:
     """All ads as of the last of the days: ad features, `bid`, `eligible`."""
-    return adworld.corpus(config_of(source), None if days is None else max(days))
+    return simulate.corpus(config_of(source), None if days is None else max(days))
 
 
 def _split(config: AdWorldConfig, log: Log, day: int, days: Collection[int] | None) -> str:
-    split = "train" if days is not None else adworld.split_of_day(config, day)
+    split = "train" if days is not None else simulate.split_of_day(config, day)
     return split if log == "impressions" else f"{split}_candidates"
 
 

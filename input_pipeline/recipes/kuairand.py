@@ -25,8 +25,8 @@ import pyarrow.compute as pc
 
 from input_pipeline.readers import STRICT, Chunk, Errors, ReadError, first_below
 from input_pipeline.readers import read as read_tables
+from tt_jax.io.strict_json import nearest
 from tt_jax.schema import Feature, Schema, Task, Tower, Transform
-from tt_jax.strict_json import nearest
 
 DIM = 16  # of every embedding, so that all of them are one fused table
 SPLITS = ("train", "valid", "eval", "test")

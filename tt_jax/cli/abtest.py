@@ -18,7 +18,7 @@ A bundle answers for the scenarios that it was trained on, or for the one that i
 for which both arms have one are replayed. By default both models answer every request, and the intervals are by
 bootstrap over users. --design=split sends each user to one model, as an experiment online has to; --repeat=200 does so
 with 200 seeds and counts the intervals that leave out 0: with one model as both arms, the false positives, which should
-be 5 %. What is simulated, and what is not, stands in input_pipeline/adworld_replay.py."""
+be 5 %. What is simulated, and what is not, stands in tt_jax/evaluation/adworld/replay.py."""
 ARMS = ("control", "treatment")
 Arm = dict[str, Any]  # scenario -> Bundle
 
@@ -39,11 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints a table per group of requests; writes JSON and HTML."""
-    from input_pipeline.adworld_experiment import count_significant, report
-    from input_pipeline.adworld_replay import Outcomes, Replay, replay, wake
-    from input_pipeline.adworld_world import SCENARIOS
+    from input_pipeline.adworld.world import SCENARIOS
     from input_pipeline.recipes.adworld import ads, config_of
-    from tt_jax.publish import write_json
+    from tt_jax.evaluation.adworld.experiment import count_significant, report
+    from tt_jax.evaluation.adworld.replay import Outcomes, Replay, replay, wake
+    from tt_jax.io.publish import write_json
 
     if args.repeat < 0 or (args.repeat and args.design != "split"):
         raise ValueError(f"--repeat={args.repeat}: expected a number >= 0, and --design=split")
@@ -91,9 +91,9 @@ def _page(report: Mapping[str, Any]) -> str:
 
 def load_arm(text: str, name: str, world: Any) -> Arm:
     """The bundle of each scenario, of `--control` or `--treatment`. Raises `ValueError` for one that does not fit."""
-    from input_pipeline.adworld import schema
-    from input_pipeline.adworld_world import SCENARIOS
-    from tt_jax.bundle import Bundle
+    from input_pipeline.adworld.simulate import schema
+    from input_pipeline.adworld.world import SCENARIOS
+    from tt_jax.bundle.reader import Bundle
 
     arm: Arm = {}
     for part in text.split(","):
@@ -121,10 +121,10 @@ def ranker(bundle: Any, corpus: Any, scenario: str) -> Any:
     import numpy as np
     import pyarrow as pa
 
-    from input_pipeline.adworld_replay import CHUNK
-    from serving.index import build_index
+    from serving.index.ad_index import build_index
     from serving.scorer import Encoded, Scorer
-    from tt_jax.features import Encoder
+    from tt_jax.evaluation.adworld.replay import CHUNK
+    from tt_jax.features.encoder import Encoder
 
     rows = np.flatnonzero(corpus.column("scenario").to_numpy(zero_copy_only=False) == scenario)
     position = np.zeros(len(corpus), np.int32)

@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes `WORKDIR/calibration.json`; prints what was fitted to how much."""
+    from tt_jax.calibration.calibrate import fit_calibration, own_tasks, write_calibration
     from tt_jax.cli.evaluate import predictions
-    from tt_jax.training.calibrate import fit_calibration, own_tasks, write_calibration
     from tt_jax.training.trained import load_trained
 
     trained = load_trained(args.workdir, calibrated=False)

@@ -52,12 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Trains what is missing; writes report.json and report.html; prints the table."""
-    from input_pipeline.blocks import PreparedSet
+    from input_pipeline.blocks.block import PreparedSet
     from tt_jax.compare.plan import claim, make_plan
-    from tt_jax.compare.runs import finish_runs
     from tt_jax.compare.summary import summarise
-    from tt_jax.publish import write_json
-    from tt_jax.report.page import write_page
+    from tt_jax.compare.train_models import finish_runs
+    from tt_jax.io.publish import write_json
+    from tt_jax.report.comparison import write_page
 
     if args.replicates < 1:
         raise ValueError(f"--replicates={args.replicates}: expected at least 1")

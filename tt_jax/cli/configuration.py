@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from tt_jax.cli.python_file import load_python
 from tt_jax.config import Config, ConfigError
-from tt_jax.strict_json import nearest
+from tt_jax.io.strict_json import nearest
 
 
 def load_config(file: str, overrides: Sequence[str]) -> Config:

@@ -23,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints metrics and the funnel by scenario, and calibration by task and scenario; writes the JSON report."""
     from tt_jax.cli.table import table
+    from tt_jax.io.publish import write_json
     from tt_jax.metrics.funnel import FIGURES
     from tt_jax.metrics.task_rows import DEFINITIONS
-    from tt_jax.publish import write_json
     from tt_jax.training.trained import load_trained
 
     if args.bootstrap < 0:
@@ -62,12 +62,12 @@ def calibration_table(report: Mapping[str, Any]) -> str:
 
 
 def evaluate_trained(trained: Any, path: str, split: str | None = None, replicates: int = 0) -> dict[str, Any]:
-    """The full report of a `Trained` on a prepared set, see `tt_jax.training.report`, and its `gates`.
+    """The full report of a `Trained` on a prepared set, see `tt_jax.evaluation.full_report`, and its `gates`.
 
     Raises `ValueError` if that set has another schema.
     """
-    from tt_jax.training.gates import predict_with_gates
-    from tt_jax.training.report import full_report
+    from tt_jax.evaluation.full_report import full_report
+    from tt_jax.evaluation.gate_report import predict_with_gates
 
     config = trained.record.config
     prepared = _open(trained, path)
@@ -81,14 +81,14 @@ def evaluate_trained(trained: Any, path: str, split: str | None = None, replicat
 
 def predictions(trained: Any, path: str, split: str | None = None) -> tuple[Any, Any]:
     """The prepared set, and the `Predictions` of a `Trained` on a split of it, by default the run's eval split."""
-    from tt_jax.training.evaluate import make_predict, predict_rows
+    from tt_jax.evaluation.predict import make_predict, predict_rows
 
     prepared = _open(trained, path)
     return prepared, predict_rows(make_predict(trained.model), *_arguments(trained, prepared, split))
 
 
 def _open(trained: Any, path: str) -> Any:
-    from input_pipeline.blocks import PreparedSet
+    from input_pipeline.blocks.block import PreparedSet
 
     prepared = PreparedSet.open(path)
     if prepared.schema != trained.record.schema:
@@ -104,7 +104,7 @@ def _arguments(trained: Any, prepared: Any, split: str | None) -> tuple[Any, ...
 
 def _trained_on(trained: Any, prepared: Any) -> list[Any] | None:
     """What the run was trained on, as `Part`s; None, and a line that says so, where some of it is gone."""
-    from input_pipeline.blocks import Part, PreparedError, PreparedSet
+    from input_pipeline.blocks.block import Part, PreparedError, PreparedSet
 
     parts = []
     try:

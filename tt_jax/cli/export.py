@@ -26,8 +26,8 @@ def run(args: argparse.Namespace) -> int:
 
 def export_trained(trained, out: Path, data: str | None = None) -> str:  # type: ignore[no-untyped-def]
     """Writes the bundle of a `Trained`; returns its fingerprint."""
-    from input_pipeline.blocks import PreparedSet
-    from tt_jax.export import write_bundle
+    from input_pipeline.blocks.block import PreparedSet
+    from tt_jax.bundle.writer import write_bundle
 
     prepared = PreparedSet.open(data or trained.record.config.data.path)
     return write_bundle(

@@ -45,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--changes: expected --delta-of, the index that they change")
     if args.ads is None:
         raise ValueError("expected --ads")
-    from input_pipeline.blocks import PreparedSet
-    from input_pipeline.manifest import ADS, MANIFEST
-    from serving.indexing import write_index
+    from input_pipeline.blocks.block import PreparedSet
+    from input_pipeline.blocks.manifest import ADS, MANIFEST
+    from serving.index.build import write_index
 
     if args.ads.name == ADS and (args.ads.parent / MANIFEST).is_file():
         PreparedSet.open(args.ads.parent)  # raises where the corpus is not as `prepare` wrote it
@@ -59,9 +59,9 @@ def run(args: argparse.Namespace) -> int:
 
 def build_delta(bundle: Path, base: Path, ads: Path | None, changes: Path | None, out: Path) -> tuple[int, int]:
     """Saves the delta of ads to put and of changes to others; returns the numbers of both."""
-    from serving.delta import Base, make_delta
-    from tt_jax.bundle import Bundle
-    from tt_jax.publish import require_absent
+    from serving.index.delta import Base, make_delta
+    from tt_jax.bundle.reader import Bundle
+    from tt_jax.io.publish import require_absent
     from tt_jax.schema import SchemaError
 
     if ads is None and changes is None:

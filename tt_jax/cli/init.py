@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the file; prints what was found."""
-    from tt_jax.publish import require_absent
+    from tt_jax.io.publish import require_absent
 
     if args.out.suffix != ".py" or not args.out.stem.isidentifier():
         raise ValueError(f"--out={args.out}: expected a Python file, NAME.py, its name of letters, digits and _")
@@ -30,8 +30,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--rows={args.rows}: expected at least 1000")
     require_absent(args.out)  # before the work, not after it
 
+    from input_pipeline.infer_schema.write import make_starter
     from input_pipeline.readers import STRICT, SkipUnknown
-    from input_pipeline.starter.write import make_starter
 
     starter = make_starter(args.data, args.out, args.rows, SkipUnknown() if args.skip_unknown else STRICT)
     with args.out.open("x") as file:  # not over a file that has come meanwhile

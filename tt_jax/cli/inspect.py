@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from input_pipeline.inspect.parts import Log, merged, surveys
     from input_pipeline.inspect.report import report_of
     from input_pipeline.readers import STRICT, SkipUnknown
-    from tt_jax.publish import write_json
+    from tt_jax.io.publish import write_json
 
     if args.out:
         _page_maker()  # what it needs is missed before the work, not after it
@@ -97,9 +97,9 @@ def _roles(args: argparse.Namespace) -> Any:
 
 def _text(args: argparse.Namespace) -> Any:
     """How a raw log writes values as text: by the flags; its delimiter as `init` finds it."""
-    from input_pipeline.notices import tell
+    from input_pipeline.infer_schema.guess_text_format import delimiter_of_files
     from input_pipeline.readers import TextFormat
-    from input_pipeline.starter.texts import delimiter_of_files
+    from input_pipeline.sources.notices import tell
 
     delimiter = {"tab": "\t", "\\t": "\t", "space": " "}.get(args.delimiter) or args.delimiter
     if not delimiter and args.recipe is None and (delimiter := delimiter_of_files(args.data)):

@@ -18,10 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the labelled set; prints the mean of every label."""
-    from input_pipeline.blocks import PreparedSet
+    from input_pipeline.blocks.block import PreparedSet
     from tt_jax.cli.prepare import print_counts
-    from tt_jax.publish import require_absent
-    from tt_jax.training.label import label
+    from tt_jax.io.publish import require_absent
+    from tt_jax.training.distill import label
     from tt_jax.training.trained import load_trained
 
     require_absent(args.out)  # before the work, not after it

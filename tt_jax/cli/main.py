@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tt_jax.cli.signals import end_at_once, exec_anew
-from tt_jax.strict_json import nearest
+from tt_jax.io.strict_json import nearest
 
 VERBS = {
     "quickstart": "the whole path on a small synthetic world, in minutes",

@@ -20,7 +20,7 @@ Features are compared of all queries, scores of those that a given pair answered
 that spans a swap, --deltas and --journal what ads that changed have become. The rest is counted and told.
 
 Exit code: 0 pass, also if no score could be checked, which the verdict says; 1 past a threshold; 2 bad input."""
-# Largest differences that are fine, by figure of `tt_jax.profile`, and what each says.
+# Largest differences that are fine, by figure of `serving.parity.profile`, and what each says.
 THRESHOLDS = {
     "missing": (0.1, "share of queries without a value"),
     "default": (0.1, "share of queries that are encoded as if it were missing"),
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the features and what is past a threshold; writes JSON and HTML."""
-    from tt_jax.publish import write_json
+    from tt_jax.io.publish import write_json
 
     report = compare(load(args), args.requests)
     print(report["verdict"])
@@ -85,10 +85,10 @@ class Expected:
 
 def load(args: argparse.Namespace) -> Expected:
     """Reads bundle, index and training data. Raises `ValueError` where they do not fit together."""
-    from input_pipeline.blocks import PreparedSet
+    from input_pipeline.blocks.block import PreparedSet
     from input_pipeline.profile import profile_queries
-    from tt_jax.bundle import GOLDEN_TOLERANCE, Bundle
-    from tt_jax.strict_json import nearest
+    from tt_jax.bundle.reader import GOLDEN_TOLERANCE, Bundle
+    from tt_jax.io.strict_json import nearest
 
     bundle, prepared = Bundle.load(args.bundle), PreparedSet.open(args.data)
     if prepared.schema.features != bundle.schema.features:
@@ -111,9 +111,9 @@ def load(args: argparse.Namespace) -> Expected:
 
 
 def _pair(bundle: Any, index: Path, deltas: Path | None, journal: Path | None) -> Any:
-    from serving.delta import Delta
-    from serving.index import AdIndex
-    from serving.versions import PairVersions, read_records
+    from serving.index.ad_index import AdIndex
+    from serving.index.delta import Delta
+    from serving.parity.versions import PairVersions, read_records
 
     bundle.replay_golden()
     loaded = AdIndex.load(index)
@@ -123,8 +123,8 @@ def _pair(bundle: Any, index: Path, deltas: Path | None, journal: Path | None) -
 
 def compare(expected: Expected, requests: Sequence[Path]) -> dict[str, Any]:
     """What `parity.json` holds. Raises `RequestLogError` for what is no log."""
-    from serving.replay import replay
-    from tt_jax.profile import Profile, compare_profiles
+    from serving.parity.profile import Profile, compare_profiles
+    from serving.parity.replay import replay
     from tt_jax.report.parity_verdict import findings, verdict
 
     first, *also = expected.pairs

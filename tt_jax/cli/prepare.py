@@ -45,11 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the prepared set; prints rows and label rates."""
-    from input_pipeline.blocks import PreparedSet
-    from input_pipeline.quarantine import QUARANTINE
-    from input_pipeline.vocabulary import learns, take_vocabularies
-    from input_pipeline.writer import NoRowsError
-    from tt_jax.publish import require_absent
+    from input_pipeline.blocks.block import PreparedSet
+    from input_pipeline.prepare.quarantine import QUARANTINE
+    from input_pipeline.prepare.vocabulary import learns, take_vocabularies
+    from input_pipeline.prepare.writer import NoRowsError
+    from tt_jax.io.publish import require_absent
 
     recipe = load_recipe(args.recipe)
     if args.source is None and args.recipe != SIMULATED:
@@ -93,10 +93,10 @@ class Reading:
 
 
 def _streaming(args: argparse.Namespace, recipe: Any, schema: Any, reading: Reading, documents: Any, _: Any) -> Any:
-    from input_pipeline.prepare import prepare
-    from input_pipeline.quarantine import Quarantine
+    from input_pipeline.prepare.quarantine import Quarantine
+    from input_pipeline.prepare.sequential import prepare
+    from input_pipeline.prepare.vocabulary import IGNORED, learn_vocabularies, learns
     from input_pipeline.readers import STRICT
-    from input_pipeline.vocabulary import IGNORED, learn_vocabularies, learns
 
     quarantine = Quarantine(args.max_errors) if args.on_error == "quarantine" else None
     if learns(schema):  # the log is read twice
@@ -106,8 +106,8 @@ def _streaming(args: argparse.Namespace, recipe: Any, schema: Any, reading: Read
 
 
 def _on_ray(args: argparse.Namespace, recipe: Any, schema: Any, reading: Reading, documents: Any, runner: Any) -> Any:
-    from input_pipeline.prepare_parts import learn_of_parts, prepare_parts
-    from input_pipeline.vocabulary import learns
+    from input_pipeline.prepare.parallel import learn_of_parts, prepare_parts
+    from input_pipeline.prepare.vocabulary import learns
 
     parts, max_errors = None, args.max_errors if args.on_error == "quarantine" else None
     if hasattr(recipe, "parts"):

@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs every step that the directory does not hold yet; prints the table, the ads; writes summary.json."""
-    from input_pipeline.adworld import AdWorldConfig
-    from tt_jax.publish import write_json
+    from input_pipeline.adworld.simulate import AdWorldConfig
+    from tt_jax.io.publish import write_json
 
     start = time.perf_counter()
     world = AdWorldConfig(seed=args.seed, requests_per_day=args.requests)
@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _bayes(world: Any) -> dict[str, Any]:
     """Metrics of the true probabilities, by scenario and outcome. Raises `ValueError` if the world is too small."""
-    from input_pipeline.adworld import schema
-    from input_pipeline.adworld_bayes import bayes_report
+    from input_pipeline.adworld.simulate import schema
+    from tt_jax.evaluation.adworld.bayes import bayes_report
 
     found, outcomes = bayes_report(world, SPLIT)["scenarios"], schema(world).heads
     report = {scenario: {task: tasks[task] for task in outcomes} for scenario, tasks in found.items()}
@@ -68,8 +68,8 @@ def _bayes(world: Any) -> dict[str, Any]:
 
 def _claim(path: Path, world: Any) -> None:
     """Writes down which world a directory holds. Raises `ValueError` if it holds another."""
-    from tt_jax.publish import write_json
-    from tt_jax.strict_json import parse_json
+    from tt_jax.io.publish import write_json
+    from tt_jax.io.strict_json import parse_json
 
     now = dataclasses.asdict(world)
     if not path.exists():
@@ -79,7 +79,7 @@ def _claim(path: Path, world: Any) -> None:
 
 
 def _prepare(world: Any, out: Path) -> None:
-    from input_pipeline.prepare import prepare
+    from input_pipeline.prepare.sequential import prepare
     from input_pipeline.recipes import adworld as recipe
 
     documents = {recipe.WORLD: dataclasses.asdict(world)}
@@ -124,7 +124,7 @@ def _publish(trained: Any, scenario: str, here: Path, prepared: Path) -> None:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from serving.indexing import write_index
+    from serving.index.build import write_index
     from tt_jax.cli.export import export_trained
 
     if not (here / "bundle").exists():
@@ -137,7 +137,7 @@ def _publish(trained: Any, scenario: str, here: Path, prepared: Path) -> None:
 
 def _rank(scenario: str, here: Path, prepared: Path) -> dict[str, Any]:
     """The ads for a request of the log."""
-    from input_pipeline.blocks import PreparedSet
+    from input_pipeline.blocks.block import PreparedSet
     from serving import Scorer
 
     scorer = Scorer.load(here / "bundle", here / "index", max_k=16, warm=False)

@@ -15,7 +15,7 @@ Two tables a scenario, each of the rows that it counts:
             plus the noise of the outcomes
 bayes_logloss is the log loss of the true probabilities on the same rows as logloss. kl = inexpressible (by any
 two-tower of this output_dim) + missed (by this one). The definition and its limits stand in
-input_pipeline/adworld_regret.py. The probabilities are the calibrated ones where the run has a calibration."""
+tt_jax/evaluation/adworld/regret.py. The probabilities are the calibrated ones where the run has a calibration."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints two tables per scenario, of all rows and of those with an outcome; writes the JSON."""
-    from input_pipeline.adworld_regret import FIGURES
     from input_pipeline.recipes.adworld import config_of
     from tt_jax.cli.table import table
-    from tt_jax.publish import write_json
+    from tt_jax.evaluation.adworld.regret import FIGURES
+    from tt_jax.io.publish import write_json
     from tt_jax.training.trained import load_trained
 
     found = regret_of(load_trained(args.workdir), config_of(args.world), args.split)
@@ -56,9 +56,9 @@ def regret_of(trained: Any, world: Any, split: str) -> dict[str, Any]:
 
     Raises `ValueError` if it is not of that world, or the world has no such split.
     """
-    from input_pipeline.adworld import schema
-    from input_pipeline.adworld_regret import regret
+    from input_pipeline.adworld.simulate import schema
     from input_pipeline.recipes.adworld import log_of
+    from tt_jax.evaluation.adworld.regret import regret
 
     day, log = log_of(split)
     if trained.record.schema.features != schema(world).features:
@@ -74,11 +74,11 @@ def predictor(trained: Any) -> Callable[[Any], Mapping[str, Any]]:
     """Table of log rows -> head -> the probabilities of a `Trained`, calibrated if it has a calibration."""
     import numpy as np
 
-    from tt_jax.calibration import query_scenarios
-    from tt_jax.features import Encoder
+    from tt_jax.calibration.calibrate import calibrated_logits
+    from tt_jax.calibration.maps import query_scenarios
+    from tt_jax.evaluation.predict import make_predict
+    from tt_jax.features.encoder import Encoder
     from tt_jax.metrics import sigmoid
-    from tt_jax.training.calibrate import calibrated_logits
-    from tt_jax.training.evaluate import make_predict
 
     schema, size = trained.record.schema, trained.record.config.data.eval_batch_size
     encoder, predict = Encoder(schema), make_predict(trained.model)

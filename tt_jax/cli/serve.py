@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from serving.console import ConsoleSettings
-    from serving.load import Load
-    from serving.request_log import LogSettings
+    from serving.batching.limits import Load
+    from serving.console.console import ConsoleSettings
+    from serving.parity.request_log import LogSettings
 
 EXAMPLE = """  tt-jax serve --bundle=bundles/kuairand --index=indexes/kuairand --port=8080
   curl -s localhost:8080/v1/rank -d '{"query": {"user_id": 7, "hour": 20}, "k": 3}'
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     import logging
 
     from serving.log_events import configure, log_event
-    from serving.messages import one_line
+    from serving.service.messages import one_line
 
     configure(args.log_format)
     try:
@@ -99,17 +99,17 @@ def _serve(args: argparse.Namespace) -> int:
     import signal
     from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 
-    from serving.access import Tokens, hosts_of, is_loopback, read_tokens
-    from serving.admin import administered
-    from serving.batcher import DispatcherError
-    from serving.beside import create_metrics, open_listener
-    from serving.compile_cache import CompileCache
-    from serving.door import Door
-    from serving.live import Sources
+    from serving.admin.app import administered
+    from serving.admin.listeners import create_metrics, open_listener
+    from serving.admin.updates import Sources
+    from serving.batching.batcher import DispatcherError
+    from serving.http.server import bound, require_port
     from serving.log_events import log_event
-    from serving.server import bound, require_port
-    from serving.service import Service
-    from serving.service import run as serve
+    from serving.scoring.compile_cache import CompileCache
+    from serving.service.app import Service
+    from serving.service.app import run as serve
+    from serving.service.auth import Tokens, hosts_of, is_loopback, read_tokens
+    from serving.service.load_shedding import Door
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it serves: what it is about to load is the newest
     if (args.admin_port is None) != (args.admin_token_file is None):
@@ -197,7 +197,7 @@ def _end_threads(seconds: float, code: int) -> None:
 
 
 def _load(args: argparse.Namespace) -> Load:
-    from serving.load import Load
+    from serving.batching.limits import Load
 
     return Load(
         max_queue=args.max_queue,
@@ -213,7 +213,7 @@ def _load(args: argparse.Namespace) -> Load:
 
 
 def _log(args: argparse.Namespace) -> LogSettings | None:
-    from serving.request_log import LogSettings
+    from serving.parity.request_log import LogSettings
 
     if not args.log_requests:
         return None
@@ -221,7 +221,7 @@ def _log(args: argparse.Namespace) -> LogSettings | None:
 
 
 def _console(args: argparse.Namespace) -> ConsoleSettings | None:
-    from serving.console import ConsoleSettings
+    from serving.console.console import ConsoleSettings
 
     if (args.console_beside or args.console_origin) and not args.console:
         raise ValueError("expected --console with --console-beside and --console-origin")

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints a line per checkpoint and task; writes the JSON report."""
-    from tt_jax.publish import write_json
+    from tt_jax.io.publish import write_json
 
     report = skew(args)
     print(table(report["saves"]))
@@ -44,11 +44,11 @@ def run(args: argparse.Namespace) -> int:
 
 def skew(args: argparse.Namespace) -> dict[str, Any]:
     """What the JSON report holds."""
-    from input_pipeline.blocks import PreparedSet
+    from input_pipeline.blocks.block import PreparedSet
+    from tt_jax.compare.staleness import skew_rows
     from tt_jax.models.two_tower import require_two_towers
-    from tt_jax.training.skew import skew_rows
+    from tt_jax.runs.record import read_record
     from tt_jax.training.trained import load_saved
-    from tt_jax.training.workdir import read_record
 
     record = read_record(args.workdir)
     require_two_towers(record.config.model)

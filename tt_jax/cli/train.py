@@ -64,8 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Trains; prints where the run stands. Returns the exit code."""
-    from tt_jax import distributed
     from tt_jax.cli.configuration import load_config
+    from tt_jax.parallel import processes
     from tt_jax.training.continuous import go_on
     from tt_jax.training.loop import train
 
@@ -75,9 +75,9 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     if not args.config and not args.data:
         raise ConfigError("expected --config, or --data for an existing run to go on with")
     environment = {} if args.cluster else os.environ
-    place = distributed.find_place(args.coordinator, args.processes, args.process, environment)
+    place = processes.find_place(args.coordinator, args.processes, args.process, environment)
     if place or args.cluster:
-        distributed.initialize(place)
+        processes.initialize(place)
     if args.data:
         config = load_config(args.config, overrides) if args.config else _own_config(args.workdir, overrides)
         results = go_on(config, args.workdir, args.data, StageConfig(**options))
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     else:
         results = [train(load_config(args.config, overrides), args.workdir)]
     for result in results:
-        if not result.stopped_by and distributed.is_first():
+        if not result.stopped_by and processes.is_first():
             _tell(args.workdir, result)
     return 0
 
@@ -93,14 +93,14 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 def _own_config(workdir: Path, overrides: list[str]) -> Any:
     """The configuration of an existing run, with overrides."""
     from tt_jax.cli.configuration import with_overrides
-    from tt_jax.training.workdir import read_record
+    from tt_jax.runs.record import read_record
 
     return with_overrides(read_record(workdir).config, overrides)
 
 
 def _write_page(workdir: Path) -> None:
     """`progressive.html`, of what `progressive.json` has."""
-    from tt_jax.disk_full import writing
+    from tt_jax.io.disk_full import writing
     from tt_jax.training.progressive import read
 
     found = read(workdir)

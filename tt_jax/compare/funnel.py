@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from tt_jax.compare.compared_rows import Predicted, Rows
 from tt_jax.compare.figures import differences, over_seeds
-from tt_jax.compare.outcomes import Predicted, Rows
+from tt_jax.evaluation.funnel_report import Funnel
 from tt_jax.metrics.bootstrap import interval
 from tt_jax.metrics.funnel import BEST, FunnelSums
 from tt_jax.schema import Schema
-from tt_jax.training.funnel import Funnel
 
 PASSED = (*range(1, 17), 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 FIGURES = ("recall", "gain", "lost")

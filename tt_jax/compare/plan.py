@@ -11,13 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from input_pipeline.blocks import PreparedSet
-from tt_jax.calibration import Method
+from input_pipeline.blocks.block import PreparedSet
+from tt_jax.calibration.maps import Method
 from tt_jax.config import Config
-from tt_jax.publish import write_json
-from tt_jax.strict_json import nearest, parse_json
+from tt_jax.io.publish import write_json
+from tt_jax.io.strict_json import nearest, parse_json
+from tt_jax.runs.record import MAY_CHANGE
 from tt_jax.training.setup import check_config
-from tt_jax.training.workdir import MAY_CHANGE
 
 PLAN = "compare.json"
 MODES = {

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tt_jax.compare.compared_rows import Predicted, Rows
 from tt_jax.compare.figures import calibration_of, curves_of, differences, metrics_over_seeds, replicates_over_seeds
-from tt_jax.compare.outcomes import Predicted, Rows
 from tt_jax.metrics.task_rows import COUNTS, TaskRows, check_values
 from tt_jax.schema import Schema
 

@@ -1,4 +1,4 @@
-"""What each row of the table loses against AdWorld's true probabilities, see `input_pipeline.adworld_regret`."""
+"""What each row of the table loses against AdWorld's true probabilities, see `tt_jax.evaluation.adworld.regret`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.adworld import AdWorldConfig, schema
-from input_pipeline.adworld_regret import FIGURES, TASKS, Truth, read_truth
-from input_pipeline.blocks import PreparedSet
+from input_pipeline.adworld.simulate import AdWorldConfig, schema
+from input_pipeline.blocks.block import PreparedSet
 from input_pipeline.recipes.adworld import log_of
+from tt_jax.compare.compared_rows import OVERALL, Predicted, Rows
 from tt_jax.compare.figures import over_seeds
-from tt_jax.compare.outcomes import OVERALL, Predicted, Rows
 from tt_jax.compare.plan import CompareError, Plan
+from tt_jax.evaluation.adworld.regret import FIGURES, TASKS, Truth, read_truth
 from tt_jax.schema import Schema
 
 

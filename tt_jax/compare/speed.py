@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tt_jax.compare.compared_rows import OVERALL
 from tt_jax.compare.figures import over_seeds
-from tt_jax.compare.outcomes import OVERALL
 from tt_jax.compare.plan import Row
-from tt_jax.training.writers import TRAIN_SECONDS, read_scalars
+from tt_jax.runs.metrics_log import TRAIN_SECONDS, read_scalars
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from tt_jax.metrics.probability import sigmoid
 from tt_jax.metrics.ranking import auc, gauc
-from tt_jax.metrics.report import EvalState, task_metrics
+from tt_jax.metrics.rows import EvalState, task_metrics
 from tt_jax.metrics.task_rows import METRICS
 
 __all__ = ["METRICS", "EvalState", "auc", "gauc", "sigmoid", "task_metrics"]

@@ -7,7 +7,7 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from tt_jax.report.plain import number, plain_page, table
+from tt_jax.report.html import number, plain_page, table
 from tt_jax.report.plots import Whisker, whiskers
 
 _COUNTED = ("requests", "impressions", "clicks", "conversions")

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tt_jax.report.plain import aligned, number, plain_page, table
+from tt_jax.report.html import aligned, number, plain_page, table
 from tt_jax.report.plots import Line, Whisker, lines, whiskers
 
 _DRAWN = 25  # columns of a picture

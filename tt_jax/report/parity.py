@@ -6,8 +6,8 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
+from tt_jax.report.html import aligned, number, plain_page
 from tt_jax.report.parity_verdict import counted, past
-from tt_jax.report.plain import aligned, number, plain_page
 from tt_jax.report.plots import Whisker, whiskers
 
 _TITLES = {

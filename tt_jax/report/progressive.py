@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tt_jax.report.plain import number, plain_page, table
+from tt_jax.report.html import number, plain_page, table
 from tt_jax.report.plots import Line, lines
 
 

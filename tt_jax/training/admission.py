@@ -22,8 +22,8 @@ from jax import Array, lax
 from tt_jax.models.dynamic import FIRST_KEY, FREE, find_rows, keys_name, keys_shape
 from tt_jax.models.embedding import Tables
 from tt_jax.schema import PAD_ID, TOWERS, UNKNOWN_ID, WAYS, Feature
-from tt_jax.training.exchange import Exchange
-from tt_jax.training.sparse import Table
+from tt_jax.training.collectives import Exchange
+from tt_jax.training.sparse_optimizers import Table
 
 COUNTERS = 4  # for each row: ids that share one are admitted a little early
 

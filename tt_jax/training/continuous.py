@@ -15,14 +15,14 @@ from pathlib import Path
 
 import jax
 
-from input_pipeline.blocks import Part, PreparedSet
+from input_pipeline.blocks.block import Part, PreparedSet
 from tt_jax.config import Config, ConfigError, StageConfig
+from tt_jax.runs.checkpoints import Checkpoints
+from tt_jax.runs.lock import locked
+from tt_jax.runs.record import Record, Stage, differences, read_record, tell_elsewhere, write_record
 from tt_jax.schema import Schema
-from tt_jax.training.checkpoint import Checkpoints
-from tt_jax.training.lock import locked
 from tt_jax.training.loop import Result, run
 from tt_jax.training.setup import Setup, replay_rows
-from tt_jax.training.workdir import Record, Stage, differences, read_record, tell_elsewhere, write_record
 
 
 def go_on(

@@ -17,24 +17,24 @@ from typing import Any
 
 import jax
 
-from input_pipeline.blocks import Part, PreparedSet
-from input_pipeline.pipeline import Batches, ResumeError
+from input_pipeline.batches import Batches, ResumeError
+from input_pipeline.blocks.block import Part, PreparedSet
 from tt_jax.config import Config
-from tt_jax.distributed import failing_together, gather
+from tt_jax.evaluation.predict import evaluate
 from tt_jax.metrics import streaming
+from tt_jax.parallel.processes import failing_together, gather
+from tt_jax.runs.checkpoints import CheckpointError, Checkpoints
+from tt_jax.runs.finite import DivergedError, diverged, make_finite_check
+from tt_jax.runs.interrupt import Interrupted, StopSignal, call_interruptibly
+from tt_jax.runs.lock import locked
+from tt_jax.runs.metrics_log import TRAIN_SECONDS, MetricWriter, Progress, losses_line, metrics_line
+from tt_jax.runs.profiler import StepProfile
+from tt_jax.runs.record import describe, open_workdir
+from tt_jax.runs.throughput import Clock
 from tt_jax.training import progressive
 from tt_jax.training.admission import row_figures, rows_line
-from tt_jax.training.checkpoint import CheckpointError, Checkpoints
-from tt_jax.training.clock import Clock
-from tt_jax.training.evaluate import evaluate
-from tt_jax.training.finite import DivergedError, diverged, make_finite_check
-from tt_jax.training.interrupt import Interrupted, StopSignal, call_interruptibly
-from tt_jax.training.lock import locked
-from tt_jax.training.profiling import StepProfile
 from tt_jax.training.setup import LOWER_IS_BETTER, Setup
 from tt_jax.training.step import TrainState
-from tt_jax.training.workdir import describe, open_workdir
-from tt_jax.training.writers import TRAIN_SECONDS, MetricWriter, Progress, losses_line, metrics_line
 
 STEPS_IN_FLIGHT = 2  # dispatched and not finished: hides the dispatch, bounds the batches held on the device
 

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from input_pipeline.blocks import Part
-from tt_jax.distributed import is_first
+from input_pipeline.blocks.block import Part
+from tt_jax.evaluation.predict import Predict, evaluate
+from tt_jax.io.publish import write_json
+from tt_jax.io.strict_json import parse_json
 from tt_jax.metrics.hours import Hours
-from tt_jax.publish import write_json
-from tt_jax.strict_json import parse_json
-from tt_jax.training.evaluate import Predict, evaluate
+from tt_jax.parallel.processes import is_first
+from tt_jax.runs.metrics_log import MetricWriter
 from tt_jax.training.setup import Setup
 from tt_jax.training.step import TrainState
-from tt_jax.training.writers import MetricWriter
 
 PROGRESSIVE = "progressive.json"
 

@@ -12,20 +12,20 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from input_pipeline.blocks import Part, PreparedSet
-from input_pipeline.pipeline import Batches, mixed_batches, to_device, train_batches
+from input_pipeline.batches import Batches, mixed_batches, to_device, train_batches
+from input_pipeline.blocks.block import Part, PreparedSet
 from tt_jax.config import Config, ConfigError, parse_weights
-from tt_jax.distributed import place_arrays
+from tt_jax.evaluation.predict import Predict, make_predict
+from tt_jax.io.strict_json import nearest
 from tt_jax.metrics import METRICS, streaming
 from tt_jax.models.dense import resolve_precision
 from tt_jax.models.two_tower import TwoTower
+from tt_jax.parallel.processes import place_arrays
+from tt_jax.parallel.sharding import batch_sharding, make_mesh, on_mesh, place_tables, replicated, state_specs
+from tt_jax.runs.record import Stage
 from tt_jax.schema import Schema, array_specs
-from tt_jax.sharding import batch_sharding, make_mesh, on_mesh, place_tables, replicated, state_specs
-from tt_jax.strict_json import nearest
-from tt_jax.training.evaluate import Predict, make_predict
-from tt_jax.training.exchange import ONE_DEVICE, ManyDevices, shard_predict, shard_step
+from tt_jax.training.collectives import ONE_DEVICE, ManyDevices, shard_predict, shard_step
 from tt_jax.training.step import TrainState, init_state, make_step, resolve_chunk_rows, step_arrays
-from tt_jax.training.workdir import Stage
 from tt_jax.utility import Utility
 
 LOWER_IS_BETTER = ("logloss", "ne", "ece", "kl", "logmae")
@@ -69,7 +69,7 @@ class Setup:
 
     @cached_property
     def placements(self) -> dict[str, str]:
-        """Of the tables, see `tt_jax.sharding.place_tables`."""
+        """Of the tables, see `tt_jax.parallel.sharding.place_tables`."""
         return place_tables(self.mesh, self.model.tables.shapes, self.config.sharding)
 
     @cached_property

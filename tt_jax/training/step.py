@@ -25,9 +25,9 @@ from tt_jax.metrics import streaming
 from tt_jax.models.two_tower import Params, TwoTower
 from tt_jax.schema import TOWERS, Schema, Tower
 from tt_jax.training.admission import Admission, TrainedTables, admit_batch, fresh_admission
-from tt_jax.training.exchange import ONE_DEVICE, Exchange
+from tt_jax.training.collectives import ONE_DEVICE, Exchange
 from tt_jax.training.optimizer import dense_optimizer, schedule, update_dense
-from tt_jax.training.sparse import Table
+from tt_jax.training.sparse_optimizers import Table
 
 Batch = Mapping[str, Array]
 Inputs = dict[Tower, Array]

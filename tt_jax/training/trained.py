@@ -12,14 +12,14 @@ from typing import Any
 import jax
 from jax.sharding import SingleDeviceSharding
 
-from tt_jax.calibration import Calibration, CalibrationError
-from tt_jax.fingerprint import fingerprint
+from tt_jax.bundle.fingerprint import fingerprint
+from tt_jax.calibration.calibrate import CALIBRATION, read_calibration
+from tt_jax.calibration.maps import Calibration, CalibrationError
 from tt_jax.models.two_tower import Params, TwoTower
-from tt_jax.training.calibrate import CALIBRATION, read_calibration
-from tt_jax.training.checkpoint import CheckpointError, Checkpoints, Restored
+from tt_jax.runs.checkpoints import CheckpointError, Checkpoints, Restored
+from tt_jax.runs.record import Record, read_record
 from tt_jax.training.setup import make_model
 from tt_jax.training.step import TrainState, init_state
-from tt_jax.training.workdir import Record, read_record
 
 
 @dataclass(frozen=True)

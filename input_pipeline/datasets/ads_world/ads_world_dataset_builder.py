@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from input_pipeline.adworld import AdWorldConfig
+from input_pipeline.adworld.simulate import AdWorldConfig
 from input_pipeline.datasets.columns import examples, features
 from input_pipeline.recipes import adworld
 

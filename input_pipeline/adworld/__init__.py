@@ -1,0 +1,1 @@
+"""AdWorld: a synthetic ads platform whose true probabilities are known."""

@@ -1,0 +1,159 @@
+"""The admin listener: other bundles, indexes and ads for a service that goes on. On loopback, behind a token.
+
+A load or a change of ads is answered when it serves, or with the reason why nothing has changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from litestar import Litestar, MediaType, Request, Response, get, post
+from litestar.exceptions import HTTPException
+
+from serving.admin.messages import Status, read_changes, read_delta, read_load
+from serving.admin.updates import Live, LoadError, Sources
+from serving.index.ad_index import now
+from serving.index.change_set import ChangeError
+from serving.index.delta import Delta, DeltaError
+from serving.log_events import log_event
+from serving.scorer import RequestError
+from serving.scorer_updates import prepare, prepare_delta
+from serving.service.app import Service
+from serving.service.auth import Tokens
+from serving.service.load_shedding import Door
+from serving.service.messages import ErrorAnswer, one_line
+
+MAX_BODY = 64 * 2**20  # bytes: tens of thousands of ads
+
+
+@asynccontextmanager
+async def administered(
+    service: Service, *, sources: Sources, listener: socket.socket | None, tokens: Tokens, callers: Tokens | None
+) -> AsyncIterator[None]:
+    """Beside the service: SIGHUP loads anew what it was started with; and the admin listener, if there is one.
+
+    `tokens`: of the admin listener. `callers`: of the service; SIGHUP reads both again.
+    """
+    live = Live(service.batcher, service.telemetry, sources, ads=listener is not None)
+    loop, reloads = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+
+    def reload() -> None:
+        for known in (tokens, callers or Tokens.of()):
+            _read_again(known)
+        reloads.add(task := asyncio.create_task(live.reload()))  # the loop itself holds tasks only weakly
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            if listener is not None:
+                door = Door(create_admin(service, live), service.telemetry, tokens=tokens)
+                await stack.enter_async_context(service.beside("admin", door, MAX_BODY, listener))
+            stack.callback(live.abandon)  # first, so that who waits for a load gets an answer
+            yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        live.close()
+
+
+def _read_again(tokens: Tokens) -> None:
+    try:
+        if path := tokens.read_again():
+            log_event("tokens", outcome="done", file=path, tokens=len(tokens))
+    except (ValueError, OSError) as e:  # those of before go on
+        log_event("tokens", logging.WARNING, outcome="failed", reason=one_line(str(e)))
+
+
+def create_admin(service: Service, live: Live) -> Litestar:
+    """The ASGI application of the admin listener."""
+    app = Litestar(
+        [load, ads, delta, status, metrics],
+        exception_handlers={
+            RequestError: partial(_refuse, 400),
+            ChangeError: partial(_refuse, 400),
+            DeltaError: partial(_refuse, 409),
+            OSError: partial(_refuse, 409),  # a path that cannot be read
+            LoadError: partial(_refuse, 409),
+            HTTPException: _http_error,
+            Exception: _crash,
+        },
+        request_max_body_size=MAX_BODY,
+        openapi_config=None,
+        logging_config=None,
+        debug=False,
+    )
+    app.state.service, app.state.live = service, live
+    return app
+
+
+@post("/admin/load", status_code=200)
+async def load(request: Request[Any, Any, Any]) -> Status:
+    """Another bundle and index."""
+    service, live = _parts(request)
+    wanted = read_load(await request.body())
+    deltas = None if wanted.deltas is None else Path(wanted.deltas)
+    journal = live.sources.journal if wanted.journal is None else Path(wanted.journal)
+    await live.load(Sources(Path(wanted.bundle), Path(wanted.index), deltas, journal), wanted.carry)
+    return live.status(service.ready)
+
+
+@post("/admin/ads", status_code=200)
+async def ads(request: Request[Any, Any, Any]) -> Status:
+    """New ads, other bids, and so on."""
+    service, live = _parts(request)
+    body = await request.body()
+    await live.change(lambda scorer: prepare(scorer, read_changes(body, scorer), now()))
+    return live.status(service.ready)
+
+
+@post("/admin/delta", status_code=200)
+async def delta(request: Request[Any, Any, Any]) -> Status:
+    """A delta that `tt-jax index --delta-of` wrote."""
+    service, live = _parts(request)
+    path = read_delta(await request.body()).delta
+    await live.change(lambda scorer: prepare_delta(scorer, Delta.load(path)))
+    return live.status(service.ready)
+
+
+@get("/admin/status")
+async def status(request: Request[Any, Any, Any]) -> Status:
+    """What is served, and how the last loads and changes went."""
+    return request.app.state.live.status(request.app.state.service.ready)
+
+
+@get("/metrics", media_type=MediaType.TEXT)
+async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """Prometheus metrics of the service."""
+    telemetry = request.app.state.service.telemetry
+    return Response(telemetry.text(), headers={"content-type": telemetry.content_type})
+
+
+def _parts(request: Request[Any, Any, Any]) -> tuple[Service, Live]:
+    service = request.app.state.service
+    if not service.ready:
+        raise HTTPException(status_code=503, detail="not ready: starting or draining; nothing has changed")
+    return service, request.app.state.live
+
+
+def _refuse(code: int, _: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
+    return Response(ErrorAnswer(one_line(str(error))), status_code=code, media_type=MediaType.JSON)
+
+
+def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[ErrorAnswer]:
+    if error.status_code >= 500 and error.status_code != 503:
+        return _crash(request, error)
+    return _refuse(error.status_code, request, ValueError(error.detail))
+
+
+def _crash(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
+    log_event("request_failed", logging.ERROR, error=error, method=request.scope["method"], path=request.scope["path"])
+    return _refuse(500, request, ValueError("internal error"))

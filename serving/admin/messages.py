@@ -1,0 +1,184 @@
+"""What the admin listener reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from serving.index.ad_columns import ad_columns, read_ad_ids, read_ad_rows, read_bids
+from serving.index.change_set import ChangeError, Changes, Marks, once
+from serving.scorer import Scorer
+from serving.scorer_updates import embed
+from serving.service.messages import Id, read_body
+from tt_jax.features.columns import EncodeError
+from tt_jax.io.strict_json import nearest
+from tt_jax.schema import Schema
+
+LOAD_EXAMPLE = '{"bundle": "bundles/kuairand", "index": "indexes/kuairand"}'
+DELTA_EXAMPLE = '{"delta": "deltas/0001"}'
+ADS_EXAMPLE = '{"disable": [<id>, ...], "rebid": [[<id>, <bid>], ...]}'
+
+
+class LoadRequest(Struct, forbid_unknown_fields=True):
+    """Body of `POST /admin/load`: directories that the service can read."""
+
+    bundle: str
+    index: str
+    deltas: Annotated[str | None, Meta(description="directory of the deltas of this index, all to be applied")] = None
+    journal: Annotated[str | None, Meta(description="directory of the journal; None = the one that is in use")] = None
+    carry: Annotated[bool, Meta(description="make the changes of the index that is served to this one too")] = False
+
+
+class DeltaRequest(Struct, forbid_unknown_fields=True):
+    """Body of `POST /admin/delta`: a directory that the service can read."""
+
+    delta: str
+
+
+class AdChanges(Struct, forbid_unknown_fields=True):
+    """Body of `POST /admin/ads`. All of it happens, or nothing.
+
+    Attributes:
+      upsert: ads that are new, or replace the ad of their id: every one an object of the ad's features, where an absent
+        one is missing, its id, `bid` and `eligible`.
+      enable, disable: ids of ads that may be returned from now on, or no longer.
+      rebid: pairs of an id and a bid.
+      remove: ids.
+    """
+
+    upsert: list[dict[str, Any]] = []
+    enable: list[Id] = []
+    disable: list[Id] = []
+    rebid: list[tuple[Id, float]] = []
+    remove: list[Id] = []
+
+
+class Count(Struct):
+    """Attempts that succeeded, and that failed and changed nothing."""
+
+    done: int
+    failed: int
+
+
+class Status(Struct):
+    """Answer of every call of the admin listener that succeeds: what is served now.
+
+    Attributes:
+      ready: whether requests are welcome.
+      bundle, index, deltas, journal: directories that were loaded.
+      fingerprint: of the bundle.
+      version: of the index, as answers name it.
+      index_id, sequence, chain: its parts.
+      ads, eligible_ads, places: in the index; those that may be returned; for ads, free ones included.
+      age_seconds: since the index or the last of its changes was made.
+      loads, changes: of bundle and index; of ads.
+      left_behind: index_id of other indexes -> sets of changes that the journal has of them; and of the index served
+        before, that stay in another journal, or nowhere without one.
+      last_error, last_error_seconds: of a load or a change, and how long ago it was.
+    """
+
+    ready: bool
+    bundle: str
+    index: str
+    deltas: str | None
+    journal: str | None
+    fingerprint: str
+    version: str
+    index_id: str
+    sequence: int
+    chain: str
+    ads: int
+    eligible_ads: int
+    places: int
+    age_seconds: float
+    loads: Count
+    changes: Count
+    left_behind: dict[str, int]
+    last_error: str | None
+    last_error_seconds: float | None
+
+
+_LOAD = msgspec.json.Decoder(LoadRequest)
+_DELTA = msgspec.json.Decoder(DeltaRequest)
+_ADS = msgspec.json.Decoder(AdChanges)
+
+
+def read_load(body: bytes) -> LoadRequest:
+    """Raises `RequestError`."""
+    return read_body(body, _LOAD, LOAD_EXAMPLE)
+
+
+def read_delta(body: bytes) -> DeltaRequest:
+    """Raises `RequestError`."""
+    return read_body(body, _DELTA, DELTA_EXAMPLE)
+
+
+def read_changes(body: bytes, scorer: Scorer) -> Changes:
+    """The changes that a body asks for, with the vectors of the ads to put.
+
+    Raises `RequestError` for a body that is none, `ChangeError` naming list, row, column and value of what is wrong.
+    """
+    request = read_body(body, _ADS, ADS_EXAMPLE)
+    ids = {
+        "enable": request.enable,
+        "disable": request.disable,
+        "rebid": [ad for ad, _ in request.rebid],
+        "remove": request.remove,
+    }
+    schema = scorer.schema
+    for key, some in ids.items():
+        with _errors_of(key):
+            read_ad_ids(schema.ad_id, some, schema.ad_id_dtype)
+        _require_known(key, some, scorer)
+    with _errors_of("upsert"):
+        rows = read_ad_rows(schema, _columns(request.upsert, schema))
+        vectors = embed(scorer, rows.features, len(request.upsert))
+    put: dict[str, Any] = {"upsert": rows.ids}
+    once(put | {key: ids[key] for key in ("enable", "disable", "remove")})
+    once(put | {key: ids[key] for key in ("rebid", "remove")})
+    return Changes(vectors, rows.ids, rows.bids, rows.valid, _marks(request, ids, schema))
+
+
+def _marks(request: AdChanges, ids: dict[str, list[Id]], schema: Schema) -> Marks:
+    place = {ad: i for i, ad in enumerate(dict.fromkeys(chain(*ids.values())))}
+    marks = Marks.of(read_ad_ids(schema.ad_id, list(place), schema.ad_id_dtype))
+    at = {key: np.array([place[ad] for ad in some], np.int64) for key, some in ids.items()}
+    marks.valid[at["enable"]] = 1
+    marks.valid[at["disable"]] = 0
+    marks.removed[at["remove"]] = True
+    with _errors_of("rebid"):
+        marks.bids[at["rebid"]] = read_bids([bid for _, bid in request.rebid])
+    return marks
+
+
+def _require_known(key: str, ids: list[Id], scorer: Scorer) -> None:
+    unknown = np.flatnonzero(scorer.ads.ids.find(ids) < 0)
+    if len(unknown):
+        raise ChangeError(f"{key}[{unknown[0]}]: expected the id of an ad in the index, got {ids[unknown[0]]!r}")
+
+
+def _columns(rows: list[dict[str, Any]], schema: Schema) -> dict[str, list[Any]]:
+    names = ad_columns(schema)
+    for i, row in enumerate(rows):
+        for name in row:
+            if name not in names:
+                raise EncodeError(name, i, f"unknown column of an ad{nearest(name, names)}")
+    return {name: [row.get(name) for row in rows] for name in sorted(names)}
+
+
+@contextmanager
+def _errors_of(key: str) -> Iterator[None]:
+    """Errors of the encoder, with the place in the body."""
+    try:
+        yield
+    except EncodeError as e:
+        where = key if e.row is None else f"{key}[{e.row}]"
+        raise ChangeError(f"{where}: column {e.column!r}: {e.reason}") from None
+    except RecursionError:  # from the repr of a value in such an error
+        raise ChangeError(f"{key}: a value is nested too deeply") from None

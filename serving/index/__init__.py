@@ -1,0 +1,1 @@
+"""The ad index: how it is built, stored, changed, and how its changes last."""

@@ -1,0 +1,192 @@
+"""Sets of changes of the ads of an index, and the versions that they lead to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from serving.index.ad_columns import BID, ELIGIBLE, AdId, read_ad_ids, read_bids, read_flags
+from serving.index.ad_index import DTYPES, VectorDType, content_id, vector_dtype
+from tt_jax.features.columns import EncodeError
+from tt_jax.io.strict_json import nearest
+from tt_jax.schema import DType, Schema
+
+REMOVE = "remove"
+SAME = -1
+
+
+class ChangeError(ValueError):
+    """Changes that must not be applied; none of them was. The message names the change and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class IndexVersion:
+    """An index as it was built, or after changes. As text: the index_id, then `+sequence.chain` (the chain shortened).
+
+    Attributes:
+      index_id: of the index as it was built.
+      sequence: sets of changes since.
+      chain: hash over the index and these sets, in order; the index_id where there are none.
+    """
+
+    index_id: str
+    sequence: int
+    chain: str
+
+    @staticmethod
+    def of(index_id: str) -> IndexVersion:
+        """Of an index without changes."""
+        return IndexVersion(index_id, 0, index_id)
+
+    def after(self, changes_id: str) -> IndexVersion:
+        """The version that a set of changes leads to."""
+        sequence = self.sequence + 1
+        links = f"{self.index_id} {sequence} {self.chain} {changes_id}"
+        return IndexVersion(self.index_id, sequence, hashlib.sha256(links.encode()).hexdigest())
+
+    def __str__(self) -> str:
+        return f"{self.index_id}+{self.sequence}.{self.chain[:16]}" if self.sequence else self.index_id
+
+
+@dataclass(frozen=True, eq=False)
+class Marks:
+    """What changes of M ads that are there.
+
+    Attributes:
+      ids: int64 `[M]`, or M strings.
+      bids: float32 `[M]`; NaN = as it was.
+      valid: int8 `[M]`, whether the ad may be returned: 1 or 0; SAME = as it was.
+      removed: bool `[M]`, whether the ad goes.
+    """
+
+    ids: np.ndarray | list[str]
+    bids: np.ndarray
+    valid: np.ndarray
+    removed: np.ndarray
+
+    @staticmethod
+    def of(ids: np.ndarray | list[str]) -> Marks:
+        """Of these ads, nothing changed yet."""
+        m = len(ids)
+        return Marks(ids, np.full(m, np.nan, np.float32), np.full(m, SAME, np.int8), np.zeros(m, bool))
+
+    @staticmethod
+    def read(schema: Schema, columns: Mapping[str, Any]) -> Marks:
+        """Of a table: the schema's `ad_id`, and one or more of `bid`, `eligible` and `remove`; null = as it was.
+
+        Raises `EncodeError` naming column, row and value of what does not fit.
+        """
+        allowed = {schema.ad_id, BID, ELIGIBLE, REMOVE}
+        for name in sorted(set(columns) - allowed):
+            raise EncodeError(name, None, f"unknown column of changes{nearest(name, allowed)}")
+        if schema.ad_id not in columns or len(columns) == 1:
+            raise EncodeError(schema.ad_id, None, f"expected columns {schema.ad_id} and any of bid, eligible, remove")
+        marks = Marks.of(read_ad_ids(schema.ad_id, columns[schema.ad_id], schema.ad_id_dtype))
+        if BID in columns:
+            marks.bids[:] = read_bids(columns[BID], null=np.nan)
+        if ELIGIBLE in columns:
+            marks.valid[:] = read_flags(ELIGIBLE, columns[ELIGIBLE], null=SAME)
+        if REMOVE in columns:
+            marks.removed[:] = read_flags(REMOVE, columns[REMOVE], null=0) == 1
+        return marks
+
+
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """One set of changes. Raises `ChangeError` if its parts do not fit together.
+
+    P ads are put: they are new, or replace the ad of their id. Others, which must be there, are marked. No id is named
+    twice.
+
+    Attributes:
+      vectors: float32 or bfloat16 `[P, T, D]`.
+      ids: int64 `[P]`, or P strings.
+      bids: float32 `[P]`.
+      valid: bool `[P]`.
+      marks: of M others.
+    """
+
+    vectors: np.ndarray
+    ids: np.ndarray | list[str]
+    bids: np.ndarray
+    valid: np.ndarray
+    marks: Marks
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 3 or self.vectors.dtype not in DTYPES.values():
+            raise ChangeError(f"vectors: expected f32 or bf16 [P, T, D], got {self.vectors.dtype} {self.vectors.shape}")
+        put, marked = len(self.vectors), len(self.marks.ids)
+        if put + marked == 0:
+            raise ChangeError("expected at least one change, got none")
+        id_type = list if isinstance(self.ids, list) else np.int64
+        for name, array, n, dtype in (
+            ("ids", self.ids, put, id_type),
+            ("bids", self.bids, put, np.float32),
+            ("valid", self.valid, put, np.bool_),
+            ("marks.ids", self.marks.ids, marked, id_type),
+            ("marks.bids", self.marks.bids, marked, np.float32),
+            ("marks.valid", self.marks.valid, marked, np.int8),
+            ("marks.removed", self.marks.removed, marked, np.bool_),
+        ):
+            _check_array(name, array, n, dtype)
+        _check_bids("bids", self.bids)
+        _check_bids("marks.bids", self.marks.bids[~np.isnan(self.marks.bids)])
+        if not np.isin(self.marks.valid, (SAME, 0, 1)).all():
+            raise ChangeError(f"marks.valid: expected 1, 0 or {SAME}")
+        once({"ads": self.ids, "marks": self.marks.ids})
+
+    @property
+    def dtype(self) -> VectorDType:
+        """Of the vectors."""
+        return vector_dtype(self.vectors)
+
+    @property
+    def id_dtype(self) -> DType:
+        """Of the ids."""
+        return "string" if isinstance(self.ids, list) else "int"
+
+    @property
+    def changes_id(self) -> str:
+        """SHA-256 of all of it, hexadecimal."""
+        marks, head = self.marks, f"{self.dtype} {self.vectors.shape} {self.id_dtype} {len(self.marks.ids)}"
+        put = (self.vectors, self.ids, self.bids, self.valid)
+        return content_id(*put, marks.ids, marks.bids, marks.valid, marks.removed, head=head)
+
+
+def once(lists: Mapping[str, np.ndarray | Sequence[AdId]]) -> None:
+    """Raises `ChangeError` naming the first ad that is in these lists twice, and where."""
+    places: dict[AdId, str] = {}
+    for key, ids in lists.items():
+        for i, ad in enumerate(ids.tolist() if isinstance(ids, np.ndarray) else ids):
+            if ad in places:
+                raise ChangeError(f"{key}[{i}]: expected each ad once, but {ad!r} is {places[ad]} too")
+            places[ad] = f"{key}[{i}]"
+
+
+def _check_array(name: str, array: np.ndarray | list[str], n: int, dtype: Any) -> None:
+    if isinstance(array, list):
+        if dtype is not list or len(array) != n or not all(type(v) is str for v in array):
+            raise ChangeError(f"{name}: expected {n} strings")
+    elif dtype is list or array.dtype != dtype or array.shape != (n,):
+        wanted = "strings" if dtype is list else np.dtype(dtype)
+        raise ChangeError(f"{name}: expected {n} {wanted}, got {array.dtype} {array.shape}")
+
+
+def _check_bids(name: str, bids: np.ndarray) -> None:
+    bad = ~(np.isfinite(bids) & (bids >= 0))
+    if bad.any():
+        raise ChangeError(f"{name}: expected float32 numbers >= 0, got {bids[np.argmax(bad)]}")
+
+
+def id_values(ids: np.ndarray | list[str]) -> list[Any]:
+    """Ids as Python values."""
+    return ids.tolist() if isinstance(ids, np.ndarray) else ids
+
+
+def as_ids(values: Sequence[Any], dtype: DType) -> np.ndarray | list[str]:
+    """Python values as ids: int64 `[n]`, or n strings."""
+    return list(values) if dtype == "string" else np.array(values, np.int64)

@@ -1,0 +1,1 @@
+"""Served requests, logged and replayed: is what was served what was trained?"""

@@ -1,0 +1,1 @@
+"""Compiled programs from encoded queries to ranked ads."""

@@ -1,0 +1,293 @@
+"""Compiled programs: one call takes encoded queries through the query tower to ranked ads, in a few fixed shapes.
+
+A request is padded to the smallest shape that holds it. Programs are compiled ahead of time, so that nothing is traced
+or compiled while requests are answered; weights, tables and ads are arguments, not constants of the programs.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from serving.index.ad_index import AdIndex
+from serving.index.ad_table import Update
+from serving.scoring.device_corpus import Corpus
+from serving.scoring.jitted import CHANGES, QUERIES, Shape, State, at_least, lower, pad, pad_lists, update_shape
+from serving.scoring.top_k import TopK
+from tt_jax.calibration.maps import Calibration
+from tt_jax.models.two_tower import TwoTower
+from tt_jax.utility import Utility
+
+RESULTS = (128, 1024)  # and max_k
+CANDIDATES = (1024, 16_384)  # and max_candidates
+GROWTH = 1.25  # of the places when all are taken: every scan reads them all, so twice as many would cost twice the time
+
+
+@dataclass(frozen=True)
+class Running:
+    """A call that was started for some queries. XLA computes while Python goes on."""
+
+    _found: TopK
+    _queries: int
+
+    def wait(self) -> None:
+        """Returns when the results are there."""
+        jax.block_until_ready(self._found)
+
+    def result(self) -> TopK:
+        """NumPy arrays, without the padding. Waits."""
+        # NumPy sees what a CPU has where it is; from elsewhere it copies, one array after the other. `jax.device_get`
+        # copies all at once, but takes .14 ms more on a CPU. These are results: no later call is given their memory.
+        found: Any = jax.tree.map(np.asarray, self._found)
+        n = self._queries
+        return TopK(found.positions_Bk[:n], found.utility_Bk[:n], found.probabilities_TBk[:, :n])
+
+
+class Programs:
+    """The programs of one bundle and one index, and the buffers that they use. Safe in threads, but see `updated`."""
+
+    _pack: Any  # makes the corpus of this size from a smaller one; see `_of_size`
+
+    def __init__(
+        self,
+        model: TwoTower,
+        params: Mapping[str, np.ndarray],
+        tables: Mapping[str, np.ndarray],
+        index: AdIndex,
+        utility: Utility,
+        max_k: int,
+        max_candidates: int,
+        calibration: Calibration | None = None,
+        places: int = 0,
+        like: Programs | None = None,
+    ) -> None:
+        """`places`: for ads, at least. `like`: its compiled programs and its buffers are shared where they fit."""
+        self._model, self._utility, self._max_k = model, utility, max_k
+        self._candidates = _sizes(CANDIDATES, max_candidates)
+        places = max(places, len(index.vectors))
+        if like is not None and places <= like.places <= GROWTH * places:
+            places = like.places  # a little more room than asked for, and nothing to compile
+        used = tuple(t for t, name in enumerate(utility.tasks) if name in utility.names)
+        parts = (jnp.asarray(index.vectors), jnp.asarray(index.bids), jnp.asarray(index.valid))
+        curves = calibration.curves(model.schema) if calibration else None
+        weights = jax.device_put((dict(params), dict(tables)))
+        self._state: State = (*weights, Corpus.pack(*parts, used, places), curves)
+        self._prepare(like)
+        self._spare = self._ads - len(index.vectors)
+
+    def _prepare(self, like: Programs | None) -> None:
+        """Empty collections of programs and buffers for the corpus at hand, or those of `like` if they fit it."""
+        self._ads = len(self._state[2].valid_N)  # with the padding
+        self._results = _sizes(RESULTS, min(self._max_k, self._ads))
+        shapes = jax.tree.map(lambda x: (x.shape, x.dtype), self._state)
+        self._fit = (self._model, self._utility, self._results, self._candidates, shapes)
+        if like is not None and like._fit == self._fit:
+            self._compiled, self._compiling = like._compiled, like._compiling
+            self._scratch, self._scratch_locks = like._scratch, like._scratch_locks
+            self._larger, self._growing = like._larger, like._growing
+            return
+        self._compiled: dict[Shape, Any] = {}
+        self._compiling = threading.Lock()
+        self._scratch: dict[int, Array] = {}  # by number of queries; a run consumes it and gives it back
+        self._scratch_locks = {b: threading.Lock() for b in QUERIES}
+        self._larger: dict[int, Programs] = {}  # by number of places, compiled ahead, without ads
+        self._growing = threading.Lock()
+
+    @property
+    def model(self) -> TwoTower:
+        """The model, without weights."""
+        return self._model
+
+    @property
+    def places(self) -> int:
+        """For ads, empty ones included."""
+        return self._ads
+
+    @property
+    def vector_shape(self) -> tuple[int, ...]:
+        """`(T, D)`."""
+        return self._state[2].rows_NTD.shape[1:]
+
+    @property
+    def vector_dtype(self) -> np.dtype:
+        """Of the ads."""
+        return self._state[2].rows_NTD.dtype
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Of what ranks, each for all numbers of results, or lengths of lists. Long lists go one query at a time: on a
+        CPU, 8 of 16,384 ads at once took 1.6x as long."""
+        return (
+            *(Shape("all", b, self._results[-1]) for b in QUERIES),
+            *(Shape("candidates", b, self._longest(b)) for b in QUERIES),
+        )
+
+    def warm_up(self, changes: bool = False) -> None:
+        """Compiles every program that ranks and is not compiled yet, and makes the buffers.
+
+        `changes`: also those that changes of a few ads need.
+        """
+        self._compile((*self.shapes, *(CHANGES if changes else ())))
+        for b, lock in self._scratch_locks.items():
+            with lock:
+                if b not in self._scratch:
+                    self._scratch[b] = self._fresh_scratch(b)
+
+    def _compile(self, shapes: Iterable[Shape]) -> None:
+        with self._compiling, ThreadPoolExecutor(os.cpu_count()) as pool:
+            # XLA compiles in parallel; tracing, which is Python, would not gain from it.
+            missing = [shape for shape in shapes if shape not in self._compiled]
+            compiled = [(shape, pool.submit(self._lower(shape).compile)) for shape in missing]
+            self._compiled.update({shape: found.result() for shape, found in compiled})
+
+    def best(self, ids: np.ndarray, floats: np.ndarray, k: int) -> Running:
+        """The best of all ads, at least min(k, N) of them, for at most `QUERIES[-1]` queries."""
+        shape = Shape("all", at_least(QUERIES, len(ids)), self._results[-1])
+        which = np.int32(self._results.index(at_least(self._results, k)))
+        return Running(self._run_on_scratch(shape, *pad(ids, floats, shape.queries), which), len(ids))
+
+    def best_candidates(self, ids: np.ndarray, floats: np.ndarray, positions: list[np.ndarray]) -> Running:
+        """The best min(max_k, C) of a list of positions for each query; at most `queries_at_once(C)` queries."""
+        size = at_least(self._candidates, max(map(len, positions)))
+        queries, which = at_least(self._batches(size), len(ids)), np.int32(self._candidates.index(size))
+        shape = Shape("candidates", queries, self._longest(queries))
+        lists = pad_lists(positions, shape)
+        return Running(self._get(shape)(*self._state, *pad(ids, floats, queries), which, lists), len(ids))
+
+    def scores(self, ids: np.ndarray, floats: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Utility `[C]` and probabilities `[T, C]` of the ads at these positions, for one query."""
+        shape = Shape("score", 1, at_least(self._candidates, len(positions)))
+        found = self._get(shape)(*self._state, ids, floats, pad_lists([positions], shape))
+        utility, probabilities = jax.device_get(found)
+        return utility[0, : len(positions)], probabilities[:, 0, : len(positions)]
+
+    def utilities(self, ids: np.ndarray, floats: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Utilities `[B, C]` of as many ads for each query, `positions` int32 `[B, C]`; compiled for that shape."""
+        program = self._get(Shape("score", *positions.shape))
+        return np.asarray(program(*self._state, ids, floats, positions)[0])
+
+    def gates(self, ids: np.ndarray, floats: np.ndarray) -> np.ndarray | None:
+        """Gates `[T, E]` of the query tower for one query; None for kinds without. Compiled when first wanted."""
+        gates_TEB = self._get(Shape("gates", 1, 0))(*self._state[:2], ids, floats)
+        return None if gates_TEB is None else np.asarray(gates_TEB[..., 0])
+
+    def embed(self, ids: np.ndarray, floats: np.ndarray) -> Array:
+        """Vectors `[n, T, D]` of n encoded ads; compiled for that n. Take one of `EMBEDDED`."""
+        return self._get(Shape("embed", len(ids), 0))(*self._state[:2], ids, floats)
+
+    def prepare_update(self, put: int, marked: int) -> None:
+        """Compiles what `updated` needs for as many positions."""
+        self._get(update_shape(put, marked))
+
+    def updated(self, update: Update) -> Programs:
+        """These programs with changed ads. Consumes this object's ads: only the other one can be used from then on."""
+        shape = update_shape(len(update.put), len(update.marked))
+        spare, more = (0, shape.queries - len(update.put)), (0, shape.size - len(update.marked))
+        program = self._get(shape)
+        other = copy.copy(self)
+        params, tables, corpus, curves = self._state
+        corpus = program(
+            corpus,
+            np.pad(update.put, spare, constant_values=self._ads),
+            np.pad(update.vectors, (spare, (0, 0), (0, 0))),
+            np.pad(update.marked, more, constant_values=self._ads),
+            np.pad(update.bids, more),
+            np.pad(update.valid, more),
+        )
+        other._state = (params, tables, corpus, curves)
+        return other
+
+    @property
+    def next_places(self) -> int:
+        """For how many ads there is to be room when all places are taken."""
+        return math.ceil(GROWTH * self._ads)
+
+    def nearly_full(self, ads: int) -> bool:
+        """Whether that many ads leave a quarter, or less, of the places that were free when this size was made."""
+        return self._ads - ads <= self._spare / 4
+
+    def compile_ahead(self) -> None:
+        """Compiles for `next_places` all that this size has, once. Needs no memory; ads may change meanwhile."""
+        with self._growing:
+            if self.next_places not in self._larger:
+                larger = self._of_size(self.next_places)
+                changes = [shape for shape in list(self._compiled) if shape.kind in ("embed", "update")]
+                larger._compile([*larger.shapes, *changes])
+                self._larger[self.next_places] = larger
+
+    def grown(self, places: int) -> Programs:
+        """The same ads with that many places, not compiled unless it was ahead. Both objects can be used."""
+        with self._growing:  # if it is being compiled, that is awaited
+            other = copy.copy(self._larger.get(places) or self._of_size(places))
+        params, tables, corpus, curves = self._state
+        other._state = (params, tables, other._pack(corpus.rows_NTD, corpus.bids_N, corpus.valid_N), curves)
+        return other
+
+    def _of_size(self, places: int) -> Programs:
+        """With shapes in place of all arrays, and `_pack`, which gives the corpus of that size."""
+        other = copy.copy(self)
+        params, tables, corpus, curves = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self._state)
+        pack = jax.jit(partial(Corpus.pack, scanned=tuple(corpus.columns), places=places))
+        parts = (corpus.rows_NTD, corpus.bids_N, corpus.valid_N)
+        other._pack = pack.lower(*parts).compile()
+        other._state = (params, tables, jax.eval_shape(pack, *parts), curves)
+        other._prepare(None)
+        other._spare = other._ads - self._ads
+        return other
+
+    def lane(self, k: int, candidates: int | None) -> Shape:
+        """What a query must have in common with others to share a call: by how many at most, of how many results or of
+        lists of what length."""
+        if candidates is None:
+            return Shape("all", QUERIES[-1], at_least(self._results, k))
+        size = at_least(self._candidates, candidates)
+        return Shape("candidates", self._batches(size)[-1], size)
+
+    def queries_at_once(self, candidates: int) -> int:
+        """How many queries with lists of that length `best_candidates` takes."""
+        return self._batches(at_least(self._candidates, candidates))[-1]
+
+    def _batches(self, size: int) -> tuple[int, ...]:
+        return QUERIES if size == self._candidates[0] else (1,)
+
+    def _longest(self, queries: int) -> int:
+        """Length of the lists that a program takes for that many queries."""
+        return self._candidates[-1 if queries == 1 else 0]
+
+    def _get(self, shape: Shape) -> Any:
+        if shape not in self._compiled:
+            with self._compiling:
+                if shape not in self._compiled:
+                    self._compiled[shape] = self._lower(shape).compile()
+        return self._compiled[shape]
+
+    def _lower(self, shape: Shape) -> Any:
+        return lower(shape, self._model, self._utility, self._results, self._candidates, self._state)
+
+    def _run_on_scratch(self, shape: Shape, *arguments: Any) -> TopK:
+        program = self._get(shape)
+        with self._scratch_locks[shape.queries]:
+            # Taken out while in use: a run that fails has consumed it.
+            scratch = self._scratch.pop(shape.queries, None)
+            scratch = self._fresh_scratch(shape.queries) if scratch is None else scratch
+            found, self._scratch[shape.queries] = program(*self._state, *arguments, scratch)
+        return found
+
+    def _fresh_scratch(self, queries: int) -> Array:
+        return jax.device_put(np.zeros(self._state[2].scratch_shape(queries), np.float32))
+
+
+def _sizes(usual: tuple[int, ...], largest: int) -> tuple[int, ...]:
+    return (*(size for size in usual if size < largest), largest)

@@ -1,0 +1,75 @@
+"""What goes into a `serving.scorer.Scorer`, and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from serving.index.ad_columns import AdId
+from serving.scoring.programs import Running
+
+
+@dataclass(slots=True)
+class ScoredAd:
+    """An ad of an answer.
+
+    Attributes:
+      id: of the ad.
+      score: its utility, the higher the better.
+      probabilities: of the tasks with a head, by name.
+    """
+
+    id: AdId
+    score: float
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Encoded requests, `len` of them: `ids` int32 `[n, S]`, `floats` float32 `[n, F]`. Concatenate them to batch."""
+
+    ids: np.ndarray
+    floats: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @staticmethod
+    def concatenate(parts: Sequence[Encoded]) -> Encoded:
+        """All requests of several."""
+        return Encoded(np.concatenate([p.ids for p in parts]), np.concatenate([p.floats for p in parts]))
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Calls in progress for some requests. Made by `Scorer.start`."""
+
+    _calls: Sequence[tuple[list[int], Running]]
+    _ks: Sequence[int]
+    _ads: Callable[..., list[ScoredAd]]  # of positions, utilities and probabilities
+
+    def wait(self) -> None:
+        """Returns when the results are there."""
+        for _, call in self._calls:
+            call.wait()
+
+    def best(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Of each request the positions of its n ads, their utilities `[n]` and probabilities `[T, n]`. Waits.
+
+        An ad that may not be returned has the utility -inf, so it comes last.
+        """
+        none = np.empty(0, np.int32), np.empty(0, np.float32), np.empty((0, 0), np.float32)
+        best: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [none for _ in self._ks]
+        for rows, call in self._calls:
+            found: Any = call.result()  # NumPy's, declared as JAX's
+            for b, row in enumerate(rows):
+                n = int(np.count_nonzero(found.utility_Bk[b, : self._ks[row]] > -np.inf))
+                best[row] = found.positions_Bk[b, :n], found.utility_Bk[b, :n], found.probabilities_TBk[:, b, :n]
+        return best
+
+    def answers(self) -> list[list[ScoredAd]]:
+        """The ads of each request. Waits."""
+        return [self._ads(*best) for best in self.best()]

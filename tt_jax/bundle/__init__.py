@@ -1,0 +1,8 @@
+"""What is exported and served: the schema, the weights and their calibration, verified byte by byte.
+
+Only the reader is offered here: the writer needs Orbax, which a service does not load.
+"""
+
+from tt_jax.bundle.reader import Bundle, BundleError
+
+__all__ = ["Bundle", "BundleError"]

@@ -1,0 +1,1 @@
+"""Maps from raw to calibrated probabilities: how they are applied, fitted, and kept."""

@@ -1,0 +1,139 @@
+"""Fits the calibration of a trained model, applies it, keeps it beside the weights as `WORKDIR/calibration.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tt_jax.calibration import fits
+from tt_jax.calibration.maps import Calibration, CalibrationError, Curve, Curves, Method, scenario_rows
+from tt_jax.evaluation.predict import Predictions
+from tt_jax.io.publish import read_digested, write_digested
+from tt_jax.schema import Schema
+
+CALIBRATION = "calibration.json"
+# A scenario with fewer rows, or with fewer of either label, takes the pooled map.
+MIN_ROWS, MIN_LABELS = 1000, 50.0
+_apply = jax.jit(Curves.apply)
+
+
+def fit_calibration(
+    found: Predictions, schema: Schema, method: Method, tasks: Mapping[str, str], split: str, model: str
+) -> Calibration:
+    """The maps of every head of `tasks`, pooled and, where the queries tell the scenario, for each of them.
+
+    Args:
+      found: predictions of the split, not calibrated.
+      method: how.
+      tasks: head -> the task whose labels, hard or soft, it is fitted to.
+      split: name of the split.
+      model: fingerprint of the model without calibration.
+
+    Raises `CalibrationError` naming the task that has no labels to fit to.
+    """
+    everywhere = np.ones(len(found.logits), bool)
+    pooled = {h: _fit(found, schema, method, h, t, everywhere) for h, t in tasks.items()}
+    for head, curve in pooled.items():
+        if not (curve.positives > 0 and curve.rows - curve.positives > 0):
+            raise CalibrationError(
+                f"task {tasks[head]!r} has {curve.rows} labelled rows of the split {split!r}, and {curve.positives:g}"
+                f" positives; expected both labels to fit the head {head!r} to"
+            )
+    scenarios = {}
+    if scenario_rows(schema) is not None:
+        for s, name in enumerate(schema.scenarios):
+            part = found.query_scenario == s
+            scenarios[name] = {h: _of_scenario(found, schema, method, h, t, part, pooled[h]) for h, t in tasks.items()}
+    return Calibration(method, model, split, dict(tasks), pooled, scenarios)
+
+
+def fit_heads(
+    found: Predictions, schema: Schema, method: Method, tasks: Mapping[str, str], split: str, model: str
+) -> tuple[Calibration | None, dict[str, str]]:
+    """`fit_calibration` of the heads that can be fitted, None if none can, and by head why the others cannot."""
+    fitted: list[Calibration] = []
+    left_out: dict[str, str] = {}
+    for head, task in tasks.items():
+        try:
+            fitted.append(fit_calibration(found, schema, method, {head: task}, split, model))
+        except CalibrationError as e:
+            left_out[head] = str(e)
+    if not fitted:
+        return None, left_out
+    kept = {head: task for c in fitted for head, task in c.tasks.items()}
+    pooled = {head: curve for c in fitted for head, curve in c.pooled.items()}
+    scenarios = {s: {h: curve for c in fitted for h, curve in c.scenarios[s].items()} for s in fitted[0].scenarios}
+    return Calibration(method, model, split, kept, pooled, scenarios), left_out
+
+
+def calibrated_logits(
+    logits: np.ndarray, query_scenario: np.ndarray, schema: Schema, calibration: Calibration
+) -> np.ndarray:
+    """Logits float32 `[N, H]` as the scorer would have them. `query_scenario`: int32 `[N]`, see `query_scenarios`."""
+    return np.asarray(_apply(calibration.curves(schema).at(jnp.asarray(query_scenario)), jnp.asarray(logits)))
+
+
+def own_tasks(schema: Schema, names: tuple[str, ...] = ()) -> dict[str, str]:
+    """Head -> task, of these tasks; without names each head's own. Raises `CalibrationError` naming a wrong one."""
+    tasks: dict[str, str] = {}
+    for name in names or schema.heads:
+        if name not in schema.task_names:
+            raise CalibrationError(f"unknown task {name!r}; the schema has {', '.join(schema.task_names)}")
+        head = schema.heads[schema.head_of_task[schema.task_names.index(name)]]
+        if head in tasks:
+            raise CalibrationError(f"tasks {tasks[head]!r} and {name!r} are of one head, {head!r}; name one of them")
+        tasks[head] = name
+    return tasks
+
+
+def write_calibration(workdir: Path, calibration: Calibration) -> None:
+    """Writes the calibration of a run, whole or not at all."""
+    write_digested(workdir / CALIBRATION, dataclasses.asdict(calibration))
+
+
+def read_calibration(workdir: Path, schema: Schema) -> Calibration | None:
+    """The calibration of a run; None if it has none. Raises `CalibrationError` naming the file."""
+    path = workdir / CALIBRATION
+    if not path.exists():
+        return None
+    fields = read_digested(path, CalibrationError)
+    try:
+        return Calibration.from_json(json.dumps(fields), schema)
+    except ValueError as e:
+        raise CalibrationError(f"{path}: {e}") from None
+
+
+def _of_scenario(
+    found: Predictions, schema: Schema, method: Method, head: str, task: str, part: np.ndarray, pooled: Curve
+) -> Curve:
+    curve = _fit(found, schema, method, head, task, part)
+    enough = curve.rows >= MIN_ROWS and MIN_LABELS <= curve.positives <= curve.rows - MIN_LABELS
+    if enough and curve.scale > 0:
+        return curve
+    return Curve(pooled.scale, pooled.shift, pooled.knots, pooled.values, curve.rows, curve.positives, pooled=True)
+
+
+def _fit(found: Predictions, schema: Schema, method: Method, head: str, task: str, part: np.ndarray) -> Curve:
+    t = schema.task_names.index(task)
+    y = found.labels[part, t]
+    z, w = found.logits[part, schema.heads.index(head)], found.weights[part, t]
+    labelled = ~np.isnan(y) & (w > 0)
+    z, y, w = z[labelled], y[labelled], w[labelled]
+    rows, positives = int(y.size), float(y.sum(dtype=np.float64))
+    if not 0 < positives < rows:
+        return Curve(rows=rows, positives=positives)
+    if method == "isotonic":
+        line = fits.fit_isotonic(z, y, w)
+        knots, values = (tuple(a.astype(np.float32).tolist()) for a in (line.knots, line.values))
+        return Curve(knots=knots, values=values, rows=rows, positives=positives)
+    fit = fits.fit_temperature if method == "temperature" else fits.fit_platt
+    line = fit(z, y, w)
+    if line.scale <= 0 and part.all():
+        raise CalibrationError(f"task {task!r}: higher logits of {head!r} have fewer positives: nothing to fit")
+    return Curve(line.scale, line.shift, rows=rows, positives=positives)

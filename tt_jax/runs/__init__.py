@@ -1,0 +1,1 @@
+"""The directory of a run: its record, checkpoints, logs and lock."""
