@@ -25,7 +25,7 @@ import numpy as np
 
 from configs.adworld import config as adworld_config
 from input_pipeline.adworld.simulate import AdWorldConfig, schema, simulate
-from input_pipeline.blocks.block import Part, PreparedSet
+from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
 from tt_jax.config import Config, StageConfig

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from input_pipeline.batches import THREADS, WINDOW, train_batches
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.prepare.sequential import BLOCK_ROWS
 from input_pipeline.prepare.writer import PreparedWriter
 from tt_jax.schema import Feature, Schema, Task, array_specs

@@ -18,8 +18,9 @@ from typing import Any
 import jax
 
 from input_pipeline.blocks import verified
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from tt_jax.cli.configuration import load_config
+from tt_jax.runs import checkpoints
 from tt_jax.training import loop
 
 # What is timed: module, name of the function, name of the figure.

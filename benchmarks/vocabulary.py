@@ -22,7 +22,7 @@ import numpy as np
 
 from configs.adworld import config as adworld_config
 from input_pipeline.adworld.simulate import AdWorldConfig
-from input_pipeline.blocks.block import Part, PreparedSet
+from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from input_pipeline.prepare.sequential import prepare
 from input_pipeline.prepare.vocabulary import learn_vocabularies
 from input_pipeline.readers import Chunk

@@ -19,7 +19,8 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from input_pipeline.blocks.block import Block, Blocks, Part, PreparedSet
+from input_pipeline.blocks.block import Block, Blocks
+from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from tt_jax.schema import MISSING_ID
 
 WINDOW = 8

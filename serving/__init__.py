@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from serving.batching.batcher import Batcher
+    from serving.batching.request import Work
     from serving.index.ad_index import AdIndex
     from serving.scorer import RequestError, ScoredAd, Scorer
-    from serving.service.messages import Work
 
 _PLACES = {
     "AdIndex": "serving.index.ad_index",

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from serving.batching.limits import Load
 from serving.http.connection import Handler
 from serving.http.listener import Listener
+from serving.limits import Load
 from serving.service.telemetry import Telemetry
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -36,7 +36,7 @@ async def listening(
 ) -> AsyncIterator[Listener]:
     """A listener; `address` has where."""
     limits = {"max_body": 2**20, "max_connections": 100} | limits
-    site = Listener("tests", handler, telemetry, load or Load(), **limits)
+    site = Listener("tests", handler, telemetry.clients, load or Load(), **limits)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async with site.serving(listener, 1.0):
             site.address = listener.getsockname()  # pyright: ignore[reportAttributeAccessIssue]

@@ -13,9 +13,9 @@ from serving.batching.batch import MOST_ADS, OverloadError, Part, Queued
 from serving.batching.batcher import Batcher
 from serving.batching.latency_model import Pace
 from serving.batching.queue import BatchQueue
+from serving.batching.request import Work
 from serving.scorer import RequestError, Scorer
 from serving.scoring.jitted import QUERIES, Shape
-from serving.service.messages import Work
 from tests.service_calls import some_queries
 from tests.test_batcher import held, run, same, work
 

@@ -17,10 +17,10 @@ import pytest
 from serving.batching.batch import Queued, start_batch
 from serving.batching.batcher import Batcher, DeadlineError, OverloadError, Ranked
 from serving.batching.latency_model import Pace
-from serving.batching.limits import Load
+from serving.batching.request import Work
 from serving.index.ad_index import AdIndex
+from serving.limits import Load
 from serving.scorer import RequestError, Scorer
-from serving.service.messages import Work
 from tests.service_calls import some_queries
 from tt_jax.bundle.reader import Bundle
 

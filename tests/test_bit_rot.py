@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from input_pipeline.blocks.block import PreparedError, PreparedSet
+from input_pipeline.blocks.block import PreparedError
+from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
 from tests import tiny

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from input_pipeline.blocks.block import PreparedError, PreparedSet
+from input_pipeline.blocks.block import PreparedError
+from input_pipeline.blocks.prepared_set import PreparedSet
 from tests import tiny
 from tests.damage import damages
 from tests.test_bit_rot import config as config

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from serving.index.ad_index import build_index
 from serving.scorer import Scorer
 from tests import tiny
@@ -23,9 +23,9 @@ from tt_jax.calibration.maps import METHODS, Calibration, CalibrationError, quer
 from tt_jax.cli.evaluate import evaluate_trained, predictions
 from tt_jax.cli.export import export_trained
 from tt_jax.cli.main import main
-from tt_jax.evaluation.predict import Predictions
 from tt_jax.metrics import sigmoid, task_metrics
 from tt_jax.metrics.bootstrap import difference_intervals
+from tt_jax.metrics.predictions import Predictions
 from tt_jax.metrics.ranking import user_codes
 from tt_jax.metrics.task_rows import TaskRows
 from tt_jax.training.trained import load_trained

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from tests import run_configs
 from tests.tiny_comparison import SEEDS, WORLD, compare_arguments, plan_of
 from tt_jax.cli.compare import split_configs

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from tests.tiny_comparison import SEEDS, WORLD, plan_of
 from tt_jax.calibration.calibrate import read_calibration
 from tt_jax.calibration.maps import Calibration

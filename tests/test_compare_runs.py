@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from tests.tiny_comparison import compare_arguments, plan_of
 from tt_jax.calibration.calibrate import CALIBRATION
 from tt_jax.cli.main import main

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from serving.batching.limits import Load
 from serving.http.listener import Listener
 from serving.http.protocol import Headers, Reply, Request
+from serving.limits import Load
 from serving.scorer import Scorer
 from serving.service.telemetry import Telemetry
 from tests.raw_client import answer, client_of, connected, listening, refusal, whole
@@ -309,7 +309,7 @@ class Greedy:
 
 def test_the_bytes_of_answers_that_nobody_takes_are_bounded(telemetry: Telemetry) -> None:
     """Who has not taken them for longest is hung up on, until the others fit; who takes them is not."""
-    site = Listener("tests", Echo(), telemetry, Load(max_bodies=100), max_body=1, max_connections=10)
+    site = Listener("tests", Echo(), telemetry.clients, Load(max_bodies=100), max_body=1, max_connections=10)
     ended: list[str] = []
     for name, unread, since in (("old", 60, 1.0), ("older", 60, 0.5), ("new", 90, 3.0), ("none", 0, math.inf)):
         greedy: Any = Greedy(ended, name, unread, since)

@@ -19,10 +19,10 @@ from litestar import Litestar
 from litestar.testing import TestClient
 
 from serving.batching.batcher import Batcher, OverloadError
+from serving.batching.request import Work
 from serving.console.console import Console, ConsoleSettings
 from serving.scorer import RequestError, Scorer
 from serving.service.app import create_app
-from serving.service.messages import Work
 from serving.service.telemetry import Telemetry
 from tests import tiny
 from tests.console_pairs import in_memory

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from input_pipeline.batches import mixed_batches, to_device
-from input_pipeline.blocks.block import Part, PreparedSet
+from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
 from tests import tiny

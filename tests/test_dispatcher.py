@@ -17,10 +17,10 @@ import pytest
 
 from serving.batching.batch import Batch
 from serving.batching.batcher import Batcher, DeadlineError, DispatcherError, OverloadError
-from serving.batching.limits import Load
 from serving.batching.pending import Pulse
+from serving.batching.request import Work
+from serving.limits import Load
 from serving.scorer import RequestError, Scorer
-from serving.service.messages import Work
 from tests.serving_process import ServingProcess
 from tests.test_batcher import counts, held, run, same, work
 

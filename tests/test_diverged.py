@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from tests.test_bit_rot import config as config
 from tests.test_bit_rot import copy as copy
 from tests.test_bit_rot import run as run

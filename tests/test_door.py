@@ -8,14 +8,16 @@ import time
 from typing import Any
 
 from serving.batching.batcher import Batcher
-from serving.batching.limits import Load
+from serving.batching.request import Work
+from serving.http.asgi import STARTED
 from serving.http.protocol import Request
+from serving.limits import Load
 from serving.scorer import Scorer
 from serving.service.auth import Hosts, Tokens
 from serving.service.load_shedding import Door
-from serving.service.messages import Limits, Work
+from serving.service.messages import Limits
 from serving.service.rank import RANK, Rank
-from serving.service.telemetry import STARTED, Telemetry
+from serving.service.telemetry import Telemetry
 from tests.raw_client import answer, client_of, connected, echo, listening, refusal, whole
 from tests.test_batcher import held
 

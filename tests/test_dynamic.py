@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
 from serving.parity.profile import Profile

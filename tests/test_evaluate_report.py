@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from input_pipeline.blocks.block import Part, PreparedSet
+from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from tests import tiny
 from tt_jax.cli.evaluate import SHOWN, calibration_table, evaluate_trained, predictions
 from tt_jax.cli.main import main

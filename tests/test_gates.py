@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from tests import tiny
 from tests.reference_model import Reference, softmax
 from tt_jax.cli.evaluate import evaluate_trained
 from tt_jax.evaluation.gate_report import predict_with_gates
-from tt_jax.evaluation.predict import Predictions, make_predict, predict_rows
+from tt_jax.evaluation.predict import make_predict, predict_rows
 from tt_jax.metrics.gates import batch_sums, gate_metrics
+from tt_jax.metrics.predictions import Predictions
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.training.trained import load_trained
 

@@ -13,7 +13,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.infer_schema.write import Starter, make_starter
 from input_pipeline.readers import ReadError
 from tt_jax.cli.main import main

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.infer_schema.write import make_starter
 from tests.public_logs import LOGS, ROWS
 from tt_jax.cli.main import main

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from input_pipeline import logs
-from input_pipeline.blocks.block import PreparedSet
 from input_pipeline.blocks.manifest import ADS
+from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.logs.joins import join, read_side
 from input_pipeline.prepare.quarantine import Quarantine
 from input_pipeline.prepare.sequential import prepare

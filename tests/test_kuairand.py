@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.kuairand import get_config
-from input_pipeline.blocks.block import PreparedSet
 from input_pipeline.blocks.manifest import Manifest
+from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import ReadError
 from input_pipeline.recipes import kuairand, load

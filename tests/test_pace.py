@@ -11,8 +11,8 @@ import pytest
 from serving.batching.batch import Queued, start_batch
 from serving.batching.batcher import Batcher
 from serving.batching.latency_model import Pace
+from serving.batching.request import Work
 from serving.scorer import Scorer
-from serving.service.messages import Work
 
 
 def learnt(**seconds: float) -> Pace:

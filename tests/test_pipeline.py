@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from input_pipeline.batches import Batches, ResumeError, eval_batches, to_device, train_batches
-from input_pipeline.blocks.block import PreparedError, PreparedSet
+from input_pipeline.blocks.block import PreparedError
+from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.prepare.writer import PreparedWriter
 from tests import tiny
 from tt_jax.schema import array_specs

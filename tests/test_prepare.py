@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline.blocks.block import Blocks, BlockWriter, PreparedError, PreparedSet
+from input_pipeline.blocks.block import Blocks, BlockWriter, PreparedError
 from input_pipeline.blocks.manifest import Manifest
+from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.prepare import writer as writer_module
 from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk

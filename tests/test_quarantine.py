@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.prepare.quarantine import QUARANTINE, Quarantine
 from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import STRICT, Chunk, Errors, ReadError, arrow_types, read

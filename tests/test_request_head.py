@@ -8,8 +8,8 @@ from functools import partial
 
 import pytest
 
-from serving.batching.limits import Load
 from serving.http.protocol import Headers, Reply, Request
+from serving.limits import Load
 from serving.scorer import Scorer
 from serving.service.telemetry import Telemetry
 from tests.raw_client import answer, client_of, connected, listening, refusal, whole

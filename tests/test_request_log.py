@@ -16,10 +16,10 @@ from litestar.testing import TestClient
 from prometheus_client import CollectorRegistry
 
 from serving.batching.batcher import Ranked
+from serving.batching.request import Work
 from serving.parity.request_log import KEPT, WAITING, LogSettings, RequestLog, RequestLogError, read_log
 from serving.scorer import ScoredAd, Scorer
 from serving.service.app import create_app
-from serving.service.messages import Work
 from tests.service_calls import plain, post, some_queries
 
 ADS = msgspec.json.encode([ScoredAd(7, 0.5, {"click": 0.25}), ScoredAd(3, 0.125, {"click": 0.5})])

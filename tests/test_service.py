@@ -13,7 +13,7 @@ import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
 
-from serving.batching.limits import Load
+from serving.limits import Load
 from serving.scorer import Scorer
 from serving.service.app import create_app
 from tests import tiny

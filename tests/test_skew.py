@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from tests import tiny
 from tests.reference_model import Reference
 from tests.test_cli import Call

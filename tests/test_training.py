@@ -15,7 +15,8 @@ import jax
 import numpy as np
 import pytest
 
-from input_pipeline.blocks.block import PreparedError, PreparedSet
+from input_pipeline.blocks.block import PreparedError
+from input_pipeline.blocks.prepared_set import PreparedSet
 from tests import tiny
 from tests.conftest import EVAL_ROWS, TRAIN_ROWS
 from tt_jax.cli.evaluate import evaluate_trained

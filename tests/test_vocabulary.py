@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.prepare import vocabulary
 from input_pipeline.prepare.vocabulary import learn_vocabularies, learns, take_vocabularies
 from input_pipeline.readers import Chunk

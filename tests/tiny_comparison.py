@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from input_pipeline.adworld.simulate import AdWorldConfig
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
 from input_pipeline.recipes import adworld as recipe

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from input_pipeline.batches import train_batches
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from tests.run_configs import get_config
 from tt_jax.cli.configuration import load_config
 from tt_jax.metrics import streaming

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from input_pipeline.readers import ReadError
+from input_pipeline.sources.source import ReadError
 from input_pipeline.values.parse_text import NO_NUMBER
 from tt_jax.features.arrow import plain
 from tt_jax.features.columns import decoded

@@ -21,6 +21,7 @@ from litestar.exceptions import HTTPException
 
 from serving.admin.messages import Status, read_changes, read_delta, read_load
 from serving.admin.updates import Live, LoadError, Sources
+from serving.error_answer import ErrorAnswer, one_line
 from serving.index.ad_index import now
 from serving.index.change_set import ChangeError
 from serving.index.delta import Delta, DeltaError
@@ -30,7 +31,6 @@ from serving.scorer_updates import prepare, prepare_delta
 from serving.service.app import Service
 from serving.service.auth import Tokens
 from serving.service.load_shedding import Door
-from serving.service.messages import ErrorAnswer, one_line
 
 MAX_BODY = 64 * 2**20  # bytes: tens of thousands of ads
 

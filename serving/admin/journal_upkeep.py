@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from serving.error_answer import one_line
 from serving.index.ad_table import Ads
 from serving.index.change_set import IndexVersion
 from serving.index.journal import compact_records, others, prune
 from serving.log_events import log_event
-from serving.service.messages import one_line
 
 COMPACTED_AFTER = 128  # records: a start replays about as many, at some 5 ms each
 KEPT_INDEXES = 16  # whose records stay beside those of the index that is served

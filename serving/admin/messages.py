@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
-from serving.index.ad_columns import ad_columns, read_ad_ids, read_ad_rows, read_bids
+from serving.index.ad_columns import AdId, ad_columns, read_ad_ids, read_ad_rows, read_bids
 from serving.index.change_set import ChangeError, Changes, Marks, once
 from serving.scorer import Scorer
 from serving.scorer_updates import embed
-from serving.service.messages import Id, read_body
+from serving.service.messages import read_body
 from tt_jax.features.columns import EncodeError
 from tt_jax.io.strict_json import nearest
 from tt_jax.schema import Schema
@@ -53,10 +53,10 @@ class AdChanges(Struct, forbid_unknown_fields=True):
     """
 
     upsert: list[dict[str, Any]] = []
-    enable: list[Id] = []
-    disable: list[Id] = []
-    rebid: list[tuple[Id, float]] = []
-    remove: list[Id] = []
+    enable: list[AdId] = []
+    disable: list[AdId] = []
+    rebid: list[tuple[AdId, float]] = []
+    remove: list[AdId] = []
 
 
 class Count(Struct):
@@ -145,7 +145,7 @@ def read_changes(body: bytes, scorer: Scorer) -> Changes:
     return Changes(vectors, rows.ids, rows.bids, rows.valid, _marks(request, ids, schema))
 
 
-def _marks(request: AdChanges, ids: dict[str, list[Id]], schema: Schema) -> Marks:
+def _marks(request: AdChanges, ids: dict[str, list[AdId]], schema: Schema) -> Marks:
     place = {ad: i for i, ad in enumerate(dict.fromkeys(chain(*ids.values())))}
     marks = Marks.of(read_ad_ids(schema.ad_id, list(place), schema.ad_id_dtype))
     at = {key: np.array([place[ad] for ad in some], np.int64) for key, some in ids.items()}
@@ -157,7 +157,7 @@ def _marks(request: AdChanges, ids: dict[str, list[Id]], schema: Schema) -> Mark
     return marks
 
 
-def _require_known(key: str, ids: list[Id], scorer: Scorer) -> None:
+def _require_known(key: str, ids: list[AdId], scorer: Scorer) -> None:
     unknown = np.flatnonzero(scorer.ads.ids.find(ids) < 0)
     if len(unknown):
         raise ChangeError(f"{key}[{unknown[0]}]: expected the id of an ad in the index, got {ids[unknown[0]]!r}")

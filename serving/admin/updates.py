@@ -17,6 +17,7 @@ from serving.admin.carry import load_carrying
 from serving.admin.journal_upkeep import compact_if_long, left_behind
 from serving.admin.messages import Count, Status
 from serving.batching.batcher import Batcher
+from serving.error_answer import one_line
 from serving.index.ad_index import timestamp
 from serving.index.delta import Delta
 from serving.index.journal import record, withdraw
@@ -24,7 +25,6 @@ from serving.log_events import log_event
 from serving.scorer import Scorer
 from serving.scorer_updates import Change, load
 from serving.scoring.programs import Programs
-from serving.service.messages import one_line
 from serving.service.telemetry import ChangeKind, Telemetry, log_serves
 
 R = TypeVar("R")

@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 
 from serving.batching.ads_json import ads_json
+from serving.batching.request import Work
 from serving.scorer import Encoded, Ranking, ScoredAd, Scorer
 from serving.scoring.programs import Shape
-from serving.service.messages import Work
 
 _DECODER = msgspec.json.Decoder(list[ScoredAd])
 MOST_ADS = 8192  # of the answers of one call, whose JSON takes 4 ms: those who came meanwhile wait for it

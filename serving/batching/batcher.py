@@ -33,13 +33,13 @@ from serving.batching.batch import (
     start_batch,
 )
 from serving.batching.latency_model import Pace
-from serving.batching.limits import Load
 from serving.batching.pending import Answers, Pending
 from serving.batching.queue import BatchQueue
+from serving.batching.queue_metrics import QueueMetrics
+from serving.batching.request import Work
+from serving.limits import Load
 from serving.scorer import Scorer
 from serving.scoring.programs import QUERIES
-from serving.service.messages import Work
-from serving.service.telemetry import QueueMetrics
 
 __all__ = ["Batcher", "DeadlineError", "DispatcherError", "OverloadError", "Ranked"]
 

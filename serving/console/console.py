@@ -26,7 +26,9 @@ from msgspec import Struct
 from serving.batching.batcher import Batcher, OverloadError
 from serving.index.ad_index import timestamp
 from serving.scorer import Scorer
+from serving.service.app import Service
 from serving.service.messages import read_body
+from serving.service.rank import RANK
 from serving.service.telemetry import Telemetry
 from tt_jax.report.html import style
 
@@ -54,6 +56,10 @@ class ConsoleSettings:
             if value and not _ORIGIN.fullmatch(value):
                 raise ValueError(f"console {name}: expected an origin such as http://10.0.0.7:8080, got {value!r}")
 
+    def __call__(self, service: Service) -> Console:
+        """The console of a service."""
+        return Console(self, service.batcher, service.telemetry, RANK)
+
 
 class FormAnswer(Struct):
     """What the form needs beside `/v1/model`.
@@ -77,7 +83,7 @@ class StateAnswer(Struct):
       bundle_age, index_age: seconds since they were made, the index or the last of its changes.
       ads, eligible_ads: in the index, and those of them that may be returned.
       waiting: queries in the queue.
-      shed: requests that were not answered with ads, by reason, see `serving.service.telemetry.QueueMetrics`.
+      shed: requests that were not answered with ads, by reason, see `serving.batching.queue_metrics.QueueMetrics`.
       seconds: bounds of times to an answer, rising.
       answers: how many were answered within each of these bounds, and last how many in all.
     """
@@ -123,6 +129,8 @@ _EXAMPLE = '{"query": {"<feature>": <value>, ...}}'
 
 class Console:
     """What the handlers share. Close it."""
+
+    path: str = CONSOLE
 
     def __init__(self, settings: ConsoleSettings, batcher: Batcher, telemetry: Telemetry, route: str) -> None:
         """`route`: whose times are shown."""
@@ -173,6 +181,11 @@ class Console:
         finally:
             self._asked -= 1
 
+    @property
+    def routes(self) -> Sequence[Any]:
+        """The handlers of Litestar."""
+        return (page, form, state, gates)
+
     def close(self) -> None:
         """Does not wait for what is in progress."""
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -202,9 +215,6 @@ async def gates(request: Request[Any, Any, Any]) -> GatesAnswer:
     """Of the query tower, for a query."""
     console = _console(request)
     return await console.gates(read_body(await request.body(), _DECODER, _EXAMPLE).query)
-
-
-ROUTES: Sequence[Any] = (page, form, state, gates)
 
 
 def _console(request: Request[Any, Any, Any]) -> Console:

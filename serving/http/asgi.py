@@ -9,8 +9,8 @@ from litestar.types import ASGIApp
 
 from serving.http.protocol import Reply, Request
 from serving.log_events import address
-from serving.service.telemetry import STARTED
 
+STARTED = "tt_jax_started"  # in the state of a request: when it came, of `time.perf_counter`
 REQUEST_ID = "tt_jax_request_id"  # in the state of a request
 _OURS = (b"content-length", b"connection")  # the connection writes these
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from serving.batching.limits import Load
 from serving.http.protocol import HeadError, Headers, Reply, Request, encode, error_reply
 from serving.http.request_parser import RequestReader, nobody
+from serving.limits import Load
 
 _FREE_BODY = 16_384  # bytes of a body that do not count among those of all bodies: small requests always find room
 _WAITING = 1024  # bytes that a request takes while those before it are answered

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from serving.batching.limits import Load
+from serving.http.client_metrics import UNMATCHED, ClientMetrics
 from serving.http.connection import Connection, Handler
 from serving.http.protocol import Reply, Request
+from serving.limits import Load
 from serving.log_events import address, log_event, log_refused
-from serving.service.telemetry import UNMATCHED, Telemetry
 
 BACKLOG = 2048  # connections that the kernel accepts before we do
 _EVERY = 0.5  # s between two looks for connections that are stuck
@@ -28,7 +28,7 @@ class Listener:
         self,
         name: str,
         handler: Handler,
-        telemetry: Telemetry,
+        metrics: ClientMetrics,
         load: Load,
         *,
         max_body: int,
@@ -38,10 +38,8 @@ class Listener:
         """`name`: in metrics and logs. `max_body`: bytes of one request."""
         self.handler, self.load, self.max_body, self.is_draining = handler, load, max_body, False
         self.connections: set[Connection] = set()
-        self._name, self._telemetry, self._most, self._access_log = name, telemetry, max_connections, access_log
+        self._name, self._metrics, self._most, self._access_log = name, metrics, max_connections, access_log
         self._held, self._lingering = 0, set[Connection]()
-        metrics = telemetry.clients
-        self._refused = metrics.refused
         metrics.connections.labels(name).set_function(lambda: len(self.connections))
         metrics.held.labels(name).set_function(lambda: self._held)
 
@@ -73,9 +71,9 @@ class Listener:
     def refused(self, reason: str, client: Any, status: int | None) -> None:
         """Counts a client that was refused or hung up on, and logs it."""
         if status is not None:
-            self._telemetry.requests.labels(UNMATCHED, str(status)).inc()
+            self._metrics.answers.labels(UNMATCHED, str(status)).inc()
         if reason:
-            self._refused.labels(self._name, reason).inc()
+            self._metrics.refused.labels(self._name, reason).inc()
             log_refused(client, f"{reason}, {self._name} listener", status)
 
     def answered(self, request: Request, reply: Reply) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 import httptools
 import msgspec
 
-from serving.service.messages import ErrorAnswer
+from serving.error_answer import ErrorAnswer
 
 Headers = Sequence[tuple[bytes, bytes]]
 JSON = (b"content-type", b"application/json")

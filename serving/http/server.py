@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import uvloop
 
-from serving.batching.limits import Load
 from serving.http.listener import BACKLOG, Listener
+from serving.limits import Load
 from serving.log_events import log_event
 
 _MOST_CONNECTIONS = 10_000  # unless more are asked for: some 10 KB each

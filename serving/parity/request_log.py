@@ -26,9 +26,10 @@ from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter
 
 from serving.batching.batcher import Ranked
+from serving.batching.request import Work
+from serving.index.ad_columns import AdId
 from serving.log_events import log_event
 from serving.scorer import ScoredAd
-from serving.service.messages import Id, Work
 
 WAITING = 256  # answers between the event loop and the thread: some 10 MB of 100 ads each
 KEPT = 4  # full files beside the one that is written
@@ -48,7 +49,7 @@ class LoggedQuery(Struct, forbid_unknown_fields=True):
     index: str
     k: int
     query: dict[str, Any]
-    candidates: list[Id] | None
+    candidates: list[AdId] | None
     ads: list[ScoredAd]
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from litestar import Litestar, MediaType, Request, Response, get, post
@@ -19,23 +19,47 @@ from litestar.exceptions import HTTPException
 from litestar.openapi import ResponseSpec
 
 from serving.batching.batcher import Batcher
-from serving.batching.limits import Load
-from serving.console.console import CONSOLE, ROUTES, Console, ConsoleSettings
+from serving.error_answer import ErrorAnswer
+from serving.http.asgi import STARTED
 from serving.http.listener import Listener
 from serving.http.protocol import Reply
 from serving.http.protocol import Request as HttpRequest
 from serving.http.server import Room, Server, bound, calm_garbage_collector, listen, make_room
+from serving.limits import Load
 from serving.parity.request_log import LogSettings, RequestLog
 from serving.scorer import Scorer
 from serving.scorer_updates import load as load_scorer
 from serving.service.auth import OPEN, Tokens, hosts_of
 from serving.service.errors import ERRORS, explain
 from serving.service.load_shedding import Door
-from serving.service.messages import BatchAnswer, ErrorAnswer, FeatureInfo, Limits, ModelAnswer, RankAnswer
+from serving.service.messages import BatchAnswer, FeatureInfo, Limits, ModelAnswer, RankAnswer
 from serving.service.openapi import RankOperation, openapi_config
 from serving.service.rank import RANK, Rank
-from serving.service.telemetry import STARTED, Telemetry, log_serves
+from serving.service.telemetry import Telemetry, log_serves
 from tt_jax.schema import Feature
+
+
+class Pages(Protocol):
+    """Pages for people beside the API. `path`: of the one that needs no token."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def routes(self) -> Sequence[Any]: ...
+
+    def close(self) -> None:
+        """At the end of the service. Does not wait for what is in progress."""
+
+
+class MakePages(Protocol):
+    """Makes the pages of a service. `origin`: from where a browser may read what this service answers, "" = nowhere."""
+
+    @property
+    def origin(self) -> str: ...
+
+    def __call__(self, service: Service) -> Pages: ...
+
 
 _LAST_BATCH = 0.6  # of the grace time: when no batch is started any more
 _LAST_CALL = 0.1  # of it: for the last batch to end
@@ -78,7 +102,7 @@ class Service:
         return Listener(
             name,
             door,
-            self.telemetry,
+            self.telemetry.clients,
             self.load,
             max_body=max_body,
             max_connections=max_connections,
@@ -115,7 +139,7 @@ def create_app(
     log: LogSettings | None = None,
     tokens: Tokens | None = None,
     metrics_here: bool = True,
-    console: ConsoleSettings | None = None,
+    console: MakePages | None = None,
 ) -> Litestar:
     """The ASGI application of a warm scorer, for one run of its lifespan.
 
@@ -125,12 +149,12 @@ def create_app(
       log: of a sample of the requests, for `tt-jax parity`; None = no log.
       tokens: whose holders alone may use it, all but `/health`; None = everybody.
       metrics_here: whether `/metrics` is here, or on a listener of its own.
-      console: None = no console.
+      console: pages such as those of `serving.console`; None = none.
     """
     if max_body < 1 or max_queries < 1:
         raise ValueError(f"expected max_body and max_queries >= 1, got {max_body} and {max_queries}")
     service = Service(scorer, max_body, max_queries, load or Load(), log)
-    shown = console and Console(console, service.batcher, service.telemetry, RANK)
+    pages = None if console is None else console(service)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -140,13 +164,13 @@ def create_app(
         finally:
             service.ready = False
             service.batcher.close(_LAST_CALL * service.load.grace)
-            if shown:
-                shown.close()
+            if pages:
+                pages.close()
             if service.request_log:
                 service.request_log.close()
 
     return Litestar(
-        [rank, live, ready, model, *([metrics] if metrics_here else ()), *(ROUTES if shown else ())],
+        [rank, live, ready, model, *([metrics] if metrics_here else ()), *(pages.routes if pages else ())],
         lifespan=[lifespan],
         middleware=[service.telemetry.start],
         before_send=[service.telemetry.before_send],
@@ -154,7 +178,7 @@ def create_app(
         request_max_body_size=max_body,
         openapi_config=openapi_config(tokens is not None),
         logging_config=None,
-        state=State({"service": service, "console": shown}),
+        state=State({"service": service, "console": pages}),
         debug=False,
     )
 
@@ -234,7 +258,7 @@ def run(
     tokens: Tokens | None = None,
     metrics_here: bool = True,
     live: bool = False,
-    console: ConsoleSettings | None = None,
+    console: MakePages | None = None,
     allowed_hosts: Sequence[str] = (),
     access_log: bool = False,
     beside: Beside = _nothing,
@@ -245,7 +269,7 @@ def run(
       bundle, index, deltas, journal, max_k, max_candidates, live: see `serving.scorer_updates.load`.
       max_queries, max_body, log, tokens, metrics_here: see `create_app`.
       load: limits.
-      console: None = no console.
+      console: pages such as those of `serving.console`; None = none.
       allowed_hosts: names that requests may be for, beside this machine's, where `serving.service.auth.hosts_of` checks
       them.
       access_log: whether each answer of each listener is logged.
@@ -275,10 +299,11 @@ def run(
         service.room, service.access_log = room, access_log
         origin = console.origin if console else ""
         hosts = hosts_of(host, tokens, allowed_hosts)
-        who: Any = {"tokens": tokens, "open_paths": OPEN, "hosts": hosts, "origin": origin}
+        open_paths = (*OPEN, app.state.console.path) if console else OPEN
+        who: Any = {"tokens": tokens, "open_paths": open_paths, "hosts": hosts, "origin": origin}
         door = Door(app, service.telemetry, rank=service.rank, **who)
         public = service.listener("service", door, max_body, room.service)
-        pages = "docs at /schema" + (f", console at {CONSOLE}" if console else "")
+        pages = "docs at /schema" + (f", console at {app.state.console.path}" if console else "")
         print(f"serving http://{address} ({pages}): {_describe(service.batcher.scorer)}", flush=True)
         log_serves("load", service.batcher.scorer, started)
         batcher, around = service.batcher, (lambda: beside(service), app.lifespan)

@@ -11,10 +11,10 @@ from litestar.exceptions import ClientException, HTTPException
 from litestar.openapi import ResponseSpec
 
 from serving.batching.batch import DeadlineError, DispatcherError, OverloadError
+from serving.error_answer import ErrorAnswer, one_line
 from serving.http.asgi import REQUEST_ID
 from serving.log_events import log_event
 from serving.scorer import RequestError
-from serving.service.messages import ErrorAnswer, one_line
 
 
 def _spec(description: str) -> ResponseSpec:

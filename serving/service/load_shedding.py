@@ -16,15 +16,17 @@ from functools import partial
 from litestar.types import ASGIApp
 
 from serving.batching.batcher import OverloadError
+from serving.error_answer import shorten
 from serving.http.asgi import call
+from serving.http.client_metrics import UNMATCHED
 from serving.http.protocol import Headers, Reply, Request, error_reply
 from serving.log_events import log_event, log_refused
 from serving.scorer import RequestError
 from serving.service.auth import EXPECTED, Hosts, Tokens
 from serving.service.errors import overloaded
-from serving.service.messages import read_deadline, shorten
+from serving.service.messages import read_deadline
 from serving.service.rank import RANK, Rank
-from serving.service.telemetry import UNMATCHED, Telemetry
+from serving.service.telemetry import Telemetry
 
 _CHALLENGE = ((b"www-authenticate", b'Bearer realm="tt-jax"'),)
 _ASKS = b"access-control-request-method"

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
+from serving.batching.request import Work
+from serving.error_answer import shorten
+from serving.index.ad_columns import AdId
 from serving.scorer import RequestError, ScoredAd
 from tt_jax.io.strict_json import nearest
 
-Id = int | str
 S = TypeVar("S", bound=Struct)
 EXAMPLE = '{"query": {"<feature>": <value>, ...}, "k": 10}'
-LONGEST_VALUE, LONGEST_MESSAGE = 80, 600  # characters of an error
 
 
 class RankRequest(Struct, forbid_unknown_fields=True):
@@ -27,7 +27,7 @@ class RankRequest(Struct, forbid_unknown_fields=True):
     queries: Annotated[list[dict[str, Any]] | None, Meta(description="several queries, answered in order")] = None
     k: Annotated[int, Meta(description="ads per query, at least 1; /v1/model tells the most")] = 10
     candidates: Annotated[
-        list[Id | list[Id]] | None,
+        list[AdId | list[AdId]] | None,
         Meta(description="rank these ads only: the ids with `query`, one list of ids per query with `queries`"),
     ] = None
 
@@ -52,12 +52,6 @@ class BatchAnswer(Struct):
     results: list[Ads]
     bundle: str
     index: str
-
-
-class ErrorAnswer(Struct):
-    """Answer with a 4xx or 5xx status."""
-
-    error: str
 
 
 class FeatureInfo(Struct, omit_defaults=True):
@@ -93,37 +87,6 @@ class ModelAnswer(Struct):
     ads: int
     eligible_ads: int
     versions: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Work:
-    """A checked request: queries, one list of candidate ids for each (or None for the whole index), and k of each."""
-
-    queries: list[dict[str, Any]]
-    k: int
-    candidates: list[list[Id]] | None
-
-    def copied(self) -> Work:
-        """The same, with lists that nobody else changes.
-
-        Raises `RequestError` naming what is not as the types say. Values of features, ids and `k` are for the scorer
-        to check.
-        """
-        queries, lists = self.queries, self.candidates
-        if not isinstance(queries, list | tuple) or not queries:
-            raise RequestError(f"queries: expected a list of at least one query, got {shorten(repr(queries))}")
-        for i, query in enumerate(queries):
-            if not isinstance(query, Mapping):
-                raise RequestError(f"query {i}: expected an object of features, got {shorten(repr(query))}")
-        if lists is None:
-            return Work(list(queries), self.k, None)
-        if not isinstance(lists, list | tuple) or len(lists) != len(queries):
-            got = len(lists) if isinstance(lists, list | tuple) else shorten(repr(lists))
-            raise RequestError(f"candidates: expected a list for each of {len(queries)} queries, got {got}")
-        for i, ids in enumerate(lists):
-            if not isinstance(ids, list | tuple):
-                raise RequestError(f"candidates of query {i}: expected a list of ids, got {shorten(repr(ids))}")
-        return Work(list(queries), self.k, [list(ids) for ids in lists])
 
 
 _DECODER = msgspec.json.Decoder(RankRequest)
@@ -196,17 +159,6 @@ def to_work(request: RankRequest, max_queries: int) -> Work:
 def show(value: Any) -> str:
     """A value as JSON, shortened."""
     return shorten(msgspec.json.encode(value).decode())
-
-
-def shorten(text: str) -> str:
-    """The start of a long text."""
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
-
-
-def one_line(message: str) -> str:
-    """An error as one line of bounded length that any client can decode; of a long one, both ends are kept."""
-    line = " ".join(message.encode("utf-8", "backslashreplace").decode().split())
-    return line if len(line) <= LONGEST_MESSAGE else f"{line[: LONGEST_MESSAGE - 200]} ... {line[-200:]}"
 
 
 def _explain_type(message: str, body: bytes, keys: Iterable[str]) -> str:

@@ -12,19 +12,11 @@ from typing import Any
 import msgspec
 
 from serving.batching.batcher import Batcher, Ranked
+from serving.batching.request import Work
 from serving.http.protocol import JSON, Reply, Request, error_reply
 from serving.parity.request_log import RequestLog
 from serving.service.errors import client_left, refusal
-from serving.service.messages import (
-    Ads,
-    BatchAnswer,
-    Limits,
-    RankAnswer,
-    Work,
-    read_deadline,
-    read_request,
-    to_work,
-)
+from serving.service.messages import Ads, BatchAnswer, Limits, RankAnswer, read_deadline, read_request, to_work
 from serving.service.telemetry import Telemetry
 
 RANK = "/v1/rank"

@@ -12,16 +12,14 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.samples import Sample
 
+from serving.batching.queue_metrics import SECONDS, QueueMetrics
+from serving.http.asgi import STARTED
+from serving.http.client_metrics import UNMATCHED, ClientMetrics
 from serving.index.ad_index import timestamp
 from serving.log_events import log_event
 from serving.scorer import Scorer
 
 ChangeKind = Literal["load", "change"]
-STARTED = "tt_jax_started"  # in the state of a request
-UNMATCHED = "unmatched"  # one label for all unknown paths: clients choose those
-_SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
-_BATCHES = (1, 2, 4, 8, 16, 32, 64)
-SHED = ("full", "slow", "expired", "late", "gone", "closing")
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Telemetry:
         self.registry = r = CollectorRegistry()
         self.requests = Counter("tt_jax_requests", "Answers.", ("route", "status"), registry=r)
         what = "From the request's head to the answer's head."
-        self.seconds = Histogram("tt_jax_request_seconds", what, ("route",), registry=r, buckets=_SECONDS)
+        self.seconds = Histogram("tt_jax_request_seconds", what, ("route",), registry=r, buckets=SECONDS)
         self._answers: dict[tuple[str, int], tuple[Counter, Histogram]] = {}  # of those that came, without a look-up
         self.queries = Counter("tt_jax_queries", "Queries ranked.", registry=r)
         self.ads = Counter("tt_jax_ads_ranked", "Ads in the answers.", registry=r)
@@ -67,7 +65,7 @@ class Telemetry:
         failed.set_function(lambda: time.time() - self._failed_at)
         self._info = Info("tt_jax_service", "What is served, and by what.", registry=r)
         self._versions = versions
-        self.queue, self.clients = QueueMetrics(r), ClientMetrics(r)
+        self.queue, self.clients = QueueMetrics(r), ClientMetrics(r, self.requests)
         self.serves(scorer)
 
     def serves(self, scorer: Scorer) -> None:
@@ -133,7 +131,7 @@ class Telemetry:
         """For who looks at it."""
         times = [s for s in _samples(self.seconds.labels(route)) if s.name.endswith("_bucket")]
         shed = {reason: int(_samples(counter)[0].value) for reason, counter in self.queue.shed.items()}
-        return Traffic(int(_samples(self.queue.queued)[0].value), shed, list(_SECONDS), [int(s.value) for s in times])
+        return Traffic(int(_samples(self.queue.queued)[0].value), shed, list(SECONDS), [int(s.value) for s in times])
 
     def text(self) -> bytes:
         """The metrics in Prometheus' text format."""
@@ -155,35 +153,3 @@ def log_serves(event: str, scorer: Scorer, started: float) -> None:
 
 def _samples(metric: Counter | Gauge | Histogram) -> list[Sample]:
     return [sample for family in metric.collect() for sample in family.samples]
-
-
-class QueueMetrics:
-    """What the batcher counts, by reason (`shed`):
-
-    `full`, `slow` were not taken: no place in the queue, or too long a wait; `expired`, `late` missed their deadline in
-    the queue, or in the batch; of `gone` the client left, and `closing` were still queued when the process had to end.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.registry = registry
-        self.queued = Gauge("tt_jax_queue_queries", "Queries that wait.", registry=registry)
-        what = "From the queue's end to the start of the batch."
-        self.wait = Histogram("tt_jax_queue_seconds", what, registry=registry, buckets=_SECONDS)
-        self.batch = Histogram("tt_jax_batch_queries", "Queries of a batch.", registry=registry, buckets=_BATCHES)
-        shed = Counter("tt_jax_shed", "Requests that were not answered with ads.", ("reason",), registry=registry)
-        self.shed = {reason: shed.labels(reason) for reason in SHED}
-
-
-class ClientMetrics:
-    """What the listeners count of those who connect, by reason (`refused`):
-
-    `connections`, `bodies` found no room; `malformed` sent what is no request; `silent`, `body` and `unread` were too
-    slow with a head, with a body, or in taking answers.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        on, why = ("listener",), ("listener", "reason")
-        self.connections = Gauge("tt_jax_connections", "Open connections.", on, registry=registry)
-        what = "Of the bodies of requests that are being read or answered, without the first 16 KiB of each."
-        self.held = Gauge("tt_jax_body_bytes", what, on, registry=registry)
-        self.refused = Counter("tt_jax_clients_refused", "Refused or hung up on.", why, registry=registry)

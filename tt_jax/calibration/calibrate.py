@@ -13,8 +13,8 @@ import numpy as np
 
 from tt_jax.calibration import fits
 from tt_jax.calibration.maps import Calibration, CalibrationError, Curve, Curves, Method, scenario_rows
-from tt_jax.evaluation.predict import Predictions
 from tt_jax.io.publish import read_digested, write_digested
+from tt_jax.metrics.predictions import Predictions
 from tt_jax.schema import Schema
 
 CALIBRATION = "calibration.json"

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Trains what is missing; writes report.json and report.html; prints the table."""
-    from input_pipeline.blocks.block import PreparedSet
+    from input_pipeline.blocks.prepared_set import PreparedSet
     from tt_jax.compare.plan import claim, make_plan
     from tt_jax.compare.summary import summarise
     from tt_jax.compare.train_models import finish_runs

@@ -88,7 +88,7 @@ def predictions(trained: Any, path: str, split: str | None = None) -> tuple[Any,
 
 
 def _open(trained: Any, path: str) -> Any:
-    from input_pipeline.blocks.block import PreparedSet
+    from input_pipeline.blocks.prepared_set import PreparedSet
 
     prepared = PreparedSet.open(path)
     if prepared.schema != trained.record.schema:
@@ -104,7 +104,8 @@ def _arguments(trained: Any, prepared: Any, split: str | None) -> tuple[Any, ...
 
 def _trained_on(trained: Any, prepared: Any) -> list[Any] | None:
     """What the run was trained on, as `Part`s; None, and a line that says so, where some of it is gone."""
-    from input_pipeline.blocks.block import Part, PreparedError, PreparedSet
+    from input_pipeline.blocks.block import PreparedError
+    from input_pipeline.blocks.prepared_set import Part, PreparedSet
 
     parts = []
     try:

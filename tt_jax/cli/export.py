@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
 
 def export_trained(trained, out: Path, data: str | None = None) -> str:  # type: ignore[no-untyped-def]
     """Writes the bundle of a `Trained`; returns its fingerprint."""
-    from input_pipeline.blocks.block import PreparedSet
+    from input_pipeline.blocks.prepared_set import PreparedSet
     from tt_jax.bundle.writer import write_bundle
 
     prepared = PreparedSet.open(data or trained.record.config.data.path)

@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--changes: expected --delta-of, the index that they change")
     if args.ads is None:
         raise ValueError("expected --ads")
-    from input_pipeline.blocks.block import PreparedSet
     from input_pipeline.blocks.manifest import ADS, MANIFEST
+    from input_pipeline.blocks.prepared_set import PreparedSet
     from serving.index.build import write_index
 
     if args.ads.name == ADS and (args.ads.parent / MANIFEST).is_file():

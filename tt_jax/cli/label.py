@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the labelled set; prints the mean of every label."""
-    from input_pipeline.blocks.block import PreparedSet
+    from input_pipeline.blocks.prepared_set import PreparedSet
     from tt_jax.cli.prepare import print_counts
     from tt_jax.io.publish import require_absent
     from tt_jax.training.distill import label

@@ -6,7 +6,11 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from input_pipeline.blocks.prepared_set import PreparedSet
+    from serving.parity.profile import Profile
 
 EXAMPLE = """  tt-jax serve --bundle=B --index=I --log-requests=logged.jsonl --log-fraction=0.01
   tt-jax parity --bundle=B --index=I --requests logged.jsonl --data=prepared/kuairand --out=parity --ignore=day
@@ -85,8 +89,7 @@ class Expected:
 
 def load(args: argparse.Namespace) -> Expected:
     """Reads bundle, index and training data. Raises `ValueError` where they do not fit together."""
-    from input_pipeline.blocks.block import PreparedSet
-    from input_pipeline.profile import profile_queries
+    from input_pipeline.blocks.prepared_set import PreparedSet
     from tt_jax.bundle.reader import GOLDEN_TOLERANCE, Bundle
     from tt_jax.io.strict_json import nearest
 
@@ -100,8 +103,8 @@ def load(args: argparse.Namespace) -> Expected:
             raise ValueError(f"--ignore: unknown query feature {name!r}{nearest(name, names)}")
     data = bundle.config.data
     splits = tuple(args.train_splits.split(",")) if args.train_splits else data.train_splits
-    training = profile_queries(prepared, splits, data.scenarios)
-    held_out = profile_queries(prepared, (args.held_out or data.eval_split,), data.scenarios, training)
+    training = _profile_queries(prepared, splits, data.scenarios)
+    held_out = _profile_queries(prepared, (args.held_out or data.eval_split,), data.scenarios, training)
     allowed = args.max_score_difference
     thresholds = {"score": GOLDEN_TOLERANCE[bundle.model.precision] if allowed is None else allowed}
     thresholds |= {figure: getattr(args, f"max_{figure}") for figure in THRESHOLDS}
@@ -190,3 +193,28 @@ def _page(report: Mapping[str, Any]) -> str:
     except ModuleNotFoundError as e:
         raise ValueError(f"--out: parity.html needs {e.name}; pip install 'tt-jax[report]'") from None
     return parity_page(report)
+
+
+def _profile_queries(
+    prepared: PreparedSet, splits: Sequence[str], scenarios: Sequence[str], known: Profile | None = None
+) -> Profile:
+    """The queries of a prepared set, counted as served ones are: every row of some scenarios of some splits.
+
+    What is missing is counted in the manifest.
+
+    Raises `PreparedError` where there is nothing to read.
+    """
+    from serving.parity.profile import Profile
+
+    profile = Profile(prepared.schema, known)
+    blocks = prepared.blocks(splits, scenarios, ("query_ids", "query_floats"))
+    for i in range(len(blocks)):
+        block = blocks[i]
+        profile.add(block["query_ids"], block["query_floats"])
+    for split in splits:
+        for scenario in scenarios or prepared.schema.scenarios:
+            counts = prepared.manifest.splits[split][scenario]
+            for name in profile.missing:
+                coverage = counts.coverage[name]
+                profile.missing[name] += 0 if coverage is None else round(counts.rows * (1 - coverage))
+    return profile

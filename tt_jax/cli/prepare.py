@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the prepared set; prints rows and label rates."""
-    from input_pipeline.blocks.block import PreparedSet
+    from input_pipeline.blocks.prepared_set import PreparedSet
     from input_pipeline.prepare.quarantine import QUARANTINE
     from input_pipeline.prepare.vocabulary import learns, take_vocabularies
     from input_pipeline.prepare.writer import NoRowsError

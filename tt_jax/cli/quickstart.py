@@ -137,7 +137,7 @@ def _publish(trained: Any, scenario: str, here: Path, prepared: Path) -> None:
 
 def _rank(scenario: str, here: Path, prepared: Path) -> dict[str, Any]:
     """The ads for a request of the log."""
-    from input_pipeline.blocks.block import PreparedSet
+    from input_pipeline.blocks.prepared_set import PreparedSet
     from serving import Scorer
 
     scorer = Scorer.load(here / "bundle", here / "index", max_k=16, warm=False)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from serving.batching.limits import Load
     from serving.console.console import ConsoleSettings
+    from serving.limits import Load
     from serving.parity.request_log import LogSettings
 
 EXAMPLE = """  tt-jax serve --bundle=bundles/kuairand --index=indexes/kuairand --port=8080
@@ -80,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
     """Serves until SIGTERM; SIGHUP loads the bundle, the index, the deltas, the journal and the tokens anew."""
     import logging
 
+    from serving.error_answer import one_line
     from serving.log_events import configure, log_event
-    from serving.service.messages import one_line
 
     configure(args.log_format)
     try:
@@ -197,7 +197,7 @@ def _end_threads(seconds: float, code: int) -> None:
 
 
 def _load(args: argparse.Namespace) -> Load:
-    from serving.batching.limits import Load
+    from serving.limits import Load
 
     return Load(
         max_queue=args.max_queue,

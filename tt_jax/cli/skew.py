@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 def skew(args: argparse.Namespace) -> dict[str, Any]:
     """What the JSON report holds."""
-    from input_pipeline.blocks.block import PreparedSet
+    from input_pipeline.blocks.prepared_set import PreparedSet
     from tt_jax.compare.staleness import skew_rows
     from tt_jax.models.two_tower import require_two_towers
     from tt_jax.runs.record import read_record

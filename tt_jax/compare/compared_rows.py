@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from tt_jax.calibration.calibrate import calibrated_logits
 from tt_jax.calibration.maps import query_scenarios
 from tt_jax.compare.plan import Plan, Row, Run

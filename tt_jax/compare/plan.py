@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from tt_jax.calibration.maps import Method
 from tt_jax.config import Config
 from tt_jax.io.publish import write_json

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.adworld.simulate import AdWorldConfig, schema
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.recipes.adworld import log_of
 from tt_jax.compare.compared_rows import OVERALL, Predicted, Rows
 from tt_jax.compare.figures import over_seeds

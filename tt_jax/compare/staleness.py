@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from tt_jax.evaluation.full_report import funnel_of, rows_of
 from tt_jax.evaluation.predict import Predict, predict_rows
 from tt_jax.models.two_tower import TwoTower

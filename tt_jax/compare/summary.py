@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from input_pipeline.adworld.simulate import AdWorldConfig
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from tt_jax.compare.compared_rows import read_predicted, read_rows
 from tt_jax.compare.figures import over_seeds
 from tt_jax.compare.funnel import split_funnel

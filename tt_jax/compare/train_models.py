@@ -17,15 +17,15 @@ from urllib.parse import quote
 
 import numpy as np
 
-from input_pipeline.blocks.block import PreparedSet
+from input_pipeline.blocks.prepared_set import PreparedSet
 from tt_jax.calibration.calibrate import CALIBRATION, fit_heads, own_tasks, read_calibration, write_calibration
 from tt_jax.calibration.maps import Calibration, Method
 from tt_jax.compare.plan import NOT_CALIBRATED, CompareError, Plan, Run
 from tt_jax.config import Config, parse_weights
 from tt_jax.evaluation.gate_report import predict_with_gates
-from tt_jax.evaluation.predict import Predictions
 from tt_jax.io.publish import sha256_of, write_json
 from tt_jax.io.strict_json import dataclass_from_dict, parse_json
+from tt_jax.metrics.predictions import Predictions
 from tt_jax.schema import Schema
 from tt_jax.training.loop import Result, train
 from tt_jax.training.trained import Trained, load_trained

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.blocks.block import Part, PreparedSet
+from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from tt_jax.calibration.calibrate import calibrated_logits
 from tt_jax.calibration.maps import Calibration
 from tt_jax.evaluation.funnel_report import Funnel
-from tt_jax.evaluation.predict import Predictions
 from tt_jax.features.hashing import hash_string
 from tt_jax.metrics import sigmoid
 from tt_jax.metrics.bootstrap import LEVEL
+from tt_jax.metrics.predictions import Predictions
 from tt_jax.metrics.slices import NO_VALUE, OTHER, Rows
 from tt_jax.schema import Schema
 

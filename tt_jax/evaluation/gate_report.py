@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from input_pipeline.batches import eval_batches
-from input_pipeline.blocks.block import PreparedSet
-from tt_jax.evaluation.predict import INPUT_ARRAYS, Predictions, finite_rows
+from input_pipeline.blocks.prepared_set import PreparedSet
+from tt_jax.evaluation.predict import INPUT_ARRAYS, finite_rows, predictions
 from tt_jax.metrics.gates import GateSums, batch_sums, gate_metrics
+from tt_jax.metrics.predictions import Predictions
 from tt_jax.models.two_tower import Params, TwoTower
 
 
@@ -37,7 +38,7 @@ def predict_with_gates(
         scenario_B = np.where(np.arange(batch_size) < rows, batch["scenario"][:, 0], -1)  # padding counts nothing
         arrays = {name: batch[name] for name in INPUT_ARRAYS}
         logits_BH, sums = jax.device_get(_run(model, params, tables, arrays, scenario_B.astype(np.int32)))
-        parts.append(Predictions.of_batch(schema, finite_rows(logits_BH, rows, prepared, split), batch, rows))
+        parts.append(predictions(schema, finite_rows(logits_BH, rows, prepared, split), batch, rows))
         sums = jax.tree.map(lambda x: x.astype(np.float64), sums)  # summed on the host
         found = jax.tree.map(np.add, found, sums) if found else sums
     names = [s for s in schema.scenarios if not scenarios or s in scenarios]

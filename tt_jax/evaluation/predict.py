@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
 import numpy as np
 
 from input_pipeline.batches import eval_batches
-from input_pipeline.blocks.block import Part, PreparedSet
+from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from tt_jax.calibration.maps import query_scenarios
 from tt_jax.metrics import EvalState, sigmoid
 from tt_jax.metrics.hours import Hours
+from tt_jax.metrics.predictions import Predictions
 from tt_jax.models.two_tower import Params, TwoTower
 from tt_jax.runs.finite import DivergedError
 from tt_jax.runs.interrupt import Interrupted
@@ -28,43 +28,6 @@ def make_predict(model: TwoTower) -> Predict:
     return jax.jit(model.predict)
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """Every row of a split, in stored order: N rows, H heads, T tasks, K keys.
-
-    Attributes:
-      logits: float32 `[N, H]`, not calibrated.
-      labels, weights: float32 `[N, T]`; a NaN label = none.
-      scenario: int32 `[N]`, index into `Schema.scenarios`.
-      query_scenario: int32 `[N]`, what `tt_jax.calibration.maps.query_scenarios` says.
-      keys: int64 `[N, K]`, see `Schema.key_columns`.
-    """
-
-    logits: np.ndarray
-    labels: np.ndarray
-    weights: np.ndarray
-    scenario: np.ndarray
-    query_scenario: np.ndarray
-    keys: np.ndarray
-
-    @staticmethod
-    def of_batch(schema: Schema, logits_BH: Any, batch: dict[str, np.ndarray], rows: int) -> Predictions:
-        """Those of the first `rows` of a batch; the rest is padding."""
-        return Predictions(
-            np.asarray(logits_BH)[:rows],
-            batch["labels"][:rows],
-            batch["weights"][:rows],
-            batch["scenario"][:rows, 0],
-            np.asarray(query_scenarios(schema, batch["query_ids"][:rows])),
-            batch["keys"][:rows],
-        )
-
-    @staticmethod
-    def join(parts: Sequence[Predictions]) -> Predictions:
-        """The rows of all of them, in order."""
-        return Predictions(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Predictions)))
-
-
 def predict_rows(
     predict: Predict,
     params: Params,
@@ -76,7 +39,13 @@ def predict_rows(
 ) -> Predictions:
     """The predictions of a split, kept whole on the host. Arguments and errors are those of `evaluate`."""
     batches = _batches(predict, params, tables, prepared, split, scenarios, batch_size)
-    return Predictions.join([Predictions.of_batch(prepared.schema, *found) for found in batches])
+    return Predictions.join([predictions(prepared.schema, *found) for found in batches])
+
+
+def predictions(schema: Schema, logits_BH: Any, batch: dict[str, np.ndarray], rows: int) -> Predictions:
+    """Those of the first `rows` of a batch; the rest is padding. `logits_BH`: float32 `[B, H]`, not calibrated."""
+    query_scenario = np.asarray(query_scenarios(schema, batch["query_ids"][:rows]))
+    return Predictions.of_batch(logits_BH, query_scenario, batch, rows)
 
 
 def evaluate(

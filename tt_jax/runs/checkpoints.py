@@ -1,6 +1,7 @@
 """Checkpoints by Orbax: state, input position and run facts, written atomically, resumed from the last complete one.
 
-`WORKDIR/checkpoints/STEP/` holds the `TrainState`, a JSON of what else a run needs to go on, and a manifest with the
+`WORKDIR/checkpoints/STEP/` holds the state of training (any dataclass of arrays with a `step`), a JSON of what else a
+run needs to go on, and a manifest with the
 hash of every file, which Orbax does not have: it restores flipped bits as other weights. Orbax writes into a temporary
 name, which is renamed once the manifest is there, so a run killed while saving leaves nothing that is taken for a
 checkpoint.
@@ -8,6 +9,7 @@ checkpoint.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,6 @@ from tt_jax.io.disk_full import writing
 from tt_jax.io.publish import MANIFEST, FileEntry, describe_files, read_published, sync, sync_tree, write_manifest
 from tt_jax.parallel.processes import gather, is_first
 from tt_jax.runs.finite import not_finite
-from tt_jax.training.step import TrainState
 
 HASHED = "hashed"  # in the run's JSON: that a manifest belongs to it, which earlier versions did not write
 _ASIDE = "damaged-checkpoint-"  # in the run's directory, before the step
@@ -42,7 +43,7 @@ class Restored:
       run: the JSON that was saved with it.
     """
 
-    state: TrainState
+    state: Any
     run: dict[str, Any]
 
 
@@ -120,7 +121,7 @@ class Checkpoints:
         folders = ((step, self.path / str(step)) for step in steps)
         return next((step for step, at in folders if not (at / MANIFEST).exists() or not _damage(at)), 0)
 
-    def save(self, state: TrainState, run: dict[str, Any], best_step: int | None) -> None:
+    def save(self, state: Any, run: dict[str, Any], best_step: int | None) -> None:
         """Saves a copy of the state, so that the caller may donate its own; a step saved before is left alone."""
         step = int(state.step)
         self._policy.best = best_step
@@ -133,7 +134,7 @@ class Checkpoints:
         with writing(self._newest):
             self._manager.save(step, args=ocp.args.Composite(**items))
 
-    def restore(self, abstract: TrainState, step: int) -> Restored:
+    def restore(self, abstract: Any, step: int) -> Restored:
         """The checkpoint of a step, once every file has been found to be as it was written.
 
         `abstract`: shapes, dtypes and shardings of the state wanted. All processes must call it. Raises
@@ -159,9 +160,9 @@ class Checkpoints:
         if not hashed and is_first():
             log.warning("checkpoint %s: saved by an earlier version: it has no hashes to verify", folder)
         found.run.pop(HASHED, None)
-        return Restored(TrainState(**_from_dict(abstract, found.state)), found.run)
+        return Restored(type(abstract)(**_from_dict(abstract, found.state)), found.run)
 
-    def restore_last(self, abstract: TrainState) -> Restored | None:
+    def restore_last(self, abstract: Any) -> Restored | None:
         """The newest checkpoint that is not damaged; None where there is none at all.
 
         A line tells of a damaged one, which a run that saves moves aside, and the one before it is taken. Raises
@@ -185,7 +186,7 @@ class Checkpoints:
             raise CheckpointError(f"{self.path}: all checkpoints were damaged; to train from step 0, remove {names}")
         return None
 
-    def restore_best(self, abstract: TrainState) -> Restored:
+    def restore_best(self, abstract: Any) -> Restored:
         """The checkpoint that early stopping chose, or the newest one where none was chosen or that one is damaged."""
         last = self.restore_last(abstract)
         if last is None:
@@ -232,14 +233,13 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
 
-def _as_dict(state: TrainState) -> dict[str, Any]:
-    found = {name: getattr(state, name) for name in TrainState.__dataclass_fields__}
-    if not state.admissions:  # checkpoints without dynamic rows are as before there were any
-        del found["admissions"]
-    return found
+def _as_dict(state: Any) -> dict[str, Any]:
+    """Its fields. An empty one that has a default is left out: checkpoints of before that field have none."""
+    found = {f.name: (getattr(state, f.name), f) for f in dataclasses.fields(state)}
+    return {k: v for k, (v, f) in found.items() if f.default_factory is dataclasses.MISSING or v}
 
 
-def _from_dict(abstract: TrainState, found: dict[str, Any]) -> dict[str, Any]:
+def _from_dict(abstract: Any, found: dict[str, Any]) -> dict[str, Any]:
     """Orbax gives back plain containers: put the leaves into the structure of the state asked for."""
     structure = jax.tree.structure(_as_dict(abstract))
     return jax.tree.unflatten(structure, jax.tree.leaves(found))

@@ -11,7 +11,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tt_jax.parallel.sharding import replicated
-from tt_jax.training.step import TrainState
 
 _SHOWN = 3  # names of a message
 
@@ -29,14 +28,14 @@ def diverged(step: int, names: Sequence[str], of: int, what: str) -> DivergedErr
     )
 
 
-def make_finite_check(mesh: Mesh) -> Callable[[TrainState], None]:
+def make_finite_check(mesh: Mesh) -> Callable[[Any], None]:
     """A function that raises `DivergedError` where a weight, an accumulator or a sum of a state is NaN or infinite.
 
     One pass over the state, on the devices; all processes come to the same answer.
     """
     find = jax.jit(lambda arrays: jnp.stack([jnp.isfinite(x).all() for x in arrays]), out_shardings=replicated(mesh))
 
-    def check(state: TrainState) -> None:
+    def check(state: Any) -> None:
         named = _floats(state)
         finite = np.asarray(find(list(named.values())))
         if not finite.all():

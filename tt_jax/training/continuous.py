@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-from input_pipeline.blocks.block import Part, PreparedSet
+from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from tt_jax.config import Config, ConfigError, StageConfig
 from tt_jax.runs.checkpoints import Checkpoints
 from tt_jax.runs.lock import locked

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from input_pipeline.batches import eval_batches
-from input_pipeline.blocks.block import Block, PreparedSet
+from input_pipeline.blocks.block import Block
 from input_pipeline.blocks.manifest import ADS, Counts, Manifest
+from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.blocks.samples import SAMPLES
 from input_pipeline.prepare.writer import PreparedWriter
 from tt_jax.config import ConfigError

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from input_pipeline.batches import Batches, ResumeError
-from input_pipeline.blocks.block import Part, PreparedSet
+from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from tt_jax.config import Config
 from tt_jax.evaluation.predict import evaluate
 from tt_jax.metrics import streaming

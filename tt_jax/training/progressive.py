@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from input_pipeline.blocks.block import Part
+from input_pipeline.blocks.prepared_set import Part
 from tt_jax.evaluation.predict import Predict, evaluate
 from tt_jax.io.publish import write_json
 from tt_jax.io.strict_json import parse_json

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from input_pipeline.batches import Batches, mixed_batches, to_device, train_batches
-from input_pipeline.blocks.block import Part, PreparedSet
+from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from tt_jax.config import Config, ConfigError, parse_weights
 from tt_jax.evaluation.predict import Predict, make_predict
 from tt_jax.io.strict_json import nearest

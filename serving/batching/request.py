@@ -1,0 +1,42 @@
+"""A request to rank ads, checked and independent of HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from serving.error_answer import shorten
+from serving.index.ad_columns import AdId
+from serving.scorer import RequestError
+
+
+@dataclass(frozen=True)
+class Work:
+    """A checked request: queries, one list of candidate ids for each (or None for the whole index), and k of each."""
+
+    queries: list[dict[str, Any]]
+    k: int
+    candidates: list[list[AdId]] | None
+
+    def copied(self) -> Work:
+        """The same, with lists that nobody else changes.
+
+        Raises `RequestError` naming what is not as the types say. Values of features, ids and `k` are for the scorer
+        to check.
+        """
+        queries, lists = self.queries, self.candidates
+        if not isinstance(queries, list | tuple) or not queries:
+            raise RequestError(f"queries: expected a list of at least one query, got {shorten(repr(queries))}")
+        for i, query in enumerate(queries):
+            if not isinstance(query, Mapping):
+                raise RequestError(f"query {i}: expected an object of features, got {shorten(repr(query))}")
+        if lists is None:
+            return Work(list(queries), self.k, None)
+        if not isinstance(lists, list | tuple) or len(lists) != len(queries):
+            got = len(lists) if isinstance(lists, list | tuple) else shorten(repr(lists))
+            raise RequestError(f"candidates: expected a list for each of {len(queries)} queries, got {got}")
+        for i, ids in enumerate(lists):
+            if not isinstance(ids, list | tuple):
+                raise RequestError(f"candidates of query {i}: expected a list of ids, got {shorten(repr(ids))}")
+        return Work(list(queries), self.k, [list(ids) for ids in lists])
