@@ -81,7 +81,6 @@ ONLY = {
     "tt_jax/io/": set(),
     "tt_jax/schema/": {"numpy"},
     "tt_jax/config.py": set(),
-    "tt_jax/utility.py": set(),
     "tt_jax/features/": {"numpy", "pyarrow"},
     "tt_jax/losses.py": {"jax", "numpy"},
     "tt_jax/metrics/": {"jax", "numpy"},
