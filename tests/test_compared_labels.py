@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from input_pipeline.logs.read import EVERY_ROW, ROW_NUMBER, every, read_logs
+from input_pipeline.logs import EVERY_ROW, ROW_NUMBER, every, read_logs
 from input_pipeline.readers import ReadError
 from input_pipeline.values.label_expression import Comparison
 from tests.log_files import WRITERS

@@ -259,7 +259,7 @@ def test_a_recipe_file_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_label_that_is_a_feature_too_is_refused(tmp_path: Path) -> None:
-    from input_pipeline.logs.read import EVERY_ROW, ROW_NUMBER, every, read_logs
+    from input_pipeline.logs import EVERY_ROW, ROW_NUMBER, every, read_logs
     from tt_jax.schema import Schema, Task
 
     pq.write_table(pa.table({"a": ["x", "y"], "b": ["1", "2"], "c": [1.5, 2.0]}), tmp_path / "t.parquet")

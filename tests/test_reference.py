@@ -1,4 +1,4 @@
-"""docs/schema.md and docs/config.md are what the dataclasses say today, of every field."""
+"""docs/reference/schema.md and config.md are what the dataclasses say today, of every field."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tt_jax.schema import Feature
 
 @pytest.mark.parametrize("name", ["schema.md", "config.md"])
 def test_the_page_is_of_today(name: str) -> None:
-    assert (DOCS / name).read_text() == pages()[name], f"docs/{name} is stale: {COMMAND}"
+    assert (DOCS / name).read_text() == pages()[name], f"docs/reference/{name} is stale: {COMMAND}"
 
 
 def test_every_field_is_told_with_type_default_and_meaning() -> None:

@@ -139,7 +139,7 @@ def _head(source: str, out: Path, sample: Sample) -> str:
 It is a guess from {len(sample.table):,} of the {sample.rows:,} rows of {files}; types, and the values of columns that
 have few, are of all rows. Check, in this order: TASKS, what to learn; SCENARIO; of FEATURES, on which side each one
 is ("query": the user and the request; "ad"), and that all of them are known before ads are ranked. What a field
-means: docs/schema.md.
+means: docs/reference/schema.md.
 """
 
 from ml_collections import ConfigDict
