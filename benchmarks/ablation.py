@@ -2,8 +2,8 @@
 
     python -m benchmarks.ablation --source=../shared/data/kuairand_pure --workdir=runs/ablation
 
-prints a Markdown table, for docs/quality_real.md: the mean over the seeds, and their standard deviation. Runs that are
-there already are not repeated. `--only NAME NAME` makes some rows of it. `--select` is how the default was chosen:
+prints a Markdown table: the mean over the seeds, and their standard deviation. Runs that are there already are not
+repeated. `--only NAME NAME` makes some rows of it. `--select` is how the default was chosen:
 other settings, learned without the last day of the training log and evaluated on it.
 """
 

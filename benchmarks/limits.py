@@ -2,7 +2,9 @@
 
     python -m benchmarks.limits --workdir=W --out=benchmarks/results/limits.jsonl
 
-Four sweeps (interaction, stale_index, missing_feature, cold_ads), one JSON line a figure; docs/limits.md quotes them.
+Four sweeps (interaction, stale_index, missing_feature, cold_ads), one JSON line a figure, for
+docs/explanation/two_tower_limits.md.
+
 Shopping ads only. Models learn the heavy ranker's probabilities on candidates of three days and are judged on the
 candidates of the last day, all of them logged, against the true probabilities: `kl`, the mean KL divergence of the
 click probability in nats; `recall`, the share of the heavy ranker's best 4 of about 30 that are among the model's best

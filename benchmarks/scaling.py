@@ -2,7 +2,8 @@
 
     python -m benchmarks.scaling [--gpus 8 16 32 64] [--gpu h100 h200] [--rows 1e9] [--columns 8] ...
 
-Prints one JSON line per kind and number of GPUs, then a table; docs/scaling.md quotes it and explains the terms.
+Prints one JSON line per kind and number of GPUs, then a table; docs/explanation/scaling.md quotes it and explains the
+terms.
 
 Layout: a host has up to 8 GPUs and `hosts` hosts work on one batch, split by examples. A table is split by columns over
 groups of `columns` GPUs of a host, and by rows over the groups; an accumulator by rows only, so every GPU of a group
@@ -31,7 +32,7 @@ SECTOR = 32  # bytes, the least that a GPU moves of its memory: CUDA C++ Best Pr
 NVLINK = 450e9  # bytes/s per GPU and direction, NVLink 4, nominal
 NETWORK = 400e9 / 8  # bytes/s per GPU and direction: one 400 Gb/s InfiniBand port a GPU, an assumption
 LINK_SHARE = 0.8  # of a nominal link in a large collective: an assumption
-HOST_READS = 7e6  # examples/s that 2 cores read and shuffle, measured: docs/performance.md, "Input"
+HOST_READS = 7e6  # examples/s that 2 cores read and shuffle, measured: docs/log/2026-11-30-performance.md, "Input"
 ACTIVATION_PASSES = 5  # over a kept float: write, read; read again backward; its gradient's write, read. An assumption
 SORT_BYTES = 8 * 2 * 8  # per id: radix sort of a 64-bit key, 8 digits of 8 bits, each one read and one write
 BYTES = {"f32": 4, "bf16": 2}

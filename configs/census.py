@@ -3,7 +3,7 @@
 tt-jax prepare census --source=data/census_income --out=prepared/census
 tt-jax train --config=configs/census.py --config.data.path=prepared/census --workdir=runs/census
 
-On the eval half, mean of seeds 0 to 2: AUC .9554 income, .9948 never married; see docs/quality_real.md.
+On the eval half, mean of seeds 0 to 2: AUC 0.9554 income, 0.9948 never married; see docs/explanation/results.md.
 """
 
 from __future__ import annotations

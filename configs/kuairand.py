@@ -4,7 +4,7 @@
     tt-jax train --config=configs/kuairand.py --config.data.path=prepared/kuairand --workdir=runs/kuairand
 
 The argument is a scenario (`tab1`, `tab0`, ...), or nothing for all in one model; `select`, or `tab1,select`, learns
-without the last day and evaluates on it, to choose by. What was chosen how, and figures: docs/quality_real.md.
+without the last day and evaluates on it, to choose by. Figures: docs/explanation/results.md.
 
 `kind=mtmd` is another kind of model than `mmoe_dcn`. The widths of each two-tower kind give it the parameters and
 operations of `mmoe_dcn` within 10 % (2.1 M; 4.2 MFLOP per pair of user and video). The teacher `heavy` has 3.7 M and

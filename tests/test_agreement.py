@@ -1,5 +1,5 @@
 """Scores of a trained bundle in float32 and bfloat16, on a CPU and a GPU if there is one: within the limits
-that docs/serving.md states.
+that docs/explanation/serving_design.md states.
 
 With a GPU: JAX_PLATFORMS=cuda,cpu pytest tests/test_agreement.py
 """

@@ -1,5 +1,5 @@
 """How often the 95 % intervals hold the truth: simulated worlds whose truth is known. Slow; `python -m
-tests.test_coverage` prints the table of docs/metrics.md."""
+tests.test_coverage` prints the table of docs/reference/metrics.md."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Data sets in the form of tensorflow-datasets, a folder each: see docs/data.md."""
+"""Data sets in the form of tensorflow-datasets, a folder each: see docs/how-to/prepare_data.md."""

@@ -153,7 +153,7 @@ def _read(column: Column) -> list[Outcome]:
 
 
 def _of_numbers(column: Column, by_count: Sequence[float]) -> list[Outcome]:
-    """See docs/data.md, "Tasks"."""
+    """See docs/how-to/write_a_schema.md, "Tasks"."""
     name, counts = column.name, column.counts
     assert column.numbers is not None
     known = column.numbers[~np.isnan(column.numbers)]

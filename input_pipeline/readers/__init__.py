@@ -1,4 +1,4 @@
-"""Raw logs as a stream of Arrow tables, in bounded memory, whatever format they are in: see docs/data.md.
+"""Raw logs as a stream of Arrow tables, in bounded memory, whatever format they are in: see docs/reference/formats.md.
 
 listing.py (names, globs, URLs; formats.py says what each file is) -> one module a format -> `read`, here (names.py)
 """

@@ -1,4 +1,4 @@
-"""The names of columns: one rule, for every format and every verb. See docs/data.md."""
+"""The names of columns: one rule, for every format and every verb. See docs/reference/formats.md."""
 
 from __future__ import annotations
 

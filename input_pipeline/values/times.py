@@ -1,4 +1,4 @@
-"""Times of a log in any common spelling, as whole numbers: see docs/data.md."""
+"""Times of a log in any common spelling, as whole numbers: see docs/reference/formats.md."""
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions on import)
 

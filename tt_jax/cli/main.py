@@ -87,7 +87,7 @@ def _ask_for_huge_pages() -> None:
     """Starts this process anew with huge pages for its memory, on Linux, unless GLIBC_TUNABLES is set already.
 
     A training step on a CPU takes and returns 95 MB; in pages of 4 kB, the faults alone cost it a twentieth of its time
-    (docs/performance.md). glibc reads the setting once, before Python runs.
+    (docs/explanation/results.md). glibc reads the setting once, before Python runs.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = HUGE_PAGES

@@ -24,7 +24,7 @@ def resolve_precision(precision: str, platform: str, training: bool = False) -> 
     """`f32` or `bf16` for a configured `auto`, `f32` or `bf16` on a platform (`cpu`, `gpu`, `tpu`).
 
     `auto` is bf16 on accelerators. On a CPU it is bf16 for training where the processor multiplies bfloat16 (twice the
-    speed of float32 there, see docs/performance.md), and float32 otherwise: a lone request is no faster in bf16.
+    speed of float32 there: docs/explanation/results.md), and float32 otherwise: a lone request is no faster in bf16.
     """
     if precision == "auto":
         return "bf16" if platform != "cpu" or (training and _cpu_multiplies_bf16()) else "f32"

@@ -1,4 +1,4 @@
-"""What the bits of a run depend on besides its configuration and data: docs/reproducibility.md."""
+"""What the bits of a run depend on besides its configuration and data: docs/explanation/reproducibility.md."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from tt_jax.training.sparse_optimizers import Table
 Batch = Mapping[str, Array]
 Inputs = dict[Tower, Array]
 MODEL_ARRAYS = ("query_ids", "ad_ids", "query_floats", "ad_floats", "labels", "weights")  # what a model learns from
-CPU_CHUNK_ROWS = 512  # measured: see docs/performance.md
+CPU_CHUNK_ROWS = 512  # measured: docs/log/2026-11-30-performance.md
 
 
 @jax.tree_util.register_dataclass
