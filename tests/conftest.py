@@ -36,7 +36,7 @@ def prepared_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared set of the tiny schema: splits train and eval, two scenarios, several blocks."""
     from input_pipeline.prepare.sequential import prepare
     from input_pipeline.readers import Chunk
-    from tests import tiny
+    from tests.support import tiny
 
     rng = np.random.default_rng(0)
 
@@ -52,7 +52,7 @@ def prepared_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the tiny model with random weights."""
-    from tests import tiny
+    from tests.support import tiny
     from tt_jax.bundle.writer import write_bundle
 
     params, tables = tiny.weights()
@@ -73,7 +73,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_index(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index of 200 ads, four in five eligible, made by the tiny bundle."""
     from serving.index.ad_index import build_index
-    from tests import tiny
+    from tests.support import tiny
     from tt_jax.bundle.reader import Bundle
 
     out = tmp_path_factory.mktemp("index") / "tiny"
@@ -83,8 +83,8 @@ def tiny_index(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def compared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The prepared set of `tests.tiny_comparison`."""
-    from tests.tiny_comparison import prepare_splits
+    """The prepared set of `tests.support.tiny_comparison`."""
+    from tests.support.tiny_comparison import prepare_splits
 
     out = tmp_path_factory.mktemp("compared") / "set"
     prepare_splits(out)
@@ -94,7 +94,7 @@ def compared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def compared(compared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a finished comparison of pooled and split."""
-    from tests.tiny_comparison import compare_arguments
+    from tests.support.tiny_comparison import compare_arguments
     from tt_jax.cli.main import main
 
     out = tmp_path_factory.mktemp("comparison") / "out"
@@ -109,7 +109,7 @@ def told_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared set of `tiny.TOLD`, whose queries tell the scenario: splits train and eval."""
     from input_pipeline.prepare.sequential import prepare
     from input_pipeline.readers import Chunk
-    from tests import tiny
+    from tests.support import tiny
 
     rng = np.random.default_rng(5)
 
@@ -127,7 +127,7 @@ def told_run(told_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a short run on it, with checkpoints of four steps."""
     import dataclasses
 
-    from tests import tiny
+    from tests.support import tiny
     from tt_jax.config import TrainConfig
     from tt_jax.training.loop import train
 

@@ -7,8 +7,8 @@ and GAUC, which depend on the order of rows, exactly, on rows that are sorted on
 
 ECE has no interval. It adds up absolute values, so noise alone makes it larger, in a replicate twice, and its sampling
 distribution changes its shape where a bin is calibrated: quantiles of replicates, as they are or mirrored at the
-estimate, covered the truth in 85 % and less of simulated worlds (`tests/test_coverage.py`). Neither has a difference of
-two ECEs. `calibration`, sum p / sum y, has an interval that holds.
+estimate, covered the truth in 85 % and less of simulated worlds (`tests/unit/metrics/test_coverage.py`). Neither has a
+difference of two ECEs. `calibration`, sum p / sum y, has an interval that holds.
 
 Shapes: n labelled rows, C clusters, R replicates, S sums.
 """

@@ -1,6 +1,0 @@
-"""Small logs in the shapes of public ones, with what `tt-jax init` is to make of each: `LOGS`."""
-
-from tests.public_logs import impressions, interactions
-from tests.public_logs.maker import LOGS, ROWS
-
-__all__ = ["LOGS", "ROWS", "impressions", "interactions"]
