@@ -13,7 +13,7 @@ import pytest
 from tt_jax.cli.main import VERBS
 from tt_jax.config import Config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if p.parent.name != "log")]
 BLOCK = re.compile(r"^( *)```sh\n(.*?)^\1```|^((?: {4}.*\n)+)", re.DOTALL | re.MULTILINE)
 
