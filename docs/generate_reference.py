@@ -1,48 +1,80 @@
-"""docs/reference/schema.md and config.md, from the dataclasses: `python docs/generate_reference.py`."""
+"""Pages of docs/reference that are written from the code: `python docs/generate_reference.py`.
+
+The schema and the configuration come from the dataclasses and their docstrings, the command line from its parsers, the
+paths of the HTTP API from the service's OpenAPI document.
+"""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import functools
 import inspect
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+from litestar import Litestar
+
+from serving.scorer import ScoredAd
+from serving.service import app
+from serving.service.openapi import openapi_config
+from tt_jax.cli.main import VERBS, parser_of
 from tt_jax.config import Config
 from tt_jax.schema import Feature, Schema, Task
 
 COMMAND = "python docs/generate_reference.py"
-DOCS = Path(__file__).parent / "reference"
+REFERENCE = Path(__file__).parent / "reference"
 _WRITTEN = f"Written by `{COMMAND}`; change the docstrings, not this page.\n"
 _ENTRY = re.compile(r"  (\w+(?:, \w+)*): (.*)")
+_COLUMNS = 98  # of prose and of help
+_PATHS = "## Paths\n"
 
 _SCHEMA = """# The schema
 
-What a row of a log means: [tt_jax/schema/schema.py](../../tt_jax/schema/schema.py). `tt-jax init` writes a first one
-([how to write one](../how-to/write_a_schema.md)); what the kinds of features are for, and how each is encoded, is in
-[features/](features/index.md). A schema that contradicts itself is refused when it is made, by
-the name of the feature or task.
+What a row of a log means: [tt_jax/schema/schema.py](../../tt_jax/schema/schema.py). `tt-jax init`
+writes a first one ([how to](../how-to/write_a_schema.md)). What the kinds of features are for, and
+how each is encoded, is in [kinds of features](features/index.md). A schema that contradicts itself
+is refused when it is made, by the name of the feature or task.
 """
 _CONFIG = """# The configuration
 
-What a run is: [tt_jax/config.py](../../tt_jax/config.py). A configuration is a Python file with `get_config(arg)`, and
-`tt-jax train` takes any field on the command line: `--config.model.experts=8`, of a tuple
-`--config.model.mlp=256,128`. A name that does not exist, and a value that cannot be, is an error.
+What a run is: [tt_jax/config.py](../../tt_jax/config.py). A configuration is a Python file with
+`get_config(arg)`. `tt-jax train` takes any field on the command line: `--config.model.experts=8`,
+of a tuple `--config.model.mlp=256,128`. A name that does not exist, and a value that cannot be, is
+an error.
+"""
+_CLI = """# The command line
+
+`tt-jax VERB --help` prints what stands here. A verb exits with 0 when it is done, and with 2 and one
+line on standard error for bad input; `TT_JAX_TRACEBACK=1` shows where the error was raised.
+`parity` and `skew` exit with 1 when what they measure is past its limit, `serve` with 70 when its
+dispatcher has died.
 """
 
 
 def pages() -> dict[str, str]:
     """File name -> text. Raises `ValueError` as `described` does."""
-    own = [_section(Config, "config", "config.")]
+    return {
+        "schema.md": "\n".join([_SCHEMA, _WRITTEN, *(_section(cls, cls.__name__) for cls in (Schema, Feature, Task))]),
+        "config.md": _config_page(),
+        "cli.md": _cli_page(),
+        "http_api.md": _http_page(),
+    }
+
+
+def _config_page() -> str:
+    sections = [_CONFIG, _WRITTEN, _section(Config, "config", "config.")]
     for f in dataclasses.fields(Config):
         part = typing.get_type_hints(Config)[f.name]
         if dataclasses.is_dataclass(part):
-            own.append(_section(part, f"config.{f.name}", f"config.{f.name}."))
-    schema = [_section(cls, cls.__name__) for cls in (Schema, Feature, Task)]
-    return {"schema.md": "\n".join([_SCHEMA, _WRITTEN, *schema]), "config.md": "\n".join([_CONFIG, _WRITTEN, *own])}
+            sections.append(_section(part, f"config.{f.name}", f"config.{f.name}."))
+    return "\n".join(sections)
 
 
 def _section(cls: Any, title: str, prefix: str = "") -> str:
@@ -53,7 +85,13 @@ def _section(cls: Any, title: str, prefix: str = "") -> str:
         " | ".join([f"| `{prefix}{f.name}`", _type(hints[f.name]), _default(f), f"{meanings[f.name]} |"])
         for f in dataclasses.fields(cls)
     ]
-    return "\n".join([f"## {title}", "", summary, "", "| field | type | default | |", "|---|---|---|---|", *rows, ""])
+    return "\n".join(
+        [f"## {title}", "", _filled(summary), "", "| field | type | default | |", "|---|---|---|---|", *rows, ""]
+    )
+
+
+def _filled(prose: str) -> str:
+    return textwrap.fill(prose, _COLUMNS, break_long_words=False, break_on_hyphens=False)
 
 
 def described(cls: Any) -> tuple[str, dict[str, str]]:
@@ -112,6 +150,71 @@ def _default(f: Any) -> str:
     return "required" if f.default_factory is dataclasses.MISSING else "below"
 
 
+def _cli_page() -> str:
+    """What `--help` prints, of each verb."""
+    sections = [_CLI, _WRITTEN]
+    for verb in VERBS:
+        parser = parser_of(verb)
+        parser.formatter_class = functools.partial(argparse.RawDescriptionHelpFormatter, width=_COLUMNS)
+        sections.append(f"## {verb}\n\n```text\n{parser.format_help().rstrip()}\n```\n")
+    return "\n".join(sections)
+
+
+def _http_page() -> str:
+    """The page as it stands up to `_PATHS`, and from there on what the service's OpenAPI document has."""
+    by_hand = (REFERENCE / "http_api.md").read_text(encoding="utf-8").partition(_PATHS)[0]
+    routes = [app.rank, app.model, app.live, app.ready, app.metrics]
+    document = Litestar(routes, openapi_config=openapi_config(tokens=True)).openapi_schema.to_schema()
+    operations = [
+        _operation(f"{method.upper()} {path}", operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+    messages = [_message(name, schema) for name, schema in sorted(document["components"]["schemas"].items())]
+    return "\n".join([by_hand + _PATHS, _WRITTEN, *operations, "## Messages", "", *messages])
+
+
+def _operation(title: str, operation: dict[str, Any]) -> str:
+    lines = [f"### {title}", "", _filled(operation["description"]), ""]
+    if body := operation.get("requestBody"):
+        lines += [_fields(body["content"]["application/json"]["schema"])]
+    lines += ["| status | answer |", "|---|---|"]
+    for status, answer in operation["responses"].items():
+        ((media, content),) = answer["content"].items()
+        told = {"Request fulfilled, document follows": "", "Additional response": ""}.get(*[answer["description"]] * 2)
+        kind = _json_type(content["schema"]) if media == "application/json" else media
+        lines.append(f"| {status} | {kind}{': ' * bool(told)}{told} |")
+    return "\n".join([*lines, ""])
+
+
+def _message(name: str, schema: dict[str, Any]) -> str:
+    told = {cls.__name__: cls.__doc__ or "" for cls in (ScoredAd, *msgspec.Struct.__subclasses__())}
+    return f"### {name}\n\n{_filled(inspect.cleandoc(told[name]))}\n\n{_fields(schema)}"
+
+
+def _fields(schema: dict[str, Any]) -> str:
+    """The keys of a JSON object as a table."""
+    rows = []
+    for name, value in schema["properties"].items():
+        default = f"default `{value['default']}`. " if "default" in value else ""
+        rows.append(f"| `{name}` | {_json_type(value)} | {default}{value.get('description', '')} |")
+    return "\n".join(["| key | type | |", "|---|---|---|", *rows, ""])
+
+
+def _json_type(schema: dict[str, Any]) -> str:
+    """A JSON schema as people say it."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if either := schema.get("anyOf") or schema.get("oneOf"):
+        return _either([_json_type(part) for part in either])
+    if schema["type"] == "array":
+        return f"array of {_json_type(schema['items'])}"
+    if inside := schema.get("additionalProperties"):
+        return f"object of {_json_type(inside)}"
+    return schema["type"]
+
+
 if __name__ == "__main__":
     for name, text in pages().items():
-        (DOCS / name).write_text(text, encoding="utf-8")
+        (REFERENCE / name).write_text(text, encoding="utf-8")

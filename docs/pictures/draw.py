@@ -1,9 +1,10 @@
 """SVG of the text files beside this script, boxes and arrows: `python docs/pictures/draw.py` writes all.
 
 A line is the title (`title: ...`), a row of boxes (`name: first line / second line | name: ...`; `.` leaves a place of
-the row empty) or an arrow (`name -> name`, `name -> name: label`). Rows stand below each other, and so do arrows: from
-the lower edge of a box to the upper edge of one in a later row. A text that is too wide, and an arrow that would cross
-a box, are errors. The drawings are 400 units wide, to be read on a phone, and follow the reader's light or dark theme.
+the row empty) or an arrow (`name -> name`, `name -> name: label`). Rows stand below each other. An arrow goes from the
+lower edge of a box to the upper edge of one in a later row, or to the next box of its row. A text that is too wide, and
+an arrow that would cross a box, are errors. The drawings are 400 units wide, to be read on a phone, and follow the
+reader's light or dark theme.
 """
 
 from __future__ import annotations
@@ -100,8 +101,11 @@ def _arrow(boxes: dict[str, Box], source: str, target: str, label: str) -> str:
             raise ValueError(f"arrow {source} -> {target}: there is no box {name}")
     start, end = boxes[source], boxes[target]
     x1, y1, x2, y2 = start.middle, start.bottom, end.middle, end.top
-    if y2 <= y1:
-        raise ValueError(f"arrow {source} -> {target}: {target} stands in no later row")
+    if start.top == end.top and round(end.left - start.left - start.width) == GAP:
+        y1 = y2 = start.top + start.height / 2
+        x1, x2 = end.left - GAP, end.left
+    elif y2 <= y1:
+        raise ValueError(f"arrow {source} -> {target}: {target} stands neither in a later row nor next to {source}")
     for name, box in boxes.items():
         if y1 < box.top and box.bottom < y2:
             at = [x1 + (x2 - x1) * (y - y1) / (y2 - y1) for y in (box.top, box.bottom)]

@@ -24,14 +24,15 @@ def test_every_picture_has_its_description() -> None:
 
 
 def test_boxes_texts_and_arrows() -> None:
-    svg = ET.fromstring(drawn(f"{ROWS}\na -> c: to C"))
+    svg = ET.fromstring(drawn(f"{ROWS}\na -> c: to C\na -> b"))
     name = "{http://www.w3.org/2000/svg}"
     boxes = [(float(r.get("x", "")), float(r.get("width", ""))) for r in svg.iter(f"{name}rect")]
     assert boxes == [(10, 184), (206, 184), (10, 380)]
     texts = [t.text for t in svg.iter(f"{name}text")]
     assert texts == ["first", "second", "B", "C & D", "to C"]
-    (line,), (title,) = svg.iter(f"{name}line"), svg.iter(f"{name}title")
-    assert (line.get("x1"), line.get("y1")) == ("102", "56")
+    (down, across), (title,) = svg.iter(f"{name}line"), svg.iter(f"{name}title")
+    assert (down.get("x1"), down.get("y1")) == ("102", "56")
+    assert (across.get("x1"), across.get("y1"), across.get("y2")) == ("194", "33", "33.0")
     assert title.text == "T"
 
 
@@ -39,7 +40,7 @@ def test_boxes_texts_and_arrows() -> None:
     ("line", "error"),
     [
         ("a -> d", "arrow a -> d: there is no box d"),
-        ("c -> a", "arrow c -> a: a stands in no later row"),
+        ("c -> a", "arrow c -> a: a stands neither in a later row nor next to c"),
         ("d: D\na -> d", "arrow a -> d: crosses c"),
         ("d: a text that is far too wide for half of a row | e: E", "box d: .* does not fit into 184 units"),
     ],

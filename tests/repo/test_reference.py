@@ -1,4 +1,4 @@
-"""docs/reference/schema.md and config.md are what the dataclasses say today, of every field."""
+"""The generated pages of docs/reference say what the code says today, of every field, verb and path."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from dataclasses import dataclass, fields
 
 import pytest
 
-from docs.generate_reference import COMMAND, DOCS, described, pages
+from docs.generate_reference import COMMAND, REFERENCE, described, pages
+from tt_jax.cli.main import VERBS
 from tt_jax.config import Config
 from tt_jax.schema import Feature
 
 
-@pytest.mark.parametrize("name", ["schema.md", "config.md"])
+@pytest.mark.parametrize("name", ["schema.md", "config.md", "cli.md", "http_api.md"])
 def test_the_page_is_of_today(name: str) -> None:
-    assert (DOCS / name).read_text() == pages()[name], f"docs/reference/{name} is stale: {COMMAND}"
+    assert (REFERENCE / name).read_text() == pages()[name], f"docs/reference/{name} is stale: {COMMAND}"
 
 
 def test_every_field_is_told_with_type_default_and_meaning() -> None:
@@ -54,3 +55,17 @@ def test_a_field_without_a_line_and_a_line_without_a_field_are_errors() -> None:
         described(Mute)
     Mute.__doc__ = (Mute.__doc__ or "").replace(", gone", "")
     assert described(Mute) == ("Says little.", dict.fromkeys(("said", "also", "mute"), "two fields, in two lines."))
+
+
+def test_every_verb_has_its_flags_and_every_path_its_statuses() -> None:
+    cli, http = pages()["cli.md"], pages()["http_api.md"]
+    for verb in VERBS:
+        section = cli.partition(f"\n## {verb}\n")[2].partition("\n## ")[0]
+        assert f"usage: tt-jax {verb} " in section
+        assert "\nexample:\n" in section
+    assert "\n  --token-file TOKEN_FILE\n" in cli
+    rank = http.partition("\n### POST /v1/rank\n")[2].partition("\n### ")[0]
+    assert "| `k` | integer | default `10`. ads per query, at least 1; /v1/model tells the most |" in rank
+    assert "| 504 | [ErrorAnswer](#erroranswer): The deadline of the request passed. |" in rank
+    assert "\n### GET /health/ready\n" in http
+    assert "| `features` | array of [FeatureInfo](#featureinfo) |  |" in http

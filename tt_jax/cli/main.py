@@ -59,15 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     if verb != "serve" and not os.environ.get("TT_JAX_TRACEBACK"):
         _hush_abandoned_writes()
-    module = importlib.import_module(f"tt_jax.cli.{verb}")
-    parser = _Parser(
-        prog=f"tt-jax {verb}",
-        description=VERBS[verb],
-        epilog=f"example:\n{module.EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    module.add_arguments(parser)
+    module, parser = importlib.import_module(f"tt_jax.cli.{verb}"), parser_of(verb)
     try:
         # A run is configured by `--config.a.b=value`, which only the verb that takes a configuration understands.
         known, rest = parser.parse_known_args(arguments[1:])
@@ -81,6 +73,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
+
+
+def parser_of(verb: str) -> argparse.ArgumentParser:
+    """The arguments of a verb of `VERBS`, and its help."""
+    module = importlib.import_module(f"tt_jax.cli.{verb}")
+    parser = _Parser(
+        prog=f"tt-jax {verb}",
+        description=VERBS[verb],
+        epilog=f"example:\n{module.EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    return parser
 
 
 def _ask_for_huge_pages() -> None:
