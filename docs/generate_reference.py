@@ -51,8 +51,8 @@ an error.
 """
 _CLI = """# The command line
 
-`tt-jax VERB --help` prints what stands here. A verb exits with 0 when it is done, and with 2 and one
-line on standard error for bad input; `TT_JAX_TRACEBACK=1` shows where the error was raised.
+`tt-jax VERB --help` prints what stands here. A verb exits with 0 when it is done, and with 2 and
+one line on standard error for bad input; `TT_JAX_TRACEBACK=1` shows where the error was raised.
 `parity` and `skew` exit with 1 when what they measure is past its limit, `serve` with 70 when its
 dispatcher has died.
 """
