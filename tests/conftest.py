@@ -18,6 +18,7 @@ import pytest
 if TYPE_CHECKING:
     from input_pipeline.runner import OnRay
     from serving.scorer import Scorer
+    from tests.support.cli import Call
 
 # Set before jax is imported, and inherited by the processes that tests start. The cache lives as long as the tests:
 # many of them compile the same training step.
@@ -27,8 +28,15 @@ os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
+pytest_plugins = ("tests.support.parity_runs",)
 
-TRAIN_ROWS, EVAL_ROWS = 3000, 500
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """The command line, called in this process."""
+    from tests.support.cli import Call
+
+    return Call(capsys)
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +49,7 @@ def prepared_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
 
     def chunks() -> Iterator[Chunk]:
-        for split, rows in (("train", TRAIN_ROWS), ("eval", EVAL_ROWS)):
+        for split, rows in (("train", tiny.TRAIN_ROWS), ("eval", tiny.EVAL_ROWS)):
             yield Chunk(split, f"{split}.parquet", 0, pa.table(tiny.columns(rng, rows)))
 
     out = tmp_path_factory.mktemp("prepared") / "set"
@@ -115,7 +123,7 @@ def told_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def chunks() -> Iterator[Chunk]:
         for split in ("train", "eval"):
-            yield Chunk(split, f"{split}.parquet", 0, pa.table(tiny.told_columns(rng, TRAIN_ROWS)))
+            yield Chunk(split, f"{split}.parquet", 0, pa.table(tiny.told_columns(rng, tiny.TRAIN_ROWS)))
 
     out = tmp_path_factory.mktemp("told") / "set"
     prepare(tiny.TOLD, chunks(), out, block_rows=512, ads=tiny.ads_table(rng, 40))

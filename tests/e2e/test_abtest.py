@@ -16,8 +16,7 @@ from input_pipeline.adworld.simulate import AdWorldConfig, corpus, impressions, 
 from input_pipeline.adworld.world import SCENARIOS
 from serving import Scorer
 from serving.index.ad_index import build_index
-from tests.e2e.test_cli import Call
-from tests.e2e.test_cli import call as call
+from tests.support.cli import Call
 from tt_jax.bundle.reader import Bundle
 from tt_jax.bundle.writer import write_bundle
 from tt_jax.cli.abtest import ranker

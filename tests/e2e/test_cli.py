@@ -19,41 +19,13 @@ from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
 from serving.index.ad_index import build_index
 from tests.support import run_configs, tiny
-from tests.support.paths import LOGS
+from tests.support.cli import Call
+from tests.support.paths import KUAIRAND
 from tt_jax.bundle.reader import Bundle
 from tt_jax.bundle.writer import write_bundle
 from tt_jax.cli.main import HUGE_PAGES, VERBS, main
 
-KUAIRAND = LOGS / "kuairand_pure"
 RUN_CONFIG = run_configs.__file__
-
-
-class Call:
-    """One call of the command line in this process."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, *arguments: object) -> tuple[int, str, str]:
-        """Exit code, stdout, stderr."""
-        with pytest.raises(SystemExit) as exit_:
-            main([str(a) for a in arguments])
-        out, err = self._capsys.readouterr()
-        assert isinstance(exit_.value.code, int)
-        return exit_.value.code, out, err
-
-    def refused(self, *arguments: object) -> str:
-        """The error of a call that must fail, without its prefix: one line, and nothing else."""
-        code, out, err = self(*arguments)
-        assert (code, out) == (2, "")
-        (line,) = err.splitlines()
-        assert line.startswith("tt-jax: error: ")
-        return line.removeprefix("tt-jax: error: ")
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    return Call(capsys)
 
 
 def test_a_verb_starts_anew_with_huge_pages_once(monkeypatch: pytest.MonkeyPatch):

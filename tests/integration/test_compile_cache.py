@@ -17,7 +17,7 @@ import pytest
 
 from serving.scoring import compile_cache
 from serving.scoring.compile_cache import CompileCache
-from tests.e2e.test_cli import Call, call  # noqa: F401  (a fixture)
+from tests.support.cli import Call
 from tests.support.service_calls import some_queries
 from tests.support.serving_process import ServingProcess
 from tt_jax.io.publish import MANIFEST
@@ -124,7 +124,7 @@ def test_a_directory_that_others_can_write_is_refused(
     tiny_bundle: Path,
     tiny_index: Path,
     tmp_path: Path,
-    call: Call,  # noqa: F811
+    call: Call,
 ) -> None:
     tmp_path.chmod(0o770)
     told = call.refused("serve", f"--bundle={tiny_bundle}", f"--index={tiny_index}", f"--compile-cache={tmp_path}")

@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from serving.index.ad_index import AdIndex
-from tests.repo.test_deploy import commands
+from tests.support.deploy_commands import commands
 from tests.support.journal_service import MAX_K, QUERY, TOKEN, other_index
 from tests.support.paths import ROOT
 

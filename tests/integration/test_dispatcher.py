@@ -21,8 +21,8 @@ from serving.batching.pending import Pulse
 from serving.batching.request import Work
 from serving.limits import Load
 from serving.scorer import RequestError, Scorer
+from tests.support.batcher_calls import counts, held, run, same, work
 from tests.support.serving_process import ServingProcess
-from tests.unit.serving.batching.test_batcher import counts, held, run, same, work
 
 MOMENT = 5.0  # s; what takes milliseconds, on a busy machine
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,49 +15,16 @@ import numpy as np
 import pytest
 
 from input_pipeline.batches import ResumeError
-from tests.integration.test_kill import CONFIG, ROOT, complete, wait_until
-from tests.unit.training.test_loop import assert_same_bits, last_state, lines
+from tests.support.paths import ROOT
+from tests.support.run_results import assert_same_bits, last_state, lines
+from tests.support.training_process import CONFIG, complete, wait_until
+from tests.support.two_processes import finish, start
 from tt_jax.cli.configuration import load_config
 from tt_jax.cli.main import main
 from tt_jax.parallel.processes import DistributedError, Place, find_place
 from tt_jax.training.loop import train
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node-0", "MASTER_PORT": "29500"}
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def start(
-    workdir: Path, data: Path, *, by_flags: bool = False, each: tuple[str, str] | None = None
-) -> list[subprocess.Popen]:
-    """The same command twice, each with its place by flags or by variables, and an argument of its own if given."""
-    command = [sys.executable, "-m", "tt_jax", "train", f"--config={CONFIG}:two", f"--config.data.path={data}"]
-    port, found = free_port(), []
-    for index in range(2):
-        place = {"RANK": index, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        flags = [f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={index}"]
-        found.append(
-            subprocess.Popen(
-                [*command, f"--workdir={workdir}", *([each[index]] if each else []), *(flags if by_flags else [])],
-                cwd=ROOT,
-                stderr=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env=os.environ if by_flags else {**os.environ, **{k: str(v) for k, v in place.items()}},
-            )
-        )
-    return found
-
-
-def finish(processes: list[subprocess.Popen], code: int = 0) -> list[str]:
-    """What each said on stderr, after it has ended with that exit code."""
-    said = [p.communicate(timeout=120)[1] for p in processes]
-    assert [p.returncode for p in processes] == [code] * len(processes), "\n".join(said)
-    return said
 
 
 @pytest.fixture(scope="module")

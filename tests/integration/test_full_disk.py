@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.integration.test_kill import CONFIG, ROOT, complete
 from tests.support import tiny
+from tests.support.paths import ROOT
+from tests.support.training_process import CONFIG, complete
 from tt_jax.io.disk_full import DiskFullError, writing
 
 DATA = ROOT / ".." / "shared" / "data" / "kuairand_pure"

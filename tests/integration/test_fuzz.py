@@ -31,8 +31,8 @@ from serving.parity.request_log import RequestLogError, read_log
 from serving.scorer import Scorer
 from serving.service.app import create_app
 from tests.support import tiny
+from tests.support.bundles import write_small
 from tests.support.service_calls import running, some_queries
-from tests.unit.bundle.test_writer import _write_small
 from tt_jax.bundle.reader import Bundle, BundleError, Manifest
 from tt_jax.io.publish import describe_files, read_published, write_manifest
 
@@ -43,7 +43,7 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As small as a bundle can be."""
     out = tmp_path_factory.mktemp("fuzzed") / "bundle"
-    _write_small(out)
+    write_small(out)
     return out
 
 

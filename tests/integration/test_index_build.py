@@ -23,7 +23,7 @@ from serving.index.ad_index import AdIndex, build_index
 from serving.index.build import write_index
 from serving.index.parquet_corpus import AdsFile, batches
 from tests.support import tiny
-from tests.unit.serving.index.test_ad_index import _with, _with_string_ids
+from tests.support.corpora import with_column, with_string_ids
 from tt_jax.bundle.reader import Bundle, BundleError
 from tt_jax.features.columns import EncodeError
 from tt_jax.io.publish import PublishError
@@ -41,7 +41,7 @@ def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
 def table(n: int = N) -> pa.Table:
     """Ads; one of the columns is a dictionary, which differs from row group to row group."""
     found = tiny.ads_table(np.random.default_rng(5), n)
-    return _with(found, "advertiser", found.column("advertiser").combine_chunks().dictionary_encode())
+    return with_column(found, "advertiser", found.column("advertiser").combine_chunks().dictionary_encode())
 
 
 def write(ads: pa.Table, path: Path, groups: Sequence[int] = GROUPS) -> Path:
@@ -90,7 +90,7 @@ def test_any_row_groups_give_the_index_of_the_table(
 
 
 def test_ids_may_be_strings(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = _with_string_ids(Bundle.load(tiny_bundle))
+    bundle = with_string_ids(Bundle.load(tiny_bundle))
     monkeypatch.setattr(Bundle, "load", lambda _: bundle)
     ads = table().append_column("name", pa.array([f"ad {i} \u00e9" for i in range(N)]))
     write_index(tiny_bundle, write(ads, tmp_path / "ads.parquet"), tmp_path / "index", batch=BATCH)
@@ -163,7 +163,7 @@ def test_killed_workers_change_nothing(tiny_bundle: Path, on_ray: OnRay, tmp_pat
 def damaged(ads: pa.Table, name: str, row: int, value: Any) -> pa.Table:
     values = ads.column(name).to_pylist()
     values[row] = value
-    return _with(ads, name, values)
+    return with_column(ads, name, values)
 
 
 def test_a_wrong_ad_is_told_the_same_wherever_it_is_read(tiny_bundle: Path, on_ray: OnRay, tmp_path: Path) -> None:

@@ -5,40 +5,16 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.support.paths import ROOT
-from tests.unit.training.test_loop import assert_same_bits, last_state, lines
+from tests.support.run_results import assert_same_bits, last_state, lines
+from tests.support.training_process import CONFIG, complete, start, wait_until
 from tt_jax.cli.configuration import load_config
 from tt_jax.runs.checkpoints import Checkpoints
-
-CONFIG = ROOT / "tests" / "support" / "run_configs.py"
-
-
-def start(workdir: Path, data: Path, arg: str = "steps") -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tt_jax", "train", f"--config={CONFIG}:{arg}", f"--config.data.path={data}"]
-    return subprocess.Popen(
-        [*command, f"--workdir={workdir}"], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-
-
-def complete(workdir: Path) -> list[int]:
-    """Steps of the complete checkpoints, seen from outside."""
-    return [int(p.name) for p in (workdir / "checkpoints").glob("*") if re.fullmatch(r"\d+", p.name)]
-
-
-def wait_until(condition, process: subprocess.Popen[str], seconds: float = 120.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_cli import Call
-from tests.e2e.test_cli import call as call
-from tests.integration.test_distributed import finish
-from tests.integration.test_distributed import start as start_two
-from tests.integration.test_kill import CONFIG, complete, start, wait_until
 from tests.support import tiny
+from tests.support.cli import Call
+from tests.support.training_process import CONFIG, complete, start, wait_until
+from tests.support.two_processes import finish
+from tests.support.two_processes import start as start_two
 from tt_jax.config import StageConfig, TrainConfig
 from tt_jax.runs.lock import LOCK, WorkdirInUseError, locked
 from tt_jax.training.continuous import go_on

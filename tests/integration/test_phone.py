@@ -12,14 +12,10 @@ import pytest
 
 from serving.scorer import Scorer
 from serving.service.app import create_app
-from tests.e2e.test_cli import Call
-from tests.e2e.test_cli import call as call
 from tests.support.chromium import CHROMIUM, Page
+from tests.support.cli import Call
+from tests.support.parity_runs import Line, changed
 from tests.support.service_calls import running
-from tests.unit.serving.parity.test_parity import Line, changed
-from tests.unit.serving.parity.test_parity import expected as expected
-from tests.unit.serving.parity.test_parity import logged as logged
-from tests.unit.serving.parity.test_parity import parity as parity
 from tt_jax.report.experiment import experiment_page
 from tt_jax.report.parity import parity_page
 from tt_jax.report.progressive import progressive_page

@@ -24,7 +24,7 @@ from input_pipeline.readers import STRICT, Chunk, Errors, arrow_types, list_file
 from input_pipeline.runner import Local, OnRay, groups_of
 from tests.support import log_files, tiny
 from tests.support.paths import ROOT
-from tests.unit.input_pipeline.prepare.test_vocabulary import learning
+from tests.support.vocabularies import learning
 
 TYPES = arrow_types(tiny.SCHEMA)
 ROWS, BLOCK = 600, 32
@@ -223,7 +223,7 @@ def test_groups_are_consecutive_and_of_about_the_same_bytes(tmp_path: Path) -> N
 RECIPE = """
 import dataclasses
 from input_pipeline import logs
-from tests.unit.input_pipeline.logs.test_joins import JOINS, SCHEMA
+from tests.support.joined_logs import JOINS, SCHEMA
 
 def schema(source):
     ad = dataclasses.replace(SCHEMA.features[1], hash_size=0, min_count=1)

@@ -21,7 +21,7 @@ from benchmarks.sharding import minimum
 from tests.support import tiny
 from tests.support.paths import ROOT
 from tests.support.sharded_runs import CONFIG, RUNS, run_config
-from tests.unit.training.test_step import ROWS, fresh
+from tests.support.steps import ROWS, fresh
 from tt_jax.config import ConfigError, ShardingConfig
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.parallel.sharding import DEVICE, HOST, make_mesh, place_tables, state_specs

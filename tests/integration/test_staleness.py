@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from input_pipeline.blocks.prepared_set import PreparedSet
-from tests.e2e.test_cli import Call
-from tests.e2e.test_cli import call as call
-from tests.integration.test_kill import CONFIG, ROOT
 from tests.support import tiny
+from tests.support.cli import Call
+from tests.support.paths import ROOT
 from tests.support.reference_model import Reference
+from tests.support.training_process import CONFIG
 from tt_jax.cli.evaluate import evaluate_trained
 from tt_jax.cli.skew import EXAMPLE, table
 from tt_jax.metrics import sigmoid, task_metrics

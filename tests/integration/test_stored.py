@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.e2e.test_cli import Call, call  # noqa: F401
+from tests.support.cli import Call
 from tests.support.paths import ROOT
 
 ARCHIVES = sorted((ROOT / "tests" / "stored").glob("*.tar.xz"))
@@ -29,7 +29,7 @@ def stored(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     return tmp_path / "stored"
 
 
-def test_a_run_is_evaluated_on_its_set_and_exported(stored: Path, call: Call) -> None:  # noqa: F811
+def test_a_run_is_evaluated_on_its_set_and_exported(stored: Path, call: Call) -> None:
     """The metrics are those that the run wrote."""
     lines = [json.loads(line) for line in (stored / "run" / "metrics.jsonl").read_text().splitlines()]
     told = next(line for line in reversed(lines) if "eval/click/logloss" in line)

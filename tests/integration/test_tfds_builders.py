@@ -15,9 +15,8 @@ import pytest
 from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk, ReadError, arrow_types, read
 from input_pipeline.recipes import load
-from tests.support.paths import ROOT
-from tests.unit.input_pipeline.recipes.test_adworld import CONFIG as _ANY_WORLD
-from tests.unit.input_pipeline.recipes.test_kuairand import DATA
+from tests.support.paths import KUAIRAND, ROOT
+from tests.support.worlds import CONFIG as _ANY_WORLD
 from tt_jax.schema import Schema
 
 WORLD = type(_ANY_WORLD)(users=200, ads=200, advertisers=20, requests_per_day=30, days=4, new_ads_per_day=6)
@@ -85,8 +84,8 @@ def test_kuairand_pure_reads_back_equal_to_its_source(data: Path, tmp_path: Path
     few = tmp_path / "manual"
     few.mkdir()
     for side in ("user_features", "video_features_basic", "user_history"):
-        (few / f"{side}.parquet").symlink_to(DATA / f"{side}.parquet")
-    pq.write_table(pq.read_table(DATA / "train.parquet").slice(0, 300), few / "train.parquet")
+        (few / f"{side}.parquet").symlink_to(KUAIRAND / f"{side}.parquet")
+    pq.write_table(pq.read_table(KUAIRAND / "train.parquet").slice(0, 300), few / "train.parquet")
     done = _build("kuairand_pure", data, f"--manual_dir={few}")
     assert done.returncode == 0, done.stderr[-3000:]
     recipe = load("kuairand")

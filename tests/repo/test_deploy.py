@@ -3,57 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import configparser
-import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from serving.scorer import Scorer
 from serving.service.app import create_app
+from tests.support.deploy_commands import DEPLOY, commands, dockerfile, manifests, pod, unit
 from tests.support.paths import ROOT
 from tt_jax.cli import serve
 from tt_jax.cli.main import main
 
-DEPLOY = ROOT / "deploy"
 PAGE = (ROOT / "docs" / "how-to" / "serve.md").read_text()
-
-
-def unit() -> configparser.ConfigParser:
-    parser = configparser.ConfigParser(strict=False, interpolation=None)
-    parser.optionxform = str  # pyright: ignore[reportAttributeAccessIssue]
-    parser.read(DEPLOY / "tt-jax.service")
-    return parser
-
-
-def manifests() -> dict[str, Any]:
-    return {part["kind"]: part for part in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())}
-
-
-def dockerfile() -> list[tuple[str, str]]:
-    """Its instructions and what follows them."""
-    lines = [line for line in (DEPLOY / "Dockerfile").read_text().splitlines() if line and not line.startswith("#")]
-    return [(line.split()[0], line.split(maxsplit=1)[1]) for line in lines]
-
-
-def pod() -> dict[str, Any]:
-    return manifests()["Deployment"]["spec"]["template"]["spec"]
-
-
-def commands() -> dict[str, list[str]]:
-    """By the file that runs it."""
-    (command,) = [json.loads(rest) for name, rest in dockerfile() if name == "CMD"]
-    return {
-        "unit": shlex.split(unit()["Service"]["ExecStart"]),
-        "docker": command,
-        "kubernetes": pod()["containers"][0]["args"],
-    }
 
 
 def parsed(name: str) -> argparse.Namespace:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.unit.training.test_optimizers import dense as dense_adagrad
 from tt_jax.config import Config
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.schema import TOWERS, Schema
@@ -68,8 +67,20 @@ def dense_training(
         for name, table in tables.items():
             rows = touched_rows(model, batch, name)
             inside = np.unique(rows[rows < len(table)]).astype(np.int32)
-            tables[name], accumulators[name] = dense_adagrad(
+            tables[name], accumulators[name] = adagrad(
                 table, accumulators[name], inside, by_tables[name][inside],
                 o.embedding_learning_rate * rate, o.embedding_decay,
             )  # fmt: skip
     return params, tables, accumulators
+
+
+def adagrad(values, accumulator, rows, gradients, rate, decay=0.0):
+    """Every row of the table, float64: gradients scattered, their mean square accumulated, the scaled step taken."""
+    values, accumulator = values.astype(np.float64), accumulator.astype(np.float64)
+    inside = rows < len(values)
+    total = np.zeros_like(values)
+    np.add.at(total, rows[inside], gradients[inside].astype(np.float64))
+    touched = np.isin(np.arange(len(values)), rows)
+    total[touched] += decay * values[touched]
+    accumulator = accumulator + (total**2).mean(axis=1)
+    return values - rate * total / np.sqrt(accumulator + 1e-8)[:, None], accumulator

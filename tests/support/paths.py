@@ -6,3 +6,4 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LOGS = ROOT.parent / "shared" / "data"  # real logs, which not every checkout has
+KUAIRAND = LOGS / "kuairand_pure"

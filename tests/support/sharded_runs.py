@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from tests.support import tiny
-from tests.unit.training.test_step import DECAY, STEPS, batches, compiled, fresh
+from tests.support.steps import DECAY, STEPS, batches, compiled, fresh
 from tt_jax.config import Config, ShardingConfig
 from tt_jax.evaluation.predict import INPUT_ARRAYS
 from tt_jax.models.two_tower import TwoTower

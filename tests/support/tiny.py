@@ -16,6 +16,7 @@ from tt_jax.schema import Feature, Schema, Task
 COUNTRIES = ("de", "fr", "jp", "us")
 TOPICS = ("art", "cars", "food", "pets", "travel")
 SCENARIOS = ("standard", "shopping")
+TRAIN_ROWS, EVAL_ROWS = 3000, 500  # of the fixture `prepared_path`
 
 SCHEMA = Schema(
     name="tiny",

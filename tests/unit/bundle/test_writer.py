@@ -14,47 +14,14 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tests.support import tiny
+from tests.support.bundles import METRICS, SMALL, SMALL_CONFIG, _write, rewrite, write_small
 from tests.support.damage import damages
 from tt_jax.bundle.fingerprint import fingerprint
-from tt_jax.bundle.reader import Bundle, BundleError, Manifest
+from tt_jax.bundle.reader import Bundle, BundleError
 from tt_jax.bundle.stablehlo import SCORER_K
-from tt_jax.bundle.writer import PLATFORMS, write_bundle
-from tt_jax.config import Config, ModelConfig
+from tt_jax.bundle.writer import PLATFORMS
 from tt_jax.features.encoder import Encoder
-from tt_jax.io.publish import describe_files, read_published, write_manifest
-from tt_jax.schema import Feature, Schema, SchemaError, Task
-
-METRICS = {"overall": {"click": {"auc": 0.75, "kl": None}}}
-SMALL = Schema(  # as little as a model can have: what is written does not matter, but that it is refused
-    name="small",
-    features=(
-        Feature("user", "categorical", "query", dim=2, hash_size=5),
-        Feature("ad", "categorical", "ad", dim=2, hash_size=5),
-    ),
-    tasks=(Task("click", "clicked"),),
-    scenario="s",
-    scenarios=("a",),
-    ad_id="ad",
-)
-SMALL_CONFIG = Config(
-    ModelConfig(experts=1, full_rank_layers=0, low_rank_layers=0, mlp=(), gate_hidden=1, output_dim=2), precision="f32"
-)
-
-
-def _write(out: Path, **changes: Any) -> str:
-    params, tables = tiny.weights()
-    golden = tiny.golden_rows(np.random.default_rng(1), 4)
-    given = {
-        "schema": tiny.SCHEMA, "config": tiny.CONFIG, "params": params, "tables": tables, "metrics": METRICS,
-        "golden_rows": golden,
-    }  # fmt: skip
-    return write_bundle(out, **{**given, **changes})
-
-
-def _write_small(out: Path, **changes: Any) -> str:
-    params, tables = tiny.weights(schema=SMALL, config=SMALL_CONFIG)
-    small = {"schema": SMALL, "config": SMALL_CONFIG, "params": params, "tables": tables}
-    return _write(out, **{**small, "golden_rows": [{"query": {"user": "u"}, "ad": {"ad": "x"}}], **changes})
+from tt_jax.schema import SchemaError
 
 
 def test_a_bundle_reads_back(tmp_path: Path) -> None:
@@ -81,12 +48,12 @@ def test_a_bundle_reads_back(tmp_path: Path) -> None:
 
 
 def test_no_utility_means_the_first_task(tmp_path: Path) -> None:
-    _write_small(tmp_path / "b")
+    write_small(tmp_path / "b")
     assert Bundle.load(tmp_path / "b").manifest.utility == "click"
 
 
 def test_every_changed_missing_or_added_file_is_refused_by_name(tmp_path: Path) -> None:
-    _write_small(tmp_path / "b")
+    write_small(tmp_path / "b")
     root = tmp_path / "b"
     files = sorted(p for p in root.rglob("*") if p.is_file())
     assert {"manifest.json", "schema.json", "golden.json", "scorer.bin"} <= {p.name for p in files}
@@ -106,7 +73,7 @@ def test_every_changed_missing_or_added_file_is_refused_by_name(tmp_path: Path) 
 
 def test_a_bundle_made_by_hand_must_make_sense(tmp_path: Path) -> None:
     """Files that the manifest agrees with, but that do not fit together."""
-    _write_small(tmp_path / "b")
+    write_small(tmp_path / "b")
     _write(tmp_path / "other")
     files = ("schema.json", "config.json", "golden.json", "metrics.json")
     sound = {name: (tmp_path / "b" / name).read_text() for name in files}
@@ -125,37 +92,25 @@ def test_a_bundle_made_by_hand_must_make_sense(tmp_path: Path) -> None:
         ("metrics.json", "3", r"metrics\.json: expected an object"),
         ("metrics.json", "[" * 100_000, r"metrics\.json"),
     ):
-        _rewrite(tmp_path / "b", {**sound, name: text})
+        rewrite(tmp_path / "b", {**sound, name: text})
         with pytest.raises(BundleError, match=message):
             Bundle.load(tmp_path / "b")
-    _rewrite(tmp_path / "b", sound)
+    rewrite(tmp_path / "b", sound)
     assert Bundle.load(tmp_path / "b").schema == SMALL
     for changes, message in (({"format": "x"}, "expected 'tt-jax bundle'"), ({"format_version": 1}, "version 1")):
-        _rewrite(tmp_path / "b", sound, **changes)
+        rewrite(tmp_path / "b", sound, **changes)
         with pytest.raises(BundleError, match=message):
             Bundle.load(tmp_path / "b")
-
-
-def _rewrite(root: Path, texts: dict[str, str], **changes: Any) -> None:
-    """Puts files into a bundle, and a manifest that says so."""
-    fields = json.loads((root / "manifest.json").read_text())
-    fields.update({"format": "tt-jax bundle", "format_version": 2, **changes})
-    for name, text in texts.items():
-        (root / name).write_text(text)
-    del fields["digest"], fields["files"]
-    fields.update({name: tuple(fields[name]) for name in ("tasks", "stablehlo_platforms")})
-    write_manifest(root, Manifest(**fields, files=describe_files(root)))
-    read_published(root, Manifest, BundleError)
 
 
 def test_weights_that_numpy_cannot_read_are_refused(tmp_path: Path) -> None:
-    _write_small(tmp_path / "b")
+    write_small(tmp_path / "b")
     path = tmp_path / "b" / "weights.npz"
     sound = dict(np.load(path))
     name = "params/bias"
 
     def refused(message: str) -> None:
-        _rewrite(tmp_path / "b", {})
+        rewrite(tmp_path / "b", {})
         with pytest.raises(BundleError, match=rf"weights\.npz: {message}"):
             Bundle.load(tmp_path / "b")
 
@@ -170,12 +125,12 @@ def test_weights_that_numpy_cannot_read_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"")
     refused("NumPy cannot read it: File is not a zip file")
     np.savez(path, **sound)
-    _rewrite(tmp_path / "b", {})
+    rewrite(tmp_path / "b", {})
     assert Bundle.load(tmp_path / "b").schema == SMALL
 
 
 def test_orbax_restores_the_weights(tmp_path: Path) -> None:
-    _write_small(tmp_path / "b")
+    write_small(tmp_path / "b")
     bundle = Bundle.load(tmp_path / "b")
     with ocp.PyTreeCheckpointer() as checkpointer:
         restored = checkpointer.restore((tmp_path / "b" / "orbax").resolve())
@@ -282,8 +237,8 @@ def test_a_failure_leaves_nothing_half_written(tmp_path: Path) -> None:
         ({"params": {**params, "bias": np.zeros(1)}}, BundleError, "'bias': expected float32 .* got float64"),
     ):
         with pytest.raises(error, match=message):
-            _write_small(tmp_path / "b", **changes)
+            write_small(tmp_path / "b", **changes)
         assert list(tmp_path.iterdir()) == []
-    _write_small(tmp_path / "b")
+    write_small(tmp_path / "b")
     with pytest.raises(ValueError, match="already exists"):
-        _write_small(tmp_path / "b")
+        write_small(tmp_path / "b")

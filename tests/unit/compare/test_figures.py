@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from tests.unit.metrics.test_task_rows import slow_gauc
+from tests.support.slow_metrics import slow_gauc
 from tt_jax.compare.figures import curves_of, differences, metrics_over_seeds, over_seeds, replicates_over_seeds
 from tt_jax.compare.speed import Curve, reach, target_loss, to_quality
 from tt_jax.metrics.bootstrap import INTERVALS, cluster_draws

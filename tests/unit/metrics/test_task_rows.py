@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, rel_entr
 from sklearn.metrics import log_loss, roc_auc_score
 
+from tests.support.slow_metrics import slow_gauc
 from tt_jax.metrics import METRICS, auc, gauc, sigmoid, task_metrics
 
 
@@ -20,17 +21,6 @@ def rows(seed: int, n: int = 2000, levels: int = 0, users: int = 60, weighted: b
     p = np.round(p * levels) / levels if levels else p
     w = rng.exponential(1, n) if weighted else np.ones(n)
     return p.astype(np.float32), y, w.astype(np.float32), rng.integers(0, users, n)
-
-
-def slow_gauc(p, y, w, users):
-    """One user at a time, through scikit-learn."""
-    areas, weights = [], []
-    for user in set(users.tolist()) - {-1}:
-        mine = (users == user) & (w > 0)
-        if len(set(y[mine])) == 2:
-            areas.append(roc_auc_score(y[mine], p[mine], sample_weight=w[mine].astype(np.float64)))
-            weights.append(w[mine].astype(np.float64).sum())
-    return float(np.average(areas, weights=weights)) if areas else None
 
 
 def slow_ece(p, y, w, bins=20):

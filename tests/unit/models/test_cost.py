@@ -14,7 +14,7 @@ from configs import adworld as adworld_config
 from configs import kuairand as kuairand_config
 from input_pipeline.recipes import adworld, kuairand
 from tests.support import tiny
-from tests.unit.models.test_kinds import kind_of
+from tests.support.kinds import kind_of
 from tt_jax.config import ModelKind
 from tt_jax.models.cost import cost_of
 from tt_jax.models.two_tower import TwoTower

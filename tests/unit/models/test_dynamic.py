@@ -20,8 +20,8 @@ from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
 from serving.parity.profile import Profile
 from tests.support import tiny
-from tests.unit.training.test_loop import assert_same_bits, last_state
-from tests.unit.training.test_step import batches
+from tests.support.run_results import assert_same_bits, last_state
+from tests.support.steps import batches
 from tt_jax.config import Config, StageConfig, TrainConfig
 from tt_jax.features.encoder import Encoder
 from tt_jax.models.dynamic import find_rows

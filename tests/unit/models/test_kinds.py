@@ -15,9 +15,10 @@ from serving.index.ad_index import AdIndex, build_index
 from serving.scorer import Scorer
 from tests.support import tiny
 from tests.support.dense_training import dense_training
+from tests.support.forward import encoded, model_of, predict, random_arrays
+from tests.support.kinds import DEEP, kind_of
 from tests.support.reference_model import MIXED, Reference
-from tests.unit.models.test_two_tower import encoded, model_of, predict, random_arrays
-from tests.unit.training.test_step import BASE, STEPS, batches, compiled, fresh, trained
+from tests.support.steps import BASE, STEPS, batches, compiled, fresh, trained
 from tt_jax.bundle.reader import Bundle
 from tt_jax.bundle.writer import write_bundle
 from tt_jax.config import ConfigError, ModelConfig, ModelKind
@@ -29,9 +30,6 @@ from tt_jax.schema import TOWERS, Feature, Schema
 from tt_jax.training.step import make_step
 
 KINDS: tuple[ModelKind, ...] = typing.get_args(ModelKind)
-DEEP = dataclasses.replace(
-    tiny.CONFIG.model, experts=3, full_rank_layers=1, low_rank_layers=1, rank=3, mlp=(12, 6), output_dim=7
-)
 # The query tower knows its scenario, but for one value that the vocabulary lacks and one that is no scenario.
 KNOWN = dataclasses.replace(
     tiny.SCHEMA,
@@ -43,10 +41,6 @@ KNOWN = dataclasses.replace(
     scenarios=("standard", "search", "shopping"),
 )
 ONE_DOMAIN = dataclasses.replace(tiny.SCHEMA, scenarios=("standard",))
-
-
-def kind_of(kind: ModelKind, config: ModelConfig = DEEP) -> ModelConfig:
-    return dataclasses.replace(config, kind=kind)
 
 
 @pytest.mark.parametrize(

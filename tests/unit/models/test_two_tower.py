@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ import pytest
 from jax import Array
 
 from tests.support import tiny
+from tests.support.forward import encoded, model_of, predict, random_arrays
 from tests.support.reference_model import MIXED, Reference
-from tt_jax.config import ModelConfig
-from tt_jax.features.encoder import Encoder
 from tt_jax.models.dense import matmul, resolve_precision
 from tt_jax.models.embedding import gather
 from tt_jax.models.two_tower import TwoTower
-from tt_jax.schema import TOWERS, Feature, Schema
+from tt_jax.schema import TOWERS, Feature
 
 PLAIN = dataclasses.replace(
     tiny.CONFIG.model, experts=1, full_rank_layers=0, low_rank_layers=0, mlp=(), output_dim=5, gate_hidden=3
@@ -34,43 +32,6 @@ SHAPES = {"tiny": tiny.CONFIG.model, "plain": PLAIN, "deep": DEEP}
 FLOATS_ONLY = dataclasses.replace(
     MIXED, features=(Feature("n", "numeric", "query"), Feature("h", "dense", "ad", dim=4))
 )
-
-
-def encoded(n: int, seed: int = 0) -> dict[str, Array]:
-    """Random rows of the tiny schema: missing values, empty and full lists."""
-    return device(Encoder(tiny.SCHEMA).encode(tiny.columns(np.random.default_rng(seed), n)).arrays)
-
-
-def device(arrays: dict[str, np.ndarray]) -> dict[str, Array]:
-    return {name: jnp.asarray(a) for name, a in arrays.items() if name != "keys"}
-
-
-def random_arrays(schema: Schema, n: int, seed: int = 0) -> dict[str, Array]:
-    """Random ids, empty slots included, and floats of a schema."""
-    rng = np.random.default_rng(seed)
-    arrays = {}
-    for tower in TOWERS:
-        layout = schema.layout[tower]
-        ids = np.zeros((n, layout.id_slots), np.int32)
-        for name, first, last in layout.ids:
-            f = schema.feature(name)
-            low = 0 if f.kind == "categorical" else -1
-            ids[:, first:last] = rng.integers(low, schema.table_owner(f).rows, (n, last - first))
-        arrays[f"{tower}_ids"] = ids
-        arrays[f"{tower}_floats"] = rng.normal(size=(n, layout.float_width)).astype(np.float32)
-    return device(arrays)
-
-
-def predict(model: TwoTower, params: Any, tables: Any, arrays: Any) -> np.ndarray:
-    """Compiled: operation by operation it would take seconds."""
-    return np.asarray(jax.jit(model.predict)(params, tables, arrays))
-
-
-@functools.cache  # one model of a kind, so that it is compiled once
-def model_of(config: ModelConfig, precision: Any = "f32", schema: Schema = tiny.SCHEMA) -> Any:
-    """A model with random weights: `(model, params, tables)`."""
-    run = dataclasses.replace(tiny.CONFIG, model=config)
-    return TwoTower(schema, config, precision), *tiny.weights(3, schema, run)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import html.parser
 import json
 import re
 from pathlib import Path
@@ -13,33 +12,12 @@ import pytest
 import sklearn.calibration
 import sklearn.metrics
 
+from tests.support.html_page import Page
 from tt_jax.metrics.curves import calibration_curve, roc_curve
 from tt_jax.metrics.ranking import auc
 from tt_jax.report import plots
 from tt_jax.report.comparison import render
 from tt_jax.report.html import aligned
-
-
-class Page(html.parser.HTMLParser):
-    """What a page refers to, and the text of its links to rows."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.ids: set[str] = set()
-        self.links: list[str] = []
-        self.sources: list[str] = []
-        self.tags: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for name, value in attrs:
-            if name == "id":
-                self.ids.add(str(value))
-            if name == "href" and tag == "a":
-                self.links.append(str(value))
-            if name in ("src", "srcset", "data") or (name == "href" and tag == "link"):
-                self.sources.append(str(value))
 
 
 @pytest.fixture(scope="module")

@@ -16,40 +16,15 @@ from input_pipeline.blocks.block import PreparedError
 from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
-from tests.e2e.test_cli import Call
-from tests.e2e.test_cli import call as call
 from tests.support import tiny
+from tests.support.cli import Call
 from tests.support.damage import damages
-from tests.unit.training.test_loop import assert_same_bits
+from tests.support.run_results import assert_same_bits
 from tt_jax.config import Config, TrainConfig
 from tt_jax.runs.checkpoints import CheckpointError, Checkpoints
 from tt_jax.training.loop import train
 from tt_jax.training.setup import Setup
 from tt_jax.training.trained import load_trained
-
-
-@pytest.fixture(scope="module")
-def config(prepared_path: Path) -> Config:
-    return dataclasses.replace(
-        tiny.CONFIG,
-        model=dataclasses.replace(tiny.CONFIG.model, experts=1, low_rank_layers=0, mlp=()),
-        data=dataclasses.replace(tiny.CONFIG.data, path=str(prepared_path), batch_size=100),
-        train=TrainConfig(epochs=0.4, save_every=4, keep_last=3),
-    )
-
-
-@pytest.fixture(scope="module")
-def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run with the checkpoints 4, 8 and 12."""
-    workdir = tmp_path_factory.mktemp("run") / "w"
-    train(config, workdir)
-    return workdir
-
-
-@pytest.fixture
-def copy(run: Path, tmp_path: Path) -> Path:
-    shutil.copytree(run, tmp_path / "w")
-    return tmp_path / "w"
 
 
 def files(folder: Path) -> list[Path]:

@@ -10,11 +10,7 @@ from pathlib import Path
 import pytest
 
 from input_pipeline.blocks.prepared_set import PreparedSet
-from tests.e2e.test_cli import Call
-from tests.e2e.test_cli import call as call
-from tests.unit.runs.test_checkpoints import config as config
-from tests.unit.runs.test_checkpoints import copy as copy
-from tests.unit.runs.test_checkpoints import run as run
+from tests.support.cli import Call
 from tt_jax.config import Config, OptimizerConfig, TrainConfig
 from tt_jax.runs.checkpoints import Checkpoints
 from tt_jax.runs.finite import DivergedError

@@ -14,14 +14,10 @@ import pytest
 
 from input_pipeline.blocks.block import PreparedError
 from input_pipeline.blocks.prepared_set import PreparedSet
-from tests.e2e.test_cli import Call
-from tests.e2e.test_cli import call as call
 from tests.support import tiny
+from tests.support.cli import Call
 from tests.support.damage import damages
-from tests.unit.runs.test_checkpoints import config as config
-from tests.unit.runs.test_checkpoints import copy as copy
-from tests.unit.runs.test_checkpoints import run as run
-from tests.unit.training.test_loop import assert_same_bits
+from tests.support.run_results import assert_same_bits
 from tt_jax.calibration.calibrate import read_calibration, write_calibration
 from tt_jax.calibration.maps import Calibration, CalibrationError, Curve
 from tt_jax.config import Config, ConfigError, StageConfig

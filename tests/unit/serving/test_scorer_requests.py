@@ -15,8 +15,8 @@ import pytest
 from serving.index.ad_index import AdIndex, build_index
 from serving.scorer import IndexMismatchError, RequestError, Scorer
 from tests.support import tiny
+from tests.support.bundles import rewrite
 from tests.support.paths import ROOT
-from tests.unit.bundle.test_writer import _rewrite
 from tt_jax.bundle.reader import Bundle, BundleError
 from tt_jax.bundle.writer import write_bundle
 
@@ -122,7 +122,7 @@ def test_loading_replays_the_golden_rows(tmp_path: Path) -> None:
     )  # fmt: skip
     text = (tmp_path / "b" / "golden.json").read_text().replace('"click": 0.', '"click": 0.9')
     build_index(Bundle.load(tmp_path / "b"), tiny.ads_table(np.random.default_rng(0), 5)).save(tmp_path / "i")
-    _rewrite(tmp_path / "b", {"golden.json": text})
+    rewrite(tmp_path / "b", {"golden.json": text})
     with pytest.raises(BundleError, match=r"golden\.json: row \d, task 'click'"):
         Scorer.load(tmp_path / "b", tmp_path / "i", warm=False)
 

@@ -18,9 +18,9 @@ from input_pipeline.batches import mixed_batches, to_device
 from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
-from tests.e2e.test_cli import Call, call  # noqa: F401  (a fixture)
 from tests.support import tiny
-from tests.unit.training.test_loop import assert_same_bits, last_state, lines
+from tests.support.cli import Call
+from tests.support.run_results import assert_same_bits, last_state, lines
 from tt_jax.bundle.reader import Bundle
 from tt_jax.cli.evaluate import evaluate_trained
 from tt_jax.cli.export import export_trained
@@ -267,7 +267,7 @@ def test_options_out_of_range_are_named(wrong: dict) -> None:
 
 
 def test_the_command_line(
-    call: Call,  # noqa: F811
+    call: Call,
     config: Config,
     begun: Path,
     days: list[str],

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from input_pipeline.blocks.prepared_set import PreparedSet
-from tests.e2e.test_cli import Call
 from tests.support import tiny
+from tests.support.cli import Call
 from tests.support.reference_model import Reference
 from tt_jax.config import Config, ConfigError
 from tt_jax.io.publish import PublishError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import signal
@@ -17,8 +16,9 @@ import pytest
 
 from input_pipeline.blocks.block import PreparedError
 from input_pipeline.blocks.prepared_set import PreparedSet
-from tests.conftest import EVAL_ROWS, TRAIN_ROWS
 from tests.support import tiny
+from tests.support.run_results import assert_same_bits, last_state, lines
+from tests.support.tiny import EVAL_ROWS, TRAIN_ROWS
 from tt_jax.cli.evaluate import evaluate_trained
 from tt_jax.config import Config, ConfigError
 from tt_jax.runs.checkpoints import CheckpointError, Checkpoints
@@ -29,26 +29,6 @@ from tt_jax.runs.record import read_record
 from tt_jax.training.loop import train
 from tt_jax.training.setup import Setup
 from tt_jax.training.trained import load_trained
-
-
-def lines(workdir: Path) -> list[dict]:
-    """What was logged, without the figures that depend on the clock."""
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith("speed/")} for line in found]
-
-
-def last_state(config: Config, workdir: Path):
-    abstract = Setup(config, PreparedSet.open(config.data.path)).abstract_state
-    with closing(Checkpoints(workdir)) as checkpoints:
-        restored = checkpoints.restore_last(abstract)
-    assert restored is not None
-    return restored
-
-
-def assert_same_bits(a, b) -> None:
-    paths, leaves = zip(*jax.tree.leaves_with_path(a), strict=True)
-    for path, x, y in zip(paths, leaves, jax.tree.leaves(b), strict=True):
-        assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), path
 
 
 @pytest.fixture(scope="module")

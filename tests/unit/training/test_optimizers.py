@@ -7,22 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support.dense_training import adagrad as dense
 from tt_jax.training.sparse_optimizers import Table, sum_duplicates, update_rows
 
 ROWS, DIM, RATE = 50, 6, 0.1
 update = jax.jit(update_rows, static_argnums=4)
-
-
-def dense(values, accumulator, rows, gradients, rate, decay=0.0):
-    """Every row of the table, float64: gradients scattered, their mean square accumulated, the scaled step taken."""
-    values, accumulator = values.astype(np.float64), accumulator.astype(np.float64)
-    inside = rows < len(values)
-    total = np.zeros_like(values)
-    np.add.at(total, rows[inside], gradients[inside].astype(np.float64))
-    touched = np.isin(np.arange(len(values)), rows)
-    total[touched] += decay * values[touched]
-    accumulator = accumulator + (total**2).mean(axis=1)
-    return values - rate * total / np.sqrt(accumulator + 1e-8)[:, None], accumulator
 
 
 def start(seed: int = 0) -> Table:

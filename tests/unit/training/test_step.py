@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -13,19 +12,13 @@ import pytest
 
 from tests.support import tiny
 from tests.support.dense_training import dense_training, rate_at
+from tests.support.steps import BASE, DECAY, ROWS, STEPS, batches, compiled, fresh, trained
 from tt_jax.config import Config
-from tt_jax.features.encoder import Encoder
 from tt_jax.metrics import streaming
 from tt_jax.models.two_tower import TwoTower
-from tt_jax.schema import Schema
 from tt_jax.training.optimizer import schedule
-from tt_jax.training.step import MODEL_ARRAYS, TrainState, init_state, make_step, resolve_chunk_rows, step_arrays
+from tt_jax.training.step import MODEL_ARRAYS, TrainState, resolve_chunk_rows, step_arrays
 
-STEPS, ROWS = 6, 64
-BASE = dataclasses.replace(
-    tiny.CONFIG, optimizer=dataclasses.replace(tiny.CONFIG.optimizer, learning_rate=3e-3, warmup=0.4, clip_norm=0.3)
-)
-DECAY = dataclasses.replace(BASE, optimizer=dataclasses.replace(BASE.optimizer, embedding_decay=0.01))
 DROPOUT = dataclasses.replace(BASE, model=dataclasses.replace(BASE.model, dropout=0.4))
 ID_DROPOUT = dataclasses.replace(BASE, model=dataclasses.replace(BASE.model, id_dropout=0.4))
 CLICK, CONVERSION, TEACHER = tiny.SCHEMA.tasks
@@ -34,31 +27,6 @@ NO_CONVERSION = dataclasses.replace(tiny.SCHEMA, tasks=(CLICK, dataclasses.repla
 TWO_HEADS = dataclasses.replace(
     tiny.SCHEMA, tasks=(CLICK, CONVERSION, dataclasses.replace(TEACHER, head="click", weight=0.7))
 )
-
-
-def batches(n: int, rows: int = ROWS, seed: int = 0, schema: Schema = tiny.SCHEMA) -> list[dict[str, np.ndarray]]:
-    rng = np.random.default_rng(seed)
-    encoded = [Encoder(schema).encode(tiny.columns(rng, rows)).arrays for _ in range(n)]
-    return [{name: arrays[name] for name in MODEL_ARRAYS} for arrays in encoded]
-
-
-@functools.cache  # one compilation of a kind
-def compiled(run: Config = BASE, chunk_rows: int = 0, schema: Schema = tiny.SCHEMA) -> Any:
-    """The step, which donates its state: a buffer that cannot be reused warns, which is an error here."""
-    return jax.jit(make_step(TwoTower(schema, run.model, "f32"), run, STEPS, chunk_rows), donate_argnums=0)
-
-
-def fresh(run: Config = BASE, schema: Schema = tiny.SCHEMA) -> TrainState:
-    """The first state, with random biases."""
-    state = init_state(TwoTower(schema, run.model, "f32"), run, STEPS)
-    params, tables = tiny.weights(1, schema, run)
-    return state.replace(params=params, tables=tables)
-
-
-def trained(step: Any, state: TrainState, data: list[dict[str, np.ndarray]]) -> TrainState:
-    for batch in data:
-        state, _ = step(state, batch)
-    return state
 
 
 def assert_equal(a: Any, b: Any) -> None:

@@ -2,65 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.infer_schema.write import Starter, make_starter
 from input_pipeline.readers import ReadError
-from tt_jax.cli.main import main
-
-Columns = dict[str, Any]
-
-
-def log(rows: int, **more: Any) -> Columns:
-    rng = np.random.default_rng(0)
-    return {
-        "user_id": [f"u{i}" for i in rng.integers(0, 30, rows)],
-        "ad_id": rng.integers(0, 40, rows) + 5,
-        "ts": 1_700_000_000 + 60 * np.arange(rows),
-        "age": rng.integers(18, 80, rows),
-        "clicked": (rng.random(rows) < 0.3).astype(int),
-        **more,
-    }
-
-
-def write_csv(path: Path, columns: Columns, delimiter: str = ",", names: bool = True) -> None:
-    with path.open("w", newline="") as file:
-        rows = csv.writer(file, delimiter=delimiter)
-        rows.writerows([list(columns)] * names)
-        rows.writerows(zip(*columns.values(), strict=True))
-
-
-def call(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        main([str(a) for a in arguments])
-    assert isinstance(end.value.code, int)
-    return end.value.code
-
-
-@pytest.fixture
-def prepared(tmp_path: Path) -> Callable[[int], Starter]:
-    """Writes the schema of what is in `data`, and prepares it: all rows are there."""
-
-    def check(rows: int) -> Starter:
-        source, out = tmp_path / "data", tmp_path / "mine.py"
-        found = make_starter(str(source), out, 1000)
-        out.write_text(found.text)
-        assert call("prepare", out, f"--source={source}", f"--out={tmp_path / 'set'}") == 0
-        splits = PreparedSet.open(tmp_path / "set").manifest.splits.values()
-        assert sum(c.rows for scenarios in splits for c in scenarios.values()) == rows
-        return found
-
-    (tmp_path / "data").mkdir()
-    return check
+from tests.support.init_logs import call, log, write_csv
 
 
 def test_what_no_sampled_row_has(tmp_path: Path, prepared: Callable[[int], Starter]) -> None:

@@ -14,9 +14,7 @@ import pytest
 
 from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.infer_schema.write import Starter, make_starter
-from tests.unit.input_pipeline.infer_schema.test_files import call, log, prepared, write_csv
-
-__all__ = ["prepared"]  # a fixture
+from tests.support.init_logs import call, log, write_csv
 
 
 @pytest.mark.parametrize("ids", [

@@ -20,10 +20,9 @@ from input_pipeline.inspect.report import report_of
 from input_pipeline.inspect.roles import Roles
 from input_pipeline.inspect.survey import Survey, survey
 from input_pipeline.readers import Chunk, ReadError
-from tests.e2e.test_cli import Call
-from tests.e2e.test_cli import call as call
 from tests.support import tiny
-from tests.unit.report.test_report import Page
+from tests.support.cli import Call
+from tests.support.html_page import Page
 
 RAW = Roles({"click": "click"}, {}, "surface", "time")
 DAY_MS = 86_400_000

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_cli import Call
-from tests.e2e.test_cli import call as call
+from tests.support.cli import Call
 
 ROWS = 1200
 START = datetime.datetime(2024, 3, 1, tzinfo=datetime.UTC)

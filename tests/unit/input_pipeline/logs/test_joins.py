@@ -17,21 +17,8 @@ from input_pipeline.logs.joins import join, read_side
 from input_pipeline.prepare.quarantine import Quarantine
 from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import ReadError, read
-from tt_jax.schema import Feature, Schema, Task
+from tests.support.joined_logs import JOINS, SCHEMA
 
-SCHEMA = Schema(
-    "joined",
-    (
-        Feature("user", "categorical", "query", "int", hash_size=100),
-        Feature("ad", "categorical", "ad", "int", hash_size=100),
-        Feature("size", "numeric", "ad"),
-    ),
-    (Task("click", "clicked"),),
-    logs.EVERY_ROW,
-    ("all",),
-    "ad",
-)
-JOINS = {"ads.csv": "ad"}
 LOG = "user,ad,clicked\n1,10,0\n2,11,1\n3,12,0\n"
 ADS_TABLE = "ad,size,bid\n10,1.5,0.5\n11,2.5,0.25\n"
 

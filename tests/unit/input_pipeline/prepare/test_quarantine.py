@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +17,12 @@ import pytest
 from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.prepare.quarantine import QUARANTINE, Quarantine
 from input_pipeline.prepare.sequential import prepare
-from input_pipeline.readers import STRICT, Chunk, Errors, ReadError, arrow_types, read
+from input_pipeline.readers import Chunk, ReadError
 from tests.support import log_files, tiny
 from tests.support.paths import ROOT
+from tests.support.quarantined import chunks_of, kept_rows
 from tt_jax.cli.main import main
 from tt_jax.schema import SchemaError
-
-TYPES = arrow_types(tiny.SCHEMA)
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +30,9 @@ def log() -> pa.Table:
     return pa.table(tiny.columns(np.random.default_rng(8), 200))
 
 
-def _chunks(source: Path, errors: Errors = STRICT) -> Iterator[Chunk]:
-    return (Chunk("train", file, row, table) for file, row, table in read(source, TYPES, errors))
-
-
 def _set(log: pa.Table, column: str, rows: dict[int, object]) -> pa.Table:
     values = [rows.get(i, v) for i, v in enumerate(log.column(column).to_pylist())]
     return log.set_column(log.column_names.index(column), column, pa.array(values))
-
-
-def _kept(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / QUARANTINE).read_text().splitlines()]
 
 
 def test_bad_rows_are_kept_aside_and_the_good_ones_prepared(log: pa.Table, tmp_path: Path) -> None:
@@ -64,8 +53,8 @@ def test_bad_rows_are_kept_aside_and_the_good_ones_prepared(log: pa.Table, tmp_p
     lines[9] = "again,few"
     (logs / "c.csv").write_text("\n".join(lines))
     quarantine = Quarantine(100)
-    manifest = prepare(tiny.SCHEMA, _chunks(logs, quarantine), tmp_path / "set", 64, quarantine=quarantine)
-    kept = _kept(tmp_path / "set")
+    manifest = prepare(tiny.SCHEMA, chunks_of(logs, quarantine), tmp_path / "set", 64, quarantine=quarantine)
+    kept = kept_rows(tmp_path / "set")
     places = [(Path(k["file"]).name, k["row"]) for k in kept]
     assert sorted(p for p in places if p[0] == "a.parquet") == [("a.parquet", r) for r in (3, 50, 51, 199)]
     assert sorted(p for p in places if p[0] == "b.jsonl") == [("b.jsonl", 10), ("b.jsonl", 11)]
@@ -84,7 +73,9 @@ def test_bad_rows_are_kept_aside_and_the_good_ones_prepared(log: pa.Table, tmp_p
 def test_the_good_rows_are_those_of_a_log_without_the_bad(log: pa.Table, tmp_path: Path) -> None:
     bad, quarantine = (0, 7, 8, 120), Quarantine(4)
     pq.write_table(_set(log, "teacher_score", dict.fromkeys(bad, 2.0)), tmp_path / "a.parquet")
-    found = prepare(tiny.SCHEMA, _chunks(tmp_path / "a.parquet", quarantine), tmp_path / "a", 64, quarantine=quarantine)
+    found = prepare(
+        tiny.SCHEMA, chunks_of(tmp_path / "a.parquet", quarantine), tmp_path / "a", 64, quarantine=quarantine
+    )
     good = log.take(pa.array([i for i in range(200) if i not in bad]))
     expected = prepare(tiny.SCHEMA, [Chunk("train", "log", 0, good)], tmp_path / "b", 64)
     assert found.fingerprint == expected.fingerprint
@@ -95,7 +86,7 @@ def test_one_bad_row_too_many_ends_the_run_and_leaves_nothing(log: pa.Table, tmp
     (tmp_path / "out").mkdir()
     pq.write_table(_set(log, "clicked", {3: 7, 50: 8}), tmp_path / "a.parquet")
     quarantine = Quarantine(1)
-    chunks = _chunks(tmp_path / "a.parquet", quarantine)
+    chunks = chunks_of(tmp_path / "a.parquet", quarantine)
     with pytest.raises(
         ReadError, match=r"a\.parquet: row (3|50): column 'clicked': .* got [78].0 \(more than 1 bad rows\)"
     ):
@@ -117,13 +108,13 @@ def test_a_column_of_another_type_or_none_in_one_file_of_many(log: pa.Table, tmp
             (logs / f"day={day}").mkdir(parents=True)
             pq.write_table(odd if day == 2 else log.slice(20 * day, 20), logs / f"day={day}" / "a.parquet")
         with pytest.raises((SchemaError, ReadError), match=message) as error:
-            prepare(tiny.SCHEMA, _chunks(logs), tmp_path / "set")
+            prepare(tiny.SCHEMA, chunks_of(logs), tmp_path / "set")
         assert str(error.value).startswith(f"{logs}/day=2/a.parquet: ")
         quarantine = Quarantine(20)
-        chunks = _chunks(logs, quarantine)
+        chunks = chunks_of(logs, quarantine)
         manifest = prepare(tiny.SCHEMA, chunks, tmp_path / f"{name}_set", quarantine=quarantine)
         assert manifest.rejected == 20
-        assert {k["file"] for k in _kept(tmp_path / f"{name}_set")} == {f"{logs}/day=2/a.parquet"}
+        assert {k["file"] for k in kept_rows(tmp_path / f"{name}_set")} == {f"{logs}/day=2/a.parquet"}
 
 
 def test_a_key_of_another_type_in_one_file_is_named(log: pa.Table, tmp_path: Path) -> None:
@@ -131,13 +122,13 @@ def test_a_key_of_another_type_in_one_file_is_named(log: pa.Table, tmp_path: Pat
     position = log.column_names.index("user_id")
     pq.write_table(log.set_column(position, "user_id", pa.array(range(200))), tmp_path / "b.parquet")
     with pytest.raises(SchemaError, match=r"b\.parquet: column 'user_id': expected strings .* got integers: 0"):
-        prepare(tiny.SCHEMA, _chunks(tmp_path / "*.parquet"), tmp_path / "set")
+        prepare(tiny.SCHEMA, chunks_of(tmp_path / "*.parquet"), tmp_path / "set")
 
 
 def test_a_new_column_is_of_no_matter(log: pa.Table, tmp_path: Path) -> None:
     pq.write_table(log.slice(0, 100), tmp_path / "a.parquet")
     pq.write_table(log.slice(100).append_column("new", pa.array(range(100))), tmp_path / "b.parquet")
-    found = prepare(tiny.SCHEMA, _chunks(tmp_path / "*.parquet"), tmp_path / "set", 64)
+    found = prepare(tiny.SCHEMA, chunks_of(tmp_path / "*.parquet"), tmp_path / "set", 64)
     assert found.fingerprint == prepare(tiny.SCHEMA, [Chunk("train", "x", 0, log)], tmp_path / "b", 64).fingerprint
 
 
@@ -146,11 +137,11 @@ _RUN = """
     from pathlib import Path
     from input_pipeline.prepare.sequential import prepare
     from input_pipeline.prepare.quarantine import Quarantine
-    from tests.unit.input_pipeline.prepare import test_quarantine
+    from tests.support import quarantined
     from tests.support import tiny
 
     def chunks(source, quarantine):
-        for i, chunk in enumerate(test_quarantine._chunks(source, quarantine)):
+        for i, chunk in enumerate(quarantined.chunks_of(source, quarantine)):
             if sys.argv[3] == "kill" and i == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
             yield chunk
@@ -184,12 +175,12 @@ def test_killed_or_on_a_full_disk_there_is_no_set_and_the_next_run_starts_clean(
     done = run("well")
     assert done.returncode == 0, done.stderr
     assert PreparedSet.open(out, verify=True).manifest.rejected == 2
-    assert len(_kept(out)) == 2
+    assert len(kept_rows(out)) == 2
 
 
 def test_the_verb_quarantines_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from input_pipeline.adworld.simulate import generate
-    from tests.unit.input_pipeline.recipes.test_adworld import CONFIG
+    from tests.support.worlds import CONFIG
 
     generate(CONFIG, tmp_path / "world", ("impressions", "candidates"))
     file = next((tmp_path / "world" / "impressions").rglob("*.parquet"))

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,22 +24,10 @@ from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
 from tests.support import tiny
 from tests.support.paths import ROOT
+from tests.support.small_logs import SPLITS, chunks_of, small_logs
 from tt_jax.features.encoder import Encoder
 from tt_jax.io.publish import PublishError, sha256_of
 from tt_jax.schema import SchemaError, array_specs
-
-SPLITS = {"train": 700, "eval": 90}
-
-
-def _logs(seed: int = 0) -> dict[str, pa.Table]:
-    rng = np.random.default_rng(seed)
-    return {split: pa.table(tiny.columns(rng, rows)) for split, rows in SPLITS.items()}
-
-
-def _chunks(logs: dict[str, pa.Table], size: int = 64) -> Iterator[Chunk]:
-    for split, table in logs.items():
-        for first in range(0, table.num_rows, size):
-            yield Chunk(split, f"{split}.log", first, table.slice(first, size))
 
 
 def _stored(prepared: PreparedSet, split: str, scenario: str) -> dict[str, np.ndarray]:
@@ -52,8 +39,8 @@ def _stored(prepared: PreparedSet, split: str, scenario: str) -> dict[str, np.nd
 @pytest.mark.parametrize("block_rows", [50, 4096])
 def test_stored_rows_equal_the_encoder(tmp_path: Path, block_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer_module, "_PART_BLOCKS", 3)
-    logs = _logs()
-    prepare(tiny.SCHEMA, _chunks(logs), tmp_path / "set", block_rows)
+    logs = small_logs()
+    prepare(tiny.SCHEMA, chunks_of(logs), tmp_path / "set", block_rows)
     prepared = PreparedSet.open(tmp_path / "set", verify=True)
     for split, table in logs.items():
         whole = Encoder(tiny.SCHEMA).encode(dict(zip(table.column_names, table.columns, strict=True))).arrays
@@ -70,9 +57,9 @@ def test_stored_rows_equal_the_encoder(tmp_path: Path, block_rows: int, monkeypa
 
 
 def test_manifest_counts_equal_plain_python(tmp_path: Path) -> None:
-    logs = _logs(1)
+    logs = small_logs(1)
     ads = tiny.ads_table(np.random.default_rng(0), 20)
-    manifest = prepare(tiny.SCHEMA, _chunks(logs), tmp_path / "set", 64, ads)
+    manifest = prepare(tiny.SCHEMA, chunks_of(logs), tmp_path / "set", 64, ads)
     assert Manifest.from_json((tmp_path / "set" / "manifest.json").read_text()) == manifest
     assert pq.read_table(tmp_path / "set" / "ads.parquet").equals(ads)
     for split, table in logs.items():
@@ -91,7 +78,7 @@ def test_manifest_counts_equal_plain_python(tmp_path: Path) -> None:
 
 
 def test_a_scenario_and_a_split_without_rows(tmp_path: Path) -> None:
-    logs = _logs()
+    logs = small_logs()
     standard = [s == "standard" for s in logs["train"]["scenario"].to_pylist()]
     logs = {"train": logs["train"].filter(pa.array(standard)), "eval": logs["eval"].slice(0, 0)}
     chunks = [Chunk(split, split, 0, table) for split, table in logs.items()]
@@ -124,7 +111,7 @@ def test_a_scenario_and_a_split_without_rows(tmp_path: Path) -> None:
 def test_a_bad_value_is_named_with_file_and_row_and_leaves_nothing(
     tmp_path: Path, column: str, value: object, message: str
 ) -> None:
-    logs = _logs()
+    logs = small_logs()
     values = logs["train"][column].to_pylist()
     values[133] = value
     if isinstance(value, str):
@@ -132,13 +119,13 @@ def test_a_bad_value_is_named_with_file_and_row_and_leaves_nothing(
     position = logs["train"].column_names.index(column)
     logs["train"] = logs["train"].set_column(position, column, pa.array(values, from_pandas=False))
     with pytest.raises(SchemaError, match=message) as error:
-        prepare(tiny.SCHEMA, _chunks(logs), tmp_path / "set")
+        prepare(tiny.SCHEMA, chunks_of(logs), tmp_path / "set")
     assert str(error.value).startswith("train.log: ")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_rows_that_are_not_consecutive_are_named_by_their_number(tmp_path: Path) -> None:
-    table = _logs()["train"].slice(0, 3)
+    table = small_logs()["train"].slice(0, 3)
     table = table.set_column(table.column_names.index("clicked"), "clicked", pa.array([0, 1, 5]))
     chunk = Chunk("train", "log.csv", 1000, table, np.array([2, 7, 40]))
     with pytest.raises(SchemaError, match=r"log\.csv: column 'clicked', row 1040"):
@@ -146,32 +133,32 @@ def test_rows_that_are_not_consecutive_are_named_by_their_number(tmp_path: Path)
 
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
-    logs = {"train": _logs()["train"].drop_columns(["country"])}
+    logs = {"train": small_logs()["train"].drop_columns(["country"])}
     with pytest.raises(SchemaError, match="'country': the column is missing"):
-        prepare(tiny.SCHEMA, _chunks(logs), tmp_path / "set")
+        prepare(tiny.SCHEMA, chunks_of(logs), tmp_path / "set")
 
 
 def test_out_is_refused_if_it_exists_or_is_being_written(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(PublishError, match="already exists"):
-        prepare(tiny.SCHEMA, _chunks(_logs()), tmp_path / "there")
+        prepare(tiny.SCHEMA, chunks_of(small_logs()), tmp_path / "there")
     partial = tmp_path / ".set.partial"
     partial.mkdir()
     handle = os.open(partial, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     with pytest.raises(PublishError, match="another run is writing it"):
-        prepare(tiny.SCHEMA, _chunks(_logs()), tmp_path / "set")
+        prepare(tiny.SCHEMA, chunks_of(small_logs()), tmp_path / "set")
     os.close(handle)
 
 
 _KILLED = """
     import os, signal, sys
-    from tests.unit.input_pipeline.prepare import test_sequential as test_prepare
+    from tests.support import small_logs
     from tests.support import tiny
     from input_pipeline.prepare.sequential import prepare
 
     def chunks():
-        for i, chunk in enumerate(test_prepare._chunks(test_prepare._logs())):
+        for i, chunk in enumerate(small_logs.chunks_of(small_logs.small_logs())):
             if i == 5:
                 os.kill(os.getpid(), signal.SIGKILL)
             yield chunk
@@ -187,15 +174,15 @@ def test_a_killed_run_leaves_no_set_and_does_not_block_the_next(tmp_path: Path) 
     assert [p.name for p in tmp_path.iterdir()] == [".set.partial"]
     with pytest.raises(PreparedError, match="not a prepared set"):
         PreparedSet.open(out)
-    manifest = prepare(tiny.SCHEMA, _chunks(_logs()), out, 32)
+    manifest = prepare(tiny.SCHEMA, chunks_of(small_logs()), out, 32)
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
     assert PreparedSet.open(out, verify=True).fingerprint == manifest.fingerprint
-    assert prepare(tiny.SCHEMA, _chunks(_logs(), 17), tmp_path / "again", 32).fingerprint == manifest.fingerprint
-    assert prepare(tiny.SCHEMA, _chunks(_logs(9)), tmp_path / "other", 32).fingerprint != manifest.fingerprint
+    assert prepare(tiny.SCHEMA, chunks_of(small_logs(), 17), tmp_path / "again", 32).fingerprint == manifest.fingerprint
+    assert prepare(tiny.SCHEMA, chunks_of(small_logs(9)), tmp_path / "other", 32).fingerprint != manifest.fingerprint
 
 
 def test_a_set_that_is_not_whole_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    prepare(tiny.SCHEMA, _chunks(_logs()), tmp_path / "set", 64)
+    prepare(tiny.SCHEMA, chunks_of(small_logs()), tmp_path / "set", 64)
     root = tmp_path / "set"
     before = PreparedSet.open(root)
     part = next(root.glob("split=train/*/*.parquet"))
@@ -245,7 +232,7 @@ def test_a_set_that_is_not_whole_is_refused(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_a_damaged_block_is_named(tmp_path: Path) -> None:
-    prepare(tiny.SCHEMA, _chunks(_logs()), tmp_path / "set", 64)
+    prepare(tiny.SCHEMA, chunks_of(small_logs()), tmp_path / "set", 64)
     prepared = PreparedSet.open(tmp_path / "set")
     file = prepared.files("train", ("standard",))[0]
     path = tmp_path / "set" / file.path
@@ -273,11 +260,11 @@ def test_a_block_of_the_wrong_shape_is_refused(tmp_path: Path) -> None:
 
 _MEMORY = """
     import resource, sys
-    from tests.unit.input_pipeline.prepare import test_sequential as test_prepare
+    from tests.support import small_logs
     from tests.support import tiny
     from input_pipeline.prepare.sequential import prepare
 
-    [log] = list(test_prepare._chunks({"train": test_prepare._logs()["train"]}, 700))
+    [log] = list(small_logs.chunks_of({"train": small_logs.small_logs()["train"]}, 700))
     prepare(tiny.SCHEMA, (log for _ in range(int(sys.argv[2]))), sys.argv[1], 1024)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

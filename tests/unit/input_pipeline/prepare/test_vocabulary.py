@@ -17,31 +17,11 @@ from input_pipeline.prepare import vocabulary
 from input_pipeline.prepare.vocabulary import learn_vocabularies, learns, take_vocabularies
 from input_pipeline.readers import Chunk
 from tests.support import tiny
+from tests.support.vocabularies import chunks, learning
 from tt_jax.calibration.maps import query_scenarios
 from tt_jax.features.encoder import Encoder
 from tt_jax.models.two_tower import TwoTower
-from tt_jax.schema import Schema, SchemaError
-
-LEARNED = {"user": {"max_vocabulary": 7}, "ad_id": {"min_count": 4, "hash_size": 0}, "interests": {"min_count": 1}}
-
-
-def learning(changes: dict[str, dict[str, Any]] = LEARNED) -> Schema:
-    """The tiny schema with features that learn."""
-    features = (
-        dataclasses.replace(f, **({"vocabulary": (), **changes[f.name]} if f.name in changes else {}))
-        for f in tiny.SCHEMA.features
-    )
-    return dataclasses.replace(tiny.SCHEMA, features=tuple(features))
-
-
-def chunks(rows: int = 600, pieces: int = 1, reverse: bool = False) -> Iterator[Chunk]:
-    """Three splits of different ids, in as many pieces each."""
-    for seed, split in enumerate(("train", "eval", "train_candidates")):
-        columns = tiny.columns(np.random.default_rng(seed), rows)
-        columns["ad_id"] = (np.asarray(columns["ad_id"]) + 10_000 * seed).tolist()
-        table = pa.table(columns).take(pa.array(np.arange(rows)[:: -1 if reverse else 1]))
-        size = rows // pieces
-        yield from (Chunk(split, "log", i * size, table.slice(i * size, size)) for i in range(pieces))
+from tt_jax.schema import SchemaError
 
 
 def counted(*names: str) -> Counter[Any]:
@@ -120,7 +100,7 @@ def test_a_scenario_that_only_shares_a_row_is_none_of_the_vocabulary():
 
 
 FILE = """
-from tests.unit.input_pipeline.prepare.test_vocabulary import chunks, learning
+from tests.support.vocabularies import chunks, learning
 
 def schema(source):
     return learning()

@@ -14,7 +14,7 @@ import pytest
 from input_pipeline.infer_schema.write import make_starter
 from input_pipeline.readers import ReadError, TextFormat, delimited, read
 from input_pipeline.readers.quotes import QuoteError
-from tests.unit.input_pipeline.infer_schema.test_files import call, log
+from tests.support.init_logs import call, log
 
 RAW = TextFormat(quotes=False)
 

@@ -7,16 +7,15 @@ from pathlib import Path
 import pytest
 
 from configs.adworld import get_config
-from input_pipeline.adworld.simulate import LOGS, AdWorldConfig, generate
+from input_pipeline.adworld.simulate import LOGS, generate
 from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import ReadError
 from input_pipeline.recipes import load
+from tests.support.worlds import CONFIG
 from tt_jax.cli.main import main
 from tt_jax.config import Config, parse_weights
 from tt_jax.schema import Schema
 from tt_jax.training.setup import check_config
-
-CONFIG = AdWorldConfig(users=200, ads=200, advertisers=20, requests_per_day=150, days=4, new_ads_per_day=6)
 
 
 def test_simulated_and_generated_worlds_prepare_to_the_same_bytes(tmp_path: Path) -> None:

@@ -21,11 +21,10 @@ from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import ReadError
 from input_pipeline.recipes import kuairand, load
-from tests.support.paths import LOGS
+from tests.support.paths import KUAIRAND
 from tt_jax.features.encoder import Encoder
 from tt_jax.schema import SchemaError
 
-DATA = LOGS / "kuairand_pure"
 OUTCOMES = {
     "is_click", "is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view", "is_profile_enter",
     "play_time_ms", "profile_stay_time", "comment_stay_time",
@@ -37,7 +36,7 @@ SIDES = ("user_features", "video_features_basic", "user_history")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, PreparedSet]:
     """The whole data set, prepared."""
     out = tmp_path_factory.mktemp("kuairand") / "set"
-    manifest = prepare(kuairand.schema(), kuairand.read(DATA), out, ads=kuairand.ads(DATA))
+    manifest = prepare(kuairand.schema(), kuairand.read(KUAIRAND), out, ads=kuairand.ads(KUAIRAND))
     return manifest, PreparedSet.open(out)
 
 
@@ -45,7 +44,7 @@ def _source(folder: Path, log: pa.Table, sides: tuple[str, ...] = SIDES, name: s
     """A small source: that log with the real tables beside it."""
     folder.mkdir(exist_ok=True)
     for side in sides:
-        (folder / f"{side}.parquet").symlink_to(DATA / f"{side}.parquet")
+        (folder / f"{side}.parquet").symlink_to(KUAIRAND / f"{side}.parquet")
     pq.write_table(log, folder / name)
     return folder
 
@@ -70,7 +69,7 @@ def test_rows_and_label_rates_are_those_of_the_readme(manifest: tuple[Manifest, 
 
 def test_scenarios_are_the_tabs(manifest: tuple[Manifest, PreparedSet]) -> None:
     for file, splits in (("train", ("train", "valid")), ("eval", ("eval",))):
-        tabs = Counter(pq.read_table(DATA / f"{file}.parquet")["tab"].to_pylist())
+        tabs = Counter(pq.read_table(KUAIRAND / f"{file}.parquet")["tab"].to_pylist())
         rows = {name: sum(manifest[0].splits[s][name].rows for s in splits) for name in kuairand.SCENARIOS}
         for tab in kuairand.TABS:
             assert rows[f"tab{tab}"] == tabs.pop(tab)
@@ -95,7 +94,7 @@ def test_the_last_day_of_train_is_valid(manifest: tuple[Manifest, PreparedSet]) 
 def test_no_outcome_is_a_feature_and_features_do_not_depend_on_outcomes(tmp_path: Path) -> None:
     schema = kuairand.schema()
     assert not OUTCOMES & {f.name for f in schema.features}
-    log = pq.read_table(DATA / "train.parquet").slice(70_000, 500)
+    log = pq.read_table(KUAIRAND / "train.parquet").slice(70_000, 500)
     other = log.slice(100, 200)  # neither do they depend on the rows around, before or after
     for name in OUTCOMES:
         flipped = pc.subtract(pa.scalar(1, other[name].type), other[name])
@@ -106,10 +105,10 @@ def test_no_outcome_is_a_feature_and_features_do_not_depend_on_outcomes(tmp_path
 
 
 def test_every_label_and_feature_of_a_row_against_plain_python(tmp_path: Path) -> None:
-    log = pq.read_table(DATA / "eval.parquet").take(pa.array(np.arange(0, 30_942, 300)))
-    users = {r["user_id"]: r for r in pq.read_table(DATA / "user_features.parquet").to_pylist()}
-    videos = {r["video_id"]: r for r in pq.read_table(DATA / "video_features_basic.parquet").to_pylist()}
-    histories = {r["user_id"]: r for r in pq.read_table(DATA / "user_history.parquet").to_pylist()}
+    log = pq.read_table(KUAIRAND / "eval.parquet").take(pa.array(np.arange(0, 30_942, 300)))
+    users = {r["user_id"]: r for r in pq.read_table(KUAIRAND / "user_features.parquet").to_pylist()}
+    videos = {r["video_id"]: r for r in pq.read_table(KUAIRAND / "video_features_basic.parquet").to_pylist()}
+    histories = {r["user_id"]: r for r in pq.read_table(KUAIRAND / "user_history.parquet").to_pylist()}
     beijing = datetime.timezone(datetime.timedelta(hours=8))
     watched, liked = Counter(), Counter()
     for h in histories.values():
@@ -189,7 +188,7 @@ def test_the_corpus_has_every_video_encoded_as_in_the_log(manifest: tuple[Manife
 
 
 def test_the_owners_csv_files_give_the_same_rows(tmp_path: Path) -> None:
-    parts = [pq.read_table(DATA / f"{split}.parquet").slice(0, 300) for split in ("eval", "train")]
+    parts = [pq.read_table(KUAIRAND / f"{split}.parquet").slice(0, 300) for split in ("eval", "train")]
     first_of_test = 1_651_766_400_000
     late = parts[0].slice(0, 5).set_column(4, "time_ms", pa.array([first_of_test - 1, *[first_of_test] * 4]))
     early = parts[1].slice(0, 7).set_column(2, "date", pa.array([20220424] * 7, pa.int32()))
@@ -197,7 +196,7 @@ def test_the_owners_csv_files_give_the_same_rows(tmp_path: Path) -> None:
     source.mkdir()
     csv.write_csv(pa.concat_tables([early, *parts, late]), source / "log_standard_4_22_to_5_08_pure.csv")
     for side in SIDES[:2]:
-        csv.write_csv(pq.read_table(DATA / f"{side}.parquet"), source / f"{side}_pure.csv")
+        csv.write_csv(pq.read_table(KUAIRAND / f"{side}.parquet"), source / f"{side}_pure.csv")
     chunks = list(kuairand.read(source))
     assert [(c.split, c.table.num_rows) for c in chunks] == [("train", 300), ("eval", 301), ("test", 4)]
     assert [chunks[0].row_number(0), chunks[1].row_number(300), chunks[2].row_number(3)] == [307, 607, 611]
@@ -214,7 +213,7 @@ def test_the_owners_csv_files_give_the_same_rows(tmp_path: Path) -> None:
 
 
 def test_a_url_is_read_as_a_directory(tmp_path: Path) -> None:
-    source = _source(tmp_path / "s", pq.read_table(DATA / "train.parquet").slice(0, 50))
+    source = _source(tmp_path / "s", pq.read_table(KUAIRAND / "train.parquet").slice(0, 50))
     for path in source.iterdir():
         fsspec.filesystem("memory").put_file(str(path), f"/{tmp_path.name}/{path.name}")
     url = f"memory://{tmp_path.name}"
@@ -227,7 +226,7 @@ def test_a_url_is_read_as_a_directory(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    log = pq.read_table(DATA / "train.parquet").slice(0, 20)
+    log = pq.read_table(KUAIRAND / "train.parquet").slice(0, 20)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ReadError, match="empty: expected user_features"):
         list(kuairand.read(tmp_path / "empty"))

@@ -14,7 +14,7 @@ import pytest
 
 from input_pipeline.readers import ReadError, TextFormat, delimited, read
 from tests.support import log_files
-from tests.unit.input_pipeline.prepare.test_quarantine import _kept
+from tests.support.quarantined import kept_rows
 from tt_jax.features.arrow import plain
 from tt_jax.features.columns import read_ids, read_lists
 
@@ -240,7 +240,7 @@ def test_the_values_of_a_bad_row_are_kept_as_they_are(tmp_path: Path) -> None:
     quarantine.write_to(tmp_path)
     tables = [table for _, _, table in read(tmp_path / "a.parquet", {"x": pa.float64()}, quarantine)]
     assert pa.concat_tables(tables).to_pylist() == [{"x": 1.0, "y": 0.5, "z": 1}]
-    (kept,) = _kept(tmp_path)
+    (kept,) = kept_rows(tmp_path)
     assert kept["values"] == {"x": "many", "y": "inf", "z": LARGE}
     json.loads((tmp_path / QUARANTINE).read_text(), parse_constant=lambda name: pytest.fail(name))
 

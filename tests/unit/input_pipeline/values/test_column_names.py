@@ -16,8 +16,7 @@ from input_pipeline.inspect.report import report_of
 from input_pipeline.inspect.roles import Roles
 from input_pipeline.inspect.survey import survey
 from input_pipeline.readers import Chunk, Errors, ReadError, read
-from tests.e2e.test_cli import Call
-from tests.e2e.test_cli import call as call
+from tests.support.cli import Call
 
 FORMATS = ("csv", "tsv", "parquet", "arrow", "feather")
 

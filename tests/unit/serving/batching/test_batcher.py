@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +12,15 @@ import numpy as np
 import pytest
 
 from serving.batching.batch import Queued, start_batch
-from serving.batching.batcher import Batcher, DeadlineError, OverloadError, Ranked
+from serving.batching.batcher import Batcher, DeadlineError, OverloadError
 from serving.batching.latency_model import Pace
 from serving.batching.request import Work
 from serving.index.ad_index import AdIndex
 from serving.limits import Load
 from serving.scorer import RequestError, Scorer
+from tests.support.batcher_calls import MAX_K, counts, held, run, same, work
 from tests.support.service_calls import some_queries
 from tt_jax.bundle.reader import Bundle
-
-MAX_K = 20  # of `warm_scorer`
 
 
 @pytest.fixture(scope="module")
@@ -32,59 +28,8 @@ def scorer(warm_scorer: Scorer) -> Scorer:
     return warm_scorer
 
 
-def counts(batcher: Batcher, name: str) -> dict[str, float]:
-    """Samples of a metric by their last label, zeros left out."""
-    samples = (s for metric in batcher._metrics.registry.collect() for s in metric.samples if s.name == name)
-    return {next(iter(s.labels.values()), ""): s.value for s in samples if s.value}
-
-
 def batches(batcher: Batcher) -> float:
     return counts(batcher, "tt_jax_batch_queries_count").get("", 0)
-
-
-def run(scorer: Scorer, test: Callable[[Batcher], Awaitable[None]], **load: Any) -> None:
-    """Runs a test in an event loop with a batcher, which is closed at its end."""
-    batcher = Batcher(scorer, load=Load(**load))
-    try:
-        asyncio.run(asyncio.wait_for(test(batcher), 60))  # type: ignore[arg-type]
-    finally:
-        batcher.close()
-
-
-@asynccontextmanager
-async def held(batcher: Batcher) -> AsyncIterator[None]:
-    """Nothing is ranked inside: the thread is busy with a change that changes nothing."""
-    begun, over = threading.Event(), threading.Event()
-
-    def change(scorer: Scorer) -> tuple[Scorer, bool]:
-        begun.set()
-        return scorer, over.wait(60)
-
-    changed = asyncio.ensure_future(batcher.between(change))
-    await asyncio.to_thread(begun.wait, 60)
-    try:
-        yield
-    finally:
-        over.set()
-        assert await changed
-
-
-def work(query: dict[str, Any], k: int = 5, candidates: list[Any] | None = None) -> Work:
-    return Work([query], k, None if candidates is None else [candidates])
-
-
-def same(found: Ranked, work: Work, scorer: Scorer) -> None:
-    """The answer is what the scorer gives for this request alone, up to rounding.
-
-    A call for 32 queries sums the products of a query in another order than a call for one, so the last bits differ.
-    """
-    assert (found.bundle, found.index) == (scorer.fingerprint, scorer.index_id)
-    alone = scorer.top_k(work.queries, work.k, work.candidates)
-    assert [[ad.id for ad in ads] for ads in found.ads] == [[ad.id for ad in ads] for ads in alone]
-    for ads, expected in zip(found.ads, alone, strict=True):
-        for ad, other in zip(ads, expected, strict=True):
-            assert math.isclose(ad.score, other.score, rel_tol=1e-5)
-            assert ad.probabilities == pytest.approx(other.probabilities, rel=1e-5)
 
 
 def some_work(scorer: Scorer, n: int) -> list[Work]:

@@ -16,8 +16,8 @@ from serving.batching.queue import BatchQueue
 from serving.batching.request import Work
 from serving.scorer import RequestError, Scorer
 from serving.scoring.jitted import QUERIES, Shape
+from tests.support.batcher_calls import held, run, same, work
 from tests.support.service_calls import some_queries
-from tests.unit.serving.batching.test_batcher import held, run, same, work
 
 FEW, MANY, LISTS, LONG = (
     Shape("all", 32, 128),

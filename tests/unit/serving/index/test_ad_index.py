@@ -15,6 +15,7 @@ import pytest
 
 from serving.index.ad_index import AdIndex, AdIndexError, IndexManifest, build_index
 from tests.support import tiny
+from tests.support.corpora import with_column, with_string_ids
 from tests.support.damage import damages
 from tests.support.reference_model import Reference
 from tt_jax.bundle.reader import Bundle
@@ -30,16 +31,6 @@ def bundle(tiny_bundle: Path) -> Bundle:
 
 def _table(n: int = 50, seed: int = 0) -> pa.Table:
     return tiny.ads_table(np.random.default_rng(seed), n)
-
-
-def _with(table: pa.Table, name: str, values: Any) -> pa.Table:
-    return table.set_column(table.column_names.index(name), name, pa.array(values))
-
-
-def _with_string_ids(bundle: Bundle) -> Bundle:
-    """Ads named by a column that is no feature."""
-    schema = dataclasses.replace(bundle.schema, ad_id="name", ad_id_dtype="string")
-    return dataclasses.replace(bundle, schema=schema)
 
 
 def test_vectors_are_the_ad_towers(bundle: Bundle) -> None:
@@ -85,7 +76,7 @@ def test_batches_make_no_difference_and_share_one_program(bundle: Bundle) -> Non
 def test_an_index_reads_back(bundle: Bundle, tmp_path: Path, dtype: Any, ids: str) -> None:
     table = _table()
     if ids == "string":
-        bundle = _with_string_ids(bundle)
+        bundle = with_string_ids(bundle)
         table = table.append_column("name", pa.array([f"ad {i} \u00e9\U0001f600" for i in range(len(table))]))
     index = build_index(bundle, table, dtype)
     index.save(tmp_path / "new" / "index")
@@ -110,8 +101,8 @@ def test_the_id_is_that_of_the_content(bundle: Bundle) -> None:
     others = (
         _table(seed=1),
         table.slice(1),
-        _with(table, "bid", [bids[0] + 1, *bids[1:]]),
-        _with(table, "eligible", [not eligible[0], *eligible[1:]]),
+        with_column(table, "bid", [bids[0] + 1, *bids[1:]]),
+        with_column(table, "eligible", [not eligible[0], *eligible[1:]]),
     )
     found = {build_index(bundle, t).index_id for t in others} | {build_index(bundle, table, "bf16").index_id}
     other_bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, fingerprint="0"))
@@ -132,18 +123,18 @@ def test_a_corpus_that_does_not_fit_is_refused(bundle: Bundle) -> None:
     refused(table.rename_columns([n.replace("bid", "bids") for n in table.column_names]), "'bid': .*missing.*'bids'")
     for name in ("price", "eligible", "ad_id"):
         refused(table.drop_columns([name]), f"'{name}': the column is missing")
-    refused(_with(table, "ad_id", [*ids[:20], ids[3], *ids[21:]]), rf"'ad_id', row 20: .*{ids[3]} as in row 3")
-    refused(_with(table, "ad_id", [*ids[:20], None, *ids[21:]]), "'ad_id', row 20: expected an id, got null")
-    refused(_with(table, "ad_id", [str(i) for i in ids]), "'ad_id': expected integers, got string")
+    refused(with_column(table, "ad_id", [*ids[:20], ids[3], *ids[21:]]), rf"'ad_id', row 20: .*{ids[3]} as in row 3")
+    refused(with_column(table, "ad_id", [*ids[:20], None, *ids[21:]]), "'ad_id', row 20: expected an id, got null")
+    refused(with_column(table, "ad_id", [str(i) for i in ids]), "'ad_id': expected integers, got string")
     for bad, shown in ((float("nan"), "nan"), (None, "nan"), (-0.5, "-0.5"), (float("inf"), "inf"), (1e39, r"1e\+39")):
-        refused(_with(table, "bid", [*bids[:30], bad, *bids[31:]]), f"'bid', row 30: expected a float32.*{shown}")
-    refused(_with(table, "bid", ["1"] * 50), "'bid': expected numbers, got string")
-    refused(_with(table, "eligible", [*eligible[:9], None, *eligible[10:]]), "'eligible', row 9: .*null")
-    refused(_with(table, "eligible", [1] * 50), "'eligible': expected booleans, got int64")
+        refused(with_column(table, "bid", [*bids[:30], bad, *bids[31:]]), f"'bid', row 30: expected a float32.*{shown}")
+    refused(with_column(table, "bid", ["1"] * 50), "'bid': expected numbers, got string")
+    refused(with_column(table, "eligible", [*eligible[:9], None, *eligible[10:]]), "'eligible', row 9: .*null")
+    refused(with_column(table, "eligible", [1] * 50), "'eligible': expected booleans, got int64")
     embeddings = [[0.0, 1.0, 2.0]] * 50
     embeddings[40] = [0.0]  # in the third batch
-    refused(_with(table, "ad_embedding", embeddings), "'ad_embedding', row 40: expected 3 numbers, got 1")
-    strings = _with_string_ids(bundle)
+    refused(with_column(table, "ad_embedding", embeddings), "'ad_embedding', row 40: expected 3 numbers, got 1")
+    strings = with_string_ids(bundle)
     refused(table.append_column("name", pa.array(["a", "b"] * 25)), "'name', row 2: .*'a' as in row 0", strings)
     refused(table.append_column("name", pa.array([*"a" * 49, None])), "'name', row 49: .*null", strings)
 

@@ -22,8 +22,8 @@ from serving.index.change_set import ChangeError, IndexVersion
 from serving.index.delta import Base, Delta, DeltaError, DeltaManifest, make_delta
 from serving.scorer import Scorer
 from serving.scorer_updates import load, prepare_delta
-from tests.e2e.test_cli import Call, call  # noqa: F401
 from tests.support import tiny
+from tests.support.cli import Call
 from tests.support.damage import damages
 from tests.support.paths import ROOT
 from tt_jax.bundle.reader import Bundle
@@ -174,7 +174,7 @@ def test_a_delta_made_by_hand_must_make_sense(release: Release, tmp_path: Path) 
         (root / f"{name}.npy").write_bytes(saved)
 
 
-def test_the_command_line_writes_deltas(call: Call, release: Release, tmp_path: Path) -> None:  # noqa: F811
+def test_the_command_line_writes_deltas(call: Call, release: Release, tmp_path: Path) -> None:
     pq.write_table(release.first.slice(3, 4), tmp_path / "ads.parquet")
     ids = release.first.column("ad_id").to_pylist()
     pq.write_table(pa.table({"ad_id": ids[:2], "bid": [1.0, 2.0]}), tmp_path / "changes.parquet")

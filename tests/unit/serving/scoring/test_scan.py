@@ -10,7 +10,7 @@ import pytest
 from serving.scoring import device_corpus as corpus_module
 from serving.scoring.device_corpus import BLOCK, Corpus
 from serving.scoring.top_k import TopK, score_and_top_k, score_candidates
-from tests.unit.serving.scoring.test_top_k import reference_top_k
+from tests.support.reference_top_k import reference_top_k
 from tt_jax.calibration.maps import Curve, Curves
 from tt_jax.utility import Utility
 

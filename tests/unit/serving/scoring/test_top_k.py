@@ -10,14 +10,7 @@ import pytest
 from serving.scoring import top_k as module
 from serving.scoring.device_corpus import BLOCK
 from serving.scoring.top_k import top_k
-
-
-def reference_top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first k of every row sorted by descending score, equal ones by position."""
-    scores = np.where(np.isnan(scores), -np.inf, scores)
-    position = np.arange(scores.shape[1])
-    order = np.stack([np.lexsort((position, -row)) for row in scores])[:, :k]
-    return np.take_along_axis(scores, order, axis=1), order
+from tests.support.reference_top_k import reference_top_k
 
 
 def assert_top_k(scores: np.ndarray, k: int, block: int = BLOCK) -> None:

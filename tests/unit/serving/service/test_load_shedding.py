@@ -18,8 +18,8 @@ from serving.service.load_shedding import Door
 from serving.service.messages import Limits
 from serving.service.rank import RANK, Rank
 from serving.service.telemetry import Telemetry
+from tests.support.batcher_calls import held
 from tests.support.raw_client import answer, client_of, connected, echo, listening, refusal, whole
-from tests.unit.serving.batching.test_batcher import held
 
 HEAD = b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
 CHUNKED = HEAD.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked")
