@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.inspect import figures
-from input_pipeline.inspect.column import ColumnStats
 from input_pipeline.inspect.labels import days_of
-from input_pipeline.inspect.statistics import Split
+from input_pipeline.inspect.statistics import ColumnStats, Split
 from input_pipeline.inspect.survey import Counted
 from input_pipeline.inspect.values import NUMBERS, Values, numbers_of
 

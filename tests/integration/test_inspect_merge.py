@@ -14,12 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline.inspect.column import Bounds
-from input_pipeline.inspect.parts import Log, surveys
-from input_pipeline.inspect.parts import merged as merged_of
+from input_pipeline.inspect.labels import Roles
 from input_pipeline.inspect.report import report_of
-from input_pipeline.inspect.roles import Roles
-from input_pipeline.inspect.survey import Survey, survey
+from input_pipeline.inspect.statistics import Bounds
+from input_pipeline.inspect.survey import Log, Survey, survey, surveys
+from input_pipeline.inspect.survey import merged as merged_of
 from input_pipeline.readers import Chunk, ReadError
 from input_pipeline.runner import Local, OnRay
 

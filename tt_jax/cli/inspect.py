@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the columns and what deserves a look; writes JSON and HTML."""
-    from input_pipeline.inspect.parts import Log, merged, surveys
     from input_pipeline.inspect.report import report_of
+    from input_pipeline.inspect.survey import Log, merged, surveys
     from input_pipeline.readers import STRICT, SkipUnknown
     from tt_jax.io.publish import write_json
 
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _roles(args: argparse.Namespace) -> Any:
     """The roles of the columns."""
-    from input_pipeline.inspect.roles import Roles
+    from input_pipeline.inspect.labels import Roles
 
     if args.recipe is None:
         labels = {name: name for name in args.labels.split(",") if name}

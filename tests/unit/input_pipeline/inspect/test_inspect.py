@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.stats
 
-from input_pipeline.inspect.column import Bounds
+from input_pipeline.inspect.labels import Roles
 from input_pipeline.inspect.report import report_of
-from input_pipeline.inspect.roles import Roles
+from input_pipeline.inspect.statistics import Bounds
 from input_pipeline.inspect.survey import Survey, survey
 from input_pipeline.readers import Chunk, ReadError
 from tests.support import tiny

@@ -12,11 +12,10 @@ import scipy.stats
 import sklearn.metrics
 
 from input_pipeline.inspect import figures
-from input_pipeline.inspect.roles import Roles
+from input_pipeline.inspect.labels import Roles
 from input_pipeline.inspect.sketches import Distinct, Frequent, RowSample
 from input_pipeline.inspect.survey import Survey
-from input_pipeline.inspect.texts import text_keys
-from input_pipeline.inspect.values import row_keys, shown, values_of
+from input_pipeline.inspect.values import row_keys, shown, text_keys, values_of
 from input_pipeline.readers import Chunk
 from tt_jax.features.hashing import hashed_rows, table_seed
 

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline.inspect.parts import Log
-from input_pipeline.inspect.parts import surveys as surveys_of
-from input_pipeline.inspect.roles import Roles
+from input_pipeline.inspect.labels import Roles
+from input_pipeline.inspect.survey import Log
+from input_pipeline.inspect.survey import surveys as surveys_of
 from input_pipeline.readers import ReadError, SkipUnknown, list_files, read
 from input_pipeline.runner import Local, OnRay
 from tests.support import log_files

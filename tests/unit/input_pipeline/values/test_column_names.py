@@ -12,8 +12,8 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
+from input_pipeline.inspect.labels import Roles
 from input_pipeline.inspect.report import report_of
-from input_pipeline.inspect.roles import Roles
 from input_pipeline.inspect.survey import survey
 from input_pipeline.readers import Chunk, Errors, ReadError, read
 from tests.support.cli import Call
