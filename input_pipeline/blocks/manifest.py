@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tt_jax.io.publish import FileEntry
+from tt_jax.io.publish import FileEntry, Format
 from tt_jax.io.strict_json import dataclass_from_dict, parse_json
 from tt_jax.schema import SchemaError
 
-VERSION = 2  # 1 had no `beside` and no digest
+FORMAT = Format("tt-jax prepared set", (1, 2))  # 1 had no `beside` and no digest; the key is `version`
+VERSION = FORMAT.reads[-1]
 MANIFEST = "manifest.json"
 SCHEMA = "schema.json"
 ADS = "ads.parquet"
@@ -83,8 +84,10 @@ class Manifest:
     def from_json(text: str) -> Manifest:
         """Raises `SchemaError` naming what is wrong with the text."""
         data = parse_json(text, "manifest", SchemaError)
-        if not isinstance(data, dict) or data.get("version") not in (1, VERSION):
-            raise SchemaError(f"expected a manifest of version {VERSION} or 1")
+        if not isinstance(data, dict):
+            raise SchemaError("manifest: expected a group of keys")
+        if problem := FORMAT.problem({"format_version": data.get("version")}):
+            raise SchemaError(problem)
         if data["version"] == VERSION:
             data.pop("digest", None)
             if _with_digest(data) != text:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,11 +30,10 @@ from serving.index.ad_columns import columns_of, embed_ads, read_ad_rows
 from tt_jax.bundle.reader import Bundle
 from tt_jax.features.columns import EncodeError
 from tt_jax.features.encoder import Encoder
-from tt_jax.io.publish import FileEntry, describe_files, published_directory, read_published, write_manifest
+from tt_jax.io.publish import FileEntry, Format, describe_files, published_directory, read_published, write_manifest
 from tt_jax.schema import DType
 
-FORMAT = "tt-jax ad index"
-FORMAT_VERSION = 1
+FORMAT = Format("tt-jax ad index", (1,))
 BATCH = 8192  # ads embedded at a time
 VectorDType = Literal["f32", "bf16"]
 DTYPES: dict[str, np.dtype] = {"f32": np.dtype(np.float32), "bf16": np.dtype(jnp.bfloat16)}
@@ -49,7 +48,7 @@ class IndexManifest:
     """`manifest.json` of an index.
 
     Attributes:
-      format, format_version: `FORMAT`, `FORMAT_VERSION`.
+      format, format_version: see `FORMAT`.
       fingerprint: of the bundle whose ad tower made the vectors.
       index_id: see `AdIndex`.
       created: UTC, ISO 8601.
@@ -61,6 +60,7 @@ class IndexManifest:
       files: every other file.
     """
 
+    FORMAT: ClassVar[Format] = FORMAT
     format: str
     format_version: int
     fingerprint: str
@@ -147,9 +147,6 @@ class AdIndex:
         """Reads an index. Raises `AdIndexError` unless every file is exactly as it was written."""
         path = Path(path)
         manifest = read_published(path, IndexManifest, AdIndexError)
-        if (manifest.format, manifest.format_version) != (FORMAT, FORMAT_VERSION):
-            found = f"{manifest.format!r} version {manifest.format_version}"
-            raise AdIndexError(f"{path}: expected {FORMAT!r} version {FORMAT_VERSION}, found {found}")
         try:
             index = AdIndex(
                 vectors=load_vectors(path, manifest.dtype),
@@ -182,8 +179,7 @@ def save_rest(
     np.save(directory / "bids.npy", bids, allow_pickle=False)
     np.save(directory / "valid.npy", valid, allow_pickle=False)
     manifest = IndexManifest(
-        format=FORMAT,
-        format_version=FORMAT_VERSION,
+        **FORMAT.stamp,
         fingerprint=stamp.fingerprint,
         index_id=stamp.index_id,
         created=stamp.created,

@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,17 +25,17 @@ from serving.index.ad_index import VectorDType, timestamp
 from serving.index.ad_table import Ads
 from serving.index.change_set import SAME, Changes, IndexVersion, Marks, as_ids, id_values
 from serving.index.delta import Delta, DeltaError, load_changes, save_changes
-from tt_jax.io.publish import FileEntry, describe_files, published_directory, read_published, write_manifest
+from tt_jax.io.publish import FileEntry, Format, describe_files, published_directory, read_published, write_manifest
 from tt_jax.schema import DType
 
-FORMAT = "tt-jax compacted journal"
-FORMAT_VERSION = 1
+FORMAT = Format("tt-jax compacted journal", (1,))
 
 
 @dataclass(frozen=True)
 class CompactedManifest:
     """`manifest.json`; `sequence` and `chain` are of the version that it leads to, all else as in `DeltaManifest`."""
 
+    FORMAT: ClassVar[Format] = FORMAT
     format: str
     format_version: int
     fingerprint: str
@@ -90,8 +90,7 @@ class Compacted:
             np.save(directory / "places.npy", self.places, allow_pickle=False)
             np.save(directory / "chains.npy", self.chains, allow_pickle=False)
             manifest = CompactedManifest(
-                format=FORMAT,
-                format_version=FORMAT_VERSION,
+                **FORMAT.stamp,
                 fingerprint=self.fingerprint,
                 index_id=self.index_id,
                 sequence=version.sequence,
@@ -112,9 +111,6 @@ class Compacted:
         """Reads one. Raises `DeltaError` unless every file is exactly as it was written."""
         path = Path(path)
         manifest = read_published(path, CompactedManifest, DeltaError)
-        if (manifest.format, manifest.format_version) != (FORMAT, FORMAT_VERSION):
-            found = f"{manifest.format!r} version {manifest.format_version}"
-            raise DeltaError(f"{path}: expected {FORMAT!r} version {FORMAT_VERSION}, found {found}")
         try:
             timestamp(manifest.created)
             changes = load_changes(path, manifest.dtype, manifest.id_dtype)

@@ -13,7 +13,7 @@ import importlib.metadata
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,11 +32,10 @@ from serving.index.ad_index import (
 )
 from serving.index.change_set import Changes, IndexVersion, Marks
 from tt_jax.bundle.reader import Bundle
-from tt_jax.io.publish import FileEntry, describe_files, published_directory, read_published, write_manifest
+from tt_jax.io.publish import FileEntry, Format, describe_files, published_directory, read_published, write_manifest
 from tt_jax.schema import DType
 
-FORMAT = "tt-jax ad delta"
-FORMAT_VERSION = 1
+FORMAT = Format("tt-jax ad delta", (1,))
 
 
 class DeltaError(ValueError):
@@ -48,7 +47,7 @@ class DeltaManifest:
     """`manifest.json` of a delta.
 
     Attributes:
-      format, format_version: `FORMAT`, `FORMAT_VERSION`.
+      format, format_version: see `FORMAT`.
       fingerprint: of the bundle whose ad tower made the vectors.
       index_id: of the index that the deltas began with.
       sequence: of the version that it leads to: 1 of the first delta.
@@ -63,6 +62,7 @@ class DeltaManifest:
       files: every other file.
     """
 
+    FORMAT: ClassVar[Format] = FORMAT
     format: str
     format_version: int
     fingerprint: str
@@ -114,8 +114,7 @@ class Delta:
         with published_directory(out) as directory:
             save_changes(directory, changes)
             manifest = DeltaManifest(
-                format=FORMAT,
-                format_version=FORMAT_VERSION,
+                **FORMAT.stamp,
                 fingerprint=self.fingerprint,
                 index_id=after.index_id,
                 sequence=after.sequence,
@@ -136,7 +135,7 @@ class Delta:
     def load(path: str | os.PathLike[str]) -> Delta:
         """Reads a delta. Raises `DeltaError` unless every file is exactly as it was written."""
         path = Path(path)
-        manifest = _read_manifest(path)
+        manifest = read_published(path, DeltaManifest, DeltaError)
         try:
             timestamp(manifest.created)
             changes = load_changes(path, manifest.dtype, manifest.id_dtype)
@@ -195,14 +194,6 @@ def load_changes(directory: Path, dtype: VectorDType, id_dtype: DType) -> Change
     return Changes(load_vectors(directory, dtype), ids, bids, valid, Marks(marked, *marks))
 
 
-def _read_manifest(path: Path) -> DeltaManifest:
-    manifest = read_published(path, DeltaManifest, DeltaError)
-    if (manifest.format, manifest.format_version) != (FORMAT, FORMAT_VERSION):
-        found = f"{manifest.format!r} version {manifest.format_version}"
-        raise DeltaError(f"{path}: expected {FORMAT!r} version {FORMAT_VERSION}, found {found}")
-    return manifest
-
-
 @dataclass(frozen=True)
 class Base:
     """What a new delta follows, an index or another delta: version, fingerprint of the bundle, dtype of the vectors."""
@@ -216,7 +207,7 @@ class Base:
         """Of an index or a delta. Raises `DeltaError` or `AdIndexError`, also if a byte of it is not as written."""
         path = Path(path)
         if (path / "marked_valid.npy").exists():
-            manifest = _read_manifest(path)
+            manifest = read_published(path, DeltaManifest, DeltaError)
             return Base(manifest.version, manifest.fingerprint, manifest.dtype)
         manifest = read_published(path, IndexManifest, AdIndexError)
         return Base(IndexVersion.of(manifest.index_id), manifest.fingerprint, manifest.dtype)

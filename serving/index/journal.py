@@ -1,5 +1,6 @@
 """Changes of ads that last: each set of them is a delta in a directory, complete on disk before it is answered.
 
+    JOURNAL/journal.json                         the version of this layout
     JOURNAL/<index_id>/000000000129              `Delta`: a record, named by its place in the sequence of its index
     JOURNAL/<index_id>/compacted-000000000128    `Compacted`: all of that index up to there, as one
 
@@ -23,11 +24,14 @@ from serving.index.ad_table import Ads
 from serving.index.change_set import Changes
 from serving.index.compaction import Compacted, between, compact, net
 from serving.index.delta import Delta, DeltaError, DeltaManifest
-from tt_jax.io.publish import read_published, sync
+from tt_jax.io.publish import Format, read_published, sync, write_json
+from tt_jax.io.strict_json import parse_json
 
 _DIGITS = 12  # so that names sort
 _REMOVED, _PARTIAL = ".removed", ".partial"  # ends of hidden names: ours, and that of `published_directory`
 _RECORD, _INDEX = re.compile(r"(compacted-)?\d{12}"), re.compile(r"[0-9a-f]{64}")
+LAYOUT = "journal.json"
+FORMAT = Format("tt-jax journal", (1, 2))  # 1 had no folders, and then no layout file
 _held: dict[tuple[int, int], int] = {}  # device and inode of a journal -> descriptor with its lock, until the end
 _files = threading.RLock()  # one thread at a time reads or removes what is there
 
@@ -45,20 +49,25 @@ def read_journal(directory: Path, index_id: str) -> Records:
 
     Makes the directory, and keeps other processes from it as long as this one lives. Records of a version of tt-jax
     that had no folders are moved into that of their index. Raises `DeltaError` naming a record that is not as it was
-    written, or a directory that another process holds, and OSError.
+    written, a layout of a version that is not read, or a directory that another process holds, and OSError.
     """
     if not directory.exists():
         directory.mkdir(parents=True)
         sync(directory.parent)
     _hold(directory)
     with _files:
+        _require_layout(directory)
         _sort_into_folders(directory)
+        if not (directory / LAYOUT).exists():
+            write_json(directory / LAYOUT, FORMAT.stamp)
+            sync(directory)
         return _read(_folder(directory, index_id))
 
 
 def peek(directory: Path, index_id: str) -> Records:
     """As `read_journal`, of a journal that another process may have. Raises also if that one compacts it meanwhile."""
     with _files:
+        _require_layout(directory)
         return _read(_folder(directory, index_id))
 
 
@@ -192,6 +201,13 @@ def _read(folder: Path, last: int | None = None) -> Records:
         if path and (version.index_id, version.sequence) != (folder.name, _sequence(path.name)):
             raise DeltaError(f"{path}: it leads to {version}, which its place does not say")
     return Records(compacted, deltas)
+
+
+def _require_layout(directory: Path) -> None:
+    """Raises `DeltaError` for a version that is not read. A layout without a file is of the first."""
+    path = directory / LAYOUT
+    if path.exists() and (problem := FORMAT.problem(parse_json(path.read_bytes(), str(path), DeltaError))):
+        raise DeltaError(f"{path}: {problem}")
 
 
 def _load_all(deltas: Path | None) -> list[Delta]:

@@ -30,10 +30,12 @@ from serving.batching.request import Work
 from serving.index.ad_columns import AdId
 from serving.log_events import log_event
 from serving.scorer import ScoredAd
+from tt_jax.io.publish import Format
 
 WAITING = 256  # answers between the event loop and the thread: some 10 MB of 100 ads each
 KEPT = 4  # full files beside the one that is written
 CLOSING_S = 5.0
+FORMAT = Format("tt-jax request log", (1,))
 _TAIL = 2**16
 
 
@@ -42,7 +44,10 @@ class RequestLogError(ValueError):
 
 
 class LoggedQuery(Struct, forbid_unknown_fields=True):
-    """A line: a query as it came, and what was answered, by which pair. `time`: UTC, ISO 8601, of the answer."""
+    """A line: a query as it came, and what was answered, by which pair.
+
+    `time`: UTC, ISO 8601, of the answer. `format_version`: see `FORMAT`.
+    """
 
     time: str
     bundle: str
@@ -51,6 +56,11 @@ class LoggedQuery(Struct, forbid_unknown_fields=True):
     query: dict[str, Any]
     candidates: list[AdId] | None
     ads: list[ScoredAd]
+    format_version: int = FORMAT.reads[-1]
+
+
+class _Version(Struct):
+    format_version: int = 1
 
 
 @dataclass(frozen=True)
@@ -153,13 +163,17 @@ def read_log(path: Path) -> Iterator[tuple[int, LoggedQuery]]:
 
     Raises `RequestLogError` naming file and line of what is no record, OSError if there is no such file.
     """
-    decoder = msgspec.json.Decoder(LoggedQuery)
+    decoder, version = msgspec.json.Decoder(LoggedQuery), msgspec.json.Decoder(_Version)
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 return
             try:
+                if problem := FORMAT.problem({"format_version": version.decode(line).format_version}):
+                    raise RequestLogError(f"{path}, line {number}: {problem}")
                 yield number, decoder.decode(line)
+            except RequestLogError:
+                raise
             except (ValueError, RecursionError) as e:  # UnicodeDecodeError is one too
                 raise RequestLogError(f"{path}, line {number}: not a logged query: {e}") from None
 

@@ -18,15 +18,20 @@ from pathlib import Path
 import jax
 
 from serving.log_events import log_event
-from tt_jax.io.publish import MANIFEST, FileEntry, describe_files, write_json
+from tt_jax.io.publish import MANIFEST, FileEntry, Format, describe_files, write_json
 from tt_jax.io.strict_json import dataclass_from_dict, parse_json
 
 _MOST_BYTES = 256 * 2**20  # a start needs 2 MB for each size of index
 
 
+FORMAT = Format("tt-jax compile cache", (1,))
+
+
 @dataclass(frozen=True)
 class _Kept:
     files: tuple[FileEntry, ...]
+    format: str = FORMAT.name
+    format_version: int = FORMAT.reads[-1]
 
 
 class CompileCache:
@@ -84,6 +89,9 @@ class CompileCache:
         path = self._files / MANIFEST
         try:
             data = parse_json(path.read_bytes(), str(path), ValueError)
+            if problem := FORMAT.problem(data):
+                log_event("compile_cache", logging.WARNING, outcome="emptied", reason=f"{path}: {problem}")
+                return ()
             return dataclass_from_dict(_Kept, data, str(path), ValueError).files
         except (FileNotFoundError, ValueError):
             return ()

@@ -83,6 +83,24 @@ def test_only_what_was_kept_is_trusted(tmp_path: Path, made: Callable[[Path], Co
         assert [p.name for p in folder.iterdir()] == [MANIFEST], text
 
 
+def test_what_another_version_kept_is_told_and_not_trusted(
+    tmp_path: Path, made: Callable[[Path], CompileCache], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It can be compiled anew, so no start ends for it."""
+    cache = made(tmp_path)
+    (folder,) = tmp_path.iterdir()
+    (program := folder / "program").write_bytes(b"compiled")
+    cache.keep()
+    made(tmp_path)
+    assert program.exists()
+    path = folder / MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 2, "unheard_of": 1}))
+    with caplog.at_level(logging.WARNING):
+        made(tmp_path)
+    assert not program.exists()
+    assert "expected 'tt-jax compile cache' version 1, found 'tt-jax compile cache' version 2" in caplog.text
+
+
 def test_it_is_bounded(tmp_path: Path, made: Callable[[Path], CompileCache], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compile_cache, "_MOST_BYTES", 250)
     cache = made(tmp_path)

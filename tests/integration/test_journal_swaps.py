@@ -172,13 +172,14 @@ def test_a_journal_of_an_earlier_version_is_moved_into_the_folder_of_its_index(
     for path in list(folder.iterdir()):
         path.rename(journal / path.name)
     folder.rmdir()
+    (journal / "journal.json").unlink()
     (journal / "lost+found").mkdir()  # of a volume
     folder.mkdir()
     (journal / "000000000001").rename(folder / "000000000001")  # killed after the first one
     with serving(Sources(tiny_bundle, other, journal=journal), warm_scorer) as (client, admin):
         assert client.get("/v1/model").json()["index"] == AdIndex.load(other).index_id
         assert changed(admin("/admin/load", pair(tiny_bundle, tiny_index)))["version"] == status["version"]
-    assert sorted(path.name for path in journal.iterdir()) == [status["index_id"], "lost+found"]
+    assert sorted(path.name for path in journal.iterdir()) == [status["index_id"], "journal.json", "lost+found"]
     shutil.copytree(folder / "000000000002", journal / "000000000002")
     with pytest.raises(DeltaError, match=r"000000000002: expected no record of this place in .* too"):
         read_journal(journal, status["index_id"])

@@ -11,11 +11,13 @@ import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from tt_jax.io.publish import (
     FileEntry,
+    Format,
     PublishError,
     _lock,
     describe_files,
@@ -31,6 +33,7 @@ class BrokenError(ValueError):
 
 @dataclass(frozen=True)
 class _Manifest:
+    FORMAT: ClassVar[Format] = Format("thing", (1,))
     name: str
     shape: tuple[int, ...]
     files: tuple[FileEntry, ...]

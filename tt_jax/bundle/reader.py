@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -31,13 +31,12 @@ from tt_jax.bundle.fingerprint import fingerprint
 from tt_jax.calibration.maps import Calibration, query_scenarios
 from tt_jax.config import Config
 from tt_jax.features.encoder import Encoder
-from tt_jax.io.publish import FileEntry, read_published
+from tt_jax.io.publish import FileEntry, Format, read_published
 from tt_jax.models.dense import MatmulPrecision, resolve_precision
 from tt_jax.models.two_tower import TwoTower, require_two_towers
 from tt_jax.schema import TOWERS, Schema
 
-FORMAT = "tt-jax bundle"
-FORMAT_VERSION = 2
+FORMAT = Format("tt-jax bundle", (2,))
 CALIBRATION = "calibration.json"
 LEARNED = "learned.json"
 WEIGHTS = "weights.npz"
@@ -54,7 +53,7 @@ class Manifest:
     """`manifest.json` of a bundle.
 
     Attributes:
-      format, format_version: `FORMAT`, `FORMAT_VERSION`.
+      format, format_version: see `FORMAT`.
       fingerprint: of the model, see `tt_jax.bundle.fingerprint`.
       created: UTC, ISO 8601.
       python, jax, flax, orbax, tt_jax: versions that wrote the bundle.
@@ -66,6 +65,7 @@ class Manifest:
       files: every other file.
     """
 
+    FORMAT: ClassVar[Format] = FORMAT
     format: str
     format_version: int
     fingerprint: str
@@ -122,9 +122,6 @@ class Bundle:
         """Reads a bundle. Raises `BundleError` unless every file is exactly as it was written."""
         path = Path(path)
         manifest = read_published(path, Manifest, BundleError)
-        if (manifest.format, manifest.format_version) != (FORMAT, FORMAT_VERSION):
-            found = f"{manifest.format!r} version {manifest.format_version}"
-            raise BundleError(f"{path}: expected {FORMAT!r} version {FORMAT_VERSION}, found {found}")
         schema = _parse(path / "schema.json", Schema.from_json)
         config = _parse(path / "config.json", _served_config)
         if manifest.tasks != schema.heads:

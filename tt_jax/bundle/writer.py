@@ -23,7 +23,6 @@ from tt_jax.bundle.fingerprint import fingerprint
 from tt_jax.bundle.reader import (
     CALIBRATION,
     FORMAT,
-    FORMAT_VERSION,
     LEARNED,
     WEIGHTS,
     Manifest,
@@ -93,8 +92,7 @@ def write_bundle(
         np.savez(directory / "stablehlo" / "golden.npz", **_encoded_golden(schema, golden))
         now = datetime.datetime.now(datetime.UTC)
         manifest = Manifest(
-            format=FORMAT,
-            format_version=FORMAT_VERSION,
+            **FORMAT.stamp,
             fingerprint=mark,
             created=now.isoformat(timespec="seconds"),
             python=platform.python_version(),

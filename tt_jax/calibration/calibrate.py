@@ -13,11 +13,12 @@ import numpy as np
 
 from tt_jax.calibration import fits
 from tt_jax.calibration.maps import Calibration, CalibrationError, Curve, Curves, Method, scenario_rows
-from tt_jax.io.publish import read_digested, write_digested
+from tt_jax.io.publish import Format, read_digested, write_digested
 from tt_jax.metrics.predictions import Predictions
 from tt_jax.schema import Schema
 
 CALIBRATION = "calibration.json"
+FORMAT = Format("tt-jax calibration", (1, 2))  # 1 had no digest
 # A scenario with fewer rows, or with fewer of either label, takes the pooled map.
 MIN_ROWS, MIN_LABELS = 1000, 50.0
 _apply = jax.jit(Curves.apply)
@@ -94,7 +95,7 @@ def own_tasks(schema: Schema, names: tuple[str, ...] = ()) -> dict[str, str]:
 
 def write_calibration(workdir: Path, calibration: Calibration) -> None:
     """Writes the calibration of a run, whole or not at all."""
-    write_digested(workdir / CALIBRATION, dataclasses.asdict(calibration))
+    write_digested(workdir / CALIBRATION, dataclasses.asdict(calibration), FORMAT)
 
 
 def read_calibration(workdir: Path, schema: Schema) -> Calibration | None:
@@ -102,7 +103,7 @@ def read_calibration(workdir: Path, schema: Schema) -> Calibration | None:
     path = workdir / CALIBRATION
     if not path.exists():
         return None
-    fields = read_digested(path, CalibrationError)
+    fields = read_digested(path, FORMAT, CalibrationError)
     try:
         return Calibration.from_json(json.dumps(fields), schema)
     except ValueError as e:

@@ -3,6 +3,8 @@
 A published directory is written under a hidden name beside its place, synced to disk and renamed. Bundles and indexes
 have a `manifest.json` with size and SHA-256 of every other file and a digest of itself, so one changed, missing or
 added byte is found. It is a flat frozen dataclass with a field `files: tuple[FileEntry, ...]`, as canonical JSON.
+
+Every stored thing tells its `format` and `format_version`, by which a later version reads or refuses it: `Format`.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ import fcntl
 import hashlib
 import json
 import os
+import reprlib
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from tt_jax.io.disk_full import DiskFullError, writing
 from tt_jax.io.strict_json import dataclass_from_dict, parse_json
@@ -26,7 +29,6 @@ from tt_jax.io.strict_json import dataclass_from_dict, parse_json
 MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 16 * 2**20
 _HASHING = 4  # threads
-M = TypeVar("M")
 
 
 class PublishError(ValueError):
@@ -40,6 +42,48 @@ class FileEntry:
     path: str
     size: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of stored thing.
+
+    Attributes:
+      name: of the kind.
+      reads: its versions that are read, ascending; the last one is written.
+    """
+
+    name: str
+    reads: tuple[int, ...]
+
+    @property
+    def stamp(self) -> dict[str, Any]:
+        """What a thing that is written tells of itself: `format` and `format_version`."""
+        return {"format": self.name, "format_version": self.reads[-1]}
+
+    def problem(self, fields: Any) -> str:
+        """Why a thing with these fields is not read, on one line; "" if it is. One that tells no version is of 1."""
+        if not isinstance(fields, dict):
+            return ""  # what reads the fields says so
+        name, version = fields.get("format", self.name), fields.get("format_version", 1)
+        if name == self.name and version in self.reads:
+            return ""
+        reads = " or ".join(map(str, self.reads))
+        return f"expected {self.name!r} version {reads}, found {reprlib.repr(name)} version {reprlib.repr(version)}"
+
+
+class PublishedManifest(Protocol):
+    """What the manifest of a published directory has at least."""
+
+    FORMAT: ClassVar[Format]
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """Every other file."""
+        ...
+
+
+M = TypeVar("M", bound=PublishedManifest)
 
 
 @contextmanager
@@ -110,6 +154,7 @@ def write_json(path: Path, data: Any) -> None:
     try:
         with writing(path):
             temporary.write_text(json.dumps(data, indent=1) + "\n")
+            sync(temporary)
             temporary.replace(path)
     except DiskFullError:
         temporary.unlink(missing_ok=True)
@@ -119,20 +164,25 @@ def write_json(path: Path, data: Any) -> None:
         raise OSError(f"{path}: cannot be written: {e}") from e
 
 
-def write_digested(path: Path, fields: dict[str, Any]) -> None:
-    """As `write_json`, with a digest of the fields, which `read_digested` checks."""
-    write_json(path, {**fields, "digest": _digest(fields)})
+def write_digested(path: Path, fields: dict[str, Any], known: Format) -> None:
+    """As `write_json`, with the version and a digest, which `read_digested` checks."""
+    stamped = {**known.stamp, **fields}
+    write_json(path, {**stamped, "digest": _digest(stamped)})
 
 
-def read_digested(path: Path, error: type[ValueError]) -> Any:
-    """What `write_digested` wrote, without the digest; of an earlier version, which wrote none, as it is.
+def read_digested(path: Path, known: Format, error: type[ValueError]) -> Any:
+    """What `write_digested` wrote, without version and digest, neither of which the first version wrote.
 
-    Raises `error`, naming the file, where it is not JSON or was changed.
+    Raises `error`, naming the file, where it is not JSON, was changed, or is of a version that is not read.
     """
     fields = parse_json(path.read_bytes(), str(path), error)
-    if isinstance(fields, dict) and "digest" in fields and fields.pop("digest") != _digest(fields):
+    if not isinstance(fields, dict):
+        return fields
+    if "digest" in fields and fields.pop("digest") != _digest(fields):
         raise error(f"{path}: its digest is not that of its content; it was changed after it was written")
-    return fields
+    if problem := known.problem(fields):
+        raise error(f"{path}: {problem}")
+    return {key: value for key, value in fields.items() if key not in known.stamp}
 
 
 def describe_files(directory: Path, but: Collection[str] = ()) -> tuple[FileEntry, ...]:
@@ -150,8 +200,8 @@ def write_manifest(directory: Path, manifest: Any) -> None:
     (directory / MANIFEST).write_bytes(_canonical(dataclasses.asdict(manifest)))
 
 
-def read_published(directory: Path, manifest_type: type[M], error: type[ValueError]) -> M:
-    """The manifest of a published directory, once all files have been found to be as it says.
+def manifest_fields(directory: Path, error: type[ValueError]) -> tuple[Any, bool]:
+    """The parsed JSON of the manifest of a published directory without its digest, and whether it is as written.
 
     Raises `error`, naming the file and what is wrong with it.
     """
@@ -161,18 +211,29 @@ def read_published(directory: Path, manifest_type: type[M], error: type[ValueErr
     if path.stat().st_size > _MAX_MANIFEST_BYTES:
         raise error(f"{path}: expected at most {_MAX_MANIFEST_BYTES} bytes, got {path.stat().st_size}")
     data = path.read_bytes()
-    where = f"{path}: manifest"
-    fields = parse_json(data, where, error)
-    if isinstance(fields, dict):
-        fields.pop("digest", None)
-    manifest = dataclass_from_dict(manifest_type, fields, where, error, complete=True)
-    if _canonical(fields) != data:
+    fields = parse_json(data, f"{path}: manifest", error)
+    if not isinstance(fields, dict):
+        return fields, False
+    fields.pop("digest", None)
+    return fields, _canonical(fields) == data
+
+
+def read_published(directory: Path, manifest_type: type[M], error: type[ValueError]) -> M:
+    """The manifest of a published directory, once all files have been found to be as it says.
+
+    Raises `error`, naming the file and what is wrong with it, or the version if it is not one that is read.
+    """
+    path = directory / MANIFEST
+    fields, as_written = manifest_fields(directory, error)
+    if as_written and (problem := manifest_type.FORMAT.problem(fields)):
+        raise error(f"{path}: {problem}")
+    manifest = dataclass_from_dict(manifest_type, fields, f"{path}: manifest", error, complete=True)
+    if not as_written:
         raise error(f"{path}: its digest is not that of its content; it was changed after it was written")
-    expected: tuple[FileEntry, ...] = getattr(manifest, "files")  # noqa: B009
     found = set(_walk(directory, error))
-    for name in sorted(found ^ {entry.path for entry in expected}):
+    for name in sorted(found ^ {entry.path for entry in manifest.files}):
         raise error(f"{directory / name}: {'not in the manifest' if name in found else 'missing'}")
-    verify_files(directory, expected, error)
+    verify_files(directory, manifest.files, error)
     return manifest
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,22 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from tt_jax.io.disk_full import writing
-from tt_jax.io.publish import MANIFEST, FileEntry, describe_files, read_published, sync, sync_tree, write_manifest
+from tt_jax.io.publish import (
+    MANIFEST,
+    FileEntry,
+    Format,
+    describe_files,
+    manifest_fields,
+    read_published,
+    sync,
+    sync_tree,
+    write_manifest,
+)
+from tt_jax.io.strict_json import ABSENT
 from tt_jax.parallel.processes import gather, is_first
 from tt_jax.runs.finite import not_finite
 
+FORMAT = Format("tt-jax checkpoint", (1, 2))  # 1 had no manifest, and then one that told no version
 HASHED = "hashed"  # in the run's JSON: that a manifest belongs to it, which earlier versions did not write
 _ASIDE = "damaged-checkpoint-"  # in the run's directory, before the step
 log = logging.getLogger(__name__)
@@ -32,6 +44,10 @@ log = logging.getLogger(__name__)
 
 class CheckpointError(ValueError):
     """No usable checkpoint where one is needed."""
+
+
+class CheckpointVersionError(CheckpointError):
+    """A checkpoint of a version that is not read: it may be sound, so none before it is taken for it."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +67,11 @@ class Restored:
 class Manifest:
     """What a checkpoint is made of, written last: see `tt_jax.io.publish`."""
 
+    FORMAT: ClassVar[Format] = FORMAT
     step: int
     files: tuple[FileEntry, ...]
+    format: str = field(default=FORMAT.name, metadata={ABSENT: FORMAT.name})
+    format_version: int = field(default=FORMAT.reads[-1], metadata={ABSENT: 1})
 
 
 class _KeepLastAndBest(preservation_policy.PreservationPolicy):
@@ -138,10 +157,11 @@ class Checkpoints:
         """The checkpoint of a step, once every file has been found to be as it was written.
 
         `abstract`: shapes, dtypes and shardings of the state wanted. All processes must call it. Raises
-        `CheckpointError`, in all of them, naming what is damaged.
+        `CheckpointError`, in all of them, naming what is damaged, or `CheckpointVersionError`.
         """
         folder = self.path / str(step)
         hashed = (folder / MANIFEST).exists()
+        _agree(folder, _other_version(folder) if is_first() and hashed else "", CheckpointVersionError)
         _agree(folder, _damage(folder) if is_first() and hashed else "")
         args = ocp.args.Composite(state=ocp.args.StandardRestore(_as_dict(abstract)), run=ocp.args.JsonRestore())
         found: Any = None
@@ -166,12 +186,15 @@ class Checkpoints:
         """The newest checkpoint that is not damaged; None where there is none at all.
 
         A line tells of a damaged one, which a run that saves moves aside, and the one before it is taken. Raises
-        `CheckpointError` where all are damaged, or were when they were moved aside.
+        `CheckpointError` where all are damaged, or were when they were moved aside, or the newest one is of a version
+        that is not read.
         """
         steps = self.steps()
         for step in reversed(steps):
             try:
                 restored = self.restore(abstract, step)
+            except CheckpointVersionError:
+                raise
             except CheckpointError as e:
                 if self.is_gone(step):
                     return self.restore_last(abstract)
@@ -253,10 +276,18 @@ def _damage(folder: Path) -> str:
     return ""
 
 
-def _agree(folder: Path, damage: str) -> None:
-    """Raises `CheckpointError` in all processes where one has found damage: what one cannot read, none takes."""
+def _other_version(folder: Path) -> str:
+    try:
+        fields, as_written = manifest_fields(folder, CheckpointError)
+    except (CheckpointError, OSError):  # which `_damage` tells
+        return ""
+    return FORMAT.problem(fields) if as_written else ""
+
+
+def _agree(folder: Path, damage: str, error: type[CheckpointError] = CheckpointError) -> None:
+    """Raises the error in all processes where one has found damage: what one cannot read, none takes."""
     if damage := max(gather(damage)):
-        raise CheckpointError(f"{folder}: cannot be read: {damage}")
+        raise error(f"{folder}: cannot be read: {damage}")
 
 
 def _first_line(e: Exception) -> str:

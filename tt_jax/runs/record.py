@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from tt_jax.config import Config, ConfigError, StageConfig
-from tt_jax.io.publish import read_digested, write_digested
+from tt_jax.io.publish import Format, read_digested, write_digested
 from tt_jax.io.strict_json import dataclass_from_dict
 from tt_jax.parallel.processes import gather, is_first
 from tt_jax.runs.environment import environment, environment_differences
 from tt_jax.schema import Schema
 
 RECORD = "config.json"
+FORMAT = Format("tt-jax run", (1, 2))  # 1 had no digest, and at first no stages
 log = logging.getLogger(__name__)
 MAY_CHANGE = (  # without changing what is computed
     "data.path", "train.log_every", "train.keep_last", "profile", "sharding.mesh", "sharding.tables",
@@ -124,7 +125,7 @@ def differences(before: Config, now: Config) -> list[str]:
 
 def write_record(workdir: Path, record: Record) -> None:
     """Writes the record, whole or not at all."""
-    write_digested(workdir / RECORD, dataclasses.asdict(record))
+    write_digested(workdir / RECORD, dataclasses.asdict(record), FORMAT)
 
 
 def _check_all_processes(record: Record) -> None:
@@ -142,7 +143,7 @@ def read_record(workdir: Path) -> Record:
     path = workdir / RECORD
     if not path.is_file():
         raise ConfigError(f"{workdir}: no {RECORD}; expected a directory that `tt-jax train` wrote")
-    data = read_digested(path, ConfigError)
+    data = read_digested(path, FORMAT, ConfigError)
     try:
         if isinstance(data, dict):
             data.setdefault("stages", [])  # a run of the time before there were any

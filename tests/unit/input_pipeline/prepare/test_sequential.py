@@ -209,7 +209,7 @@ def test_a_set_that_is_not_whole_is_refused(tmp_path: Path, caplog: pytest.LogCa
     refused("its digest is not that of its content")
     data = json.loads(manifest)
     (root / "manifest.json").write_text(json.dumps({**data, "version": 3}))
-    refused("expected a manifest of version 2 or 1")
+    refused("expected 'tt-jax prepared set' version 1 or 2, found")
     of_version_1 = {k: v for k, v in data.items() if k not in ("beside", "digest")} | {"version": 1}
     (root / "manifest.json").write_text(json.dumps(of_version_1, indent=1) + "\n")
     with caplog.at_level("WARNING"):
