@@ -10,11 +10,10 @@ import numpy as np
 from input_pipeline.infer_schema.name_words import is_of_the_auction
 from input_pipeline.infer_schema.sampled_columns import Column
 from input_pipeline.infer_schema.tasks import Outcome
-from tt_jax.metrics.ranking import auc
+from tt_jax.metrics.ranking import column_auc
 
 ABSURD_AUC = 0.95
 _MIN_PER_CLASS = 20
-_PRIOR_ROWS = 4.0  # a value's rate is drawn to the mean of all by so many rows
 _AFTERWARDS = (
     (r"(play|watch|stay|dwell|read|listen|view)(ing|ed)?_?(time|duration|seconds|ms|percent|ratio|length)",
      "is known only afterwards"),
@@ -36,26 +35,20 @@ def leak_by_name(column: Column) -> str:
 
 def leak_by_auc(column: Column, outcomes: Iterable[Outcome]) -> str:
     """Which task a column alone tells, with its AUC, or ""."""
-    found = [(alone(column.bins, o.values), o.name) for o in outcomes]
-    best, task = max(((a, task) for a, task in found if a is not None), default=(0.0, ""))
+    areas = [(auc_alone(column.bins, o.values), o.name) for o in outcomes]
+    best, task = max(((a, task) for a, task in areas if a is not None), default=(0.0, ""))
     return f"alone has an AUC of {best:.3f} for {task}: is it known before?" if best >= ABSURD_AUC else ""
 
 
-def alone(bins: np.ndarray, labels: np.ndarray) -> float | None:
-    """AUC, on every other row, of the rate that the rows between them have for the same value.
+def auc_alone(bins: np.ndarray, labels: np.ndarray) -> float | None:
+    """`column_auc` of the rows that have a label; None if every other of them has fewer than 20 rows of a class.
 
     Args:
       bins: int `[n]` >= 0, the value.
       labels: float `[n]`, 0, 1, or NaN where there is none.
-
-    Returns None if one of the halves has fewer than 20 rows of a class.
     """
     known = ~np.isnan(labels)
-    x, y = bins[known], labels[known]
-    for half in (y[0::2], y[1::2]):
-        if min(half.sum(), len(half) - half.sum()) < _MIN_PER_CLASS:
-            return None
-    mean = y[0::2].mean()
-    ones = np.bincount(x[0::2], y[0::2], x.max() + 1)
-    rate = (ones + _PRIOR_ROWS * mean) / (np.bincount(x[0::2], minlength=x.max() + 1) + _PRIOR_ROWS)
-    return auc(rate[x[1::2]], y[1::2], np.ones(len(y[1::2])))
+    y = labels[known]
+    if min(min(half.sum(), len(half) - half.sum()) for half in (y[0::2], y[1::2])) < _MIN_PER_CLASS:
+        return None
+    return column_auc(bins[known], y)

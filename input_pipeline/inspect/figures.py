@@ -1,4 +1,4 @@
-"""Figures of samples and counts: distances of distributions, the AUC of a single column, collisions of hashed ids."""
+"""Figures of samples and counts: distances of distributions, bins of numbers, collisions of hashed ids."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import math
 
 import numpy as np
 
-from tt_jax.metrics.ranking import auc
+from tt_jax.metrics.ranking import ks_distance
 
 BINS = 10  # of numbers, by the quantiles of the reference
 TOP_VALUES = 20  # that count on their own, all others together
 _SMOOTHING = 0.5  # rows added to each bin, so that an empty one gives no infinite index
-_PRIOR = 10.0  # rows by which the rate of a value is drawn to that of all
 _LEAK_BINS = 64
 
 
@@ -25,13 +24,10 @@ def psi(reference: np.ndarray, other: np.ndarray) -> float:
     return float(((q - p) * np.log(q / p)).sum())
 
 
-def ks(a: np.ndarray, b: np.ndarray) -> float:
-    """Two-sample Kolmogorov-Smirnov distance, 0 to 1: the largest difference of the shares below any number."""
-    a, b = np.sort(a), np.sort(b)
-    at = np.concatenate([a, b])
-    share_a = np.searchsorted(a, at, side="right") / a.size
-    share_b = np.searchsorted(b, at, side="right") / b.size
-    return float(np.abs(share_a - share_b).max())
+def ks(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Kolmogorov-Smirnov distance of two samples of finite numbers, `[n]` and `[m]`; None if one is empty."""
+    values, codes = np.unique(np.concatenate([a, b]), return_inverse=True)
+    return ks_distance(*(np.bincount(side, minlength=values.size) for side in np.split(codes, [a.size])))
 
 
 def number_bins(reference: np.ndarray) -> np.ndarray:
@@ -64,24 +60,3 @@ def leak_codes(keys: np.ndarray, valid: np.ndarray, numbers: np.ndarray | None) 
     else:
         codes[valid] = np.unique(keys[valid], return_inverse=True)[1]
     return codes
-
-
-def single_auc(codes: np.ndarray, labels: np.ndarray) -> float | None:
-    """AUC of a column alone: each half of the rows is scored by the rate that its value has in the other half.
-
-    Args:
-      codes: `[n]` from -1 on, the values.
-      labels: bool `[n]`.
-
-    Returns the mean over both halves; None where a half lacks a class.
-    """
-    half, found = np.arange(codes.size) % 2 == 0, []
-    for fit in (half, ~half):
-        size = int(codes.max(initial=-1)) + 2
-        rows = np.bincount(codes[fit] + 1, minlength=size)
-        positives = np.bincount(codes[fit] + 1, labels[fit], minlength=size)
-        mean = labels[fit].mean() if fit.any() else 0.0
-        rate = (positives + _PRIOR * mean) / (rows + _PRIOR)
-        scores, y = rate[codes[~fit] + 1], labels[~fit].astype(np.float64)
-        found.append(auc(scores, y, np.ones(y.size)))
-    return None if None in found else float(np.mean(found))

@@ -13,6 +13,7 @@ from input_pipeline.inspect.findings import findings
 from input_pipeline.inspect.sketches import Distinct
 from input_pipeline.inspect.survey import Counted, Survey
 from input_pipeline.inspect.values import NUMBERS, numbers_of, shown
+from tt_jax.metrics.ranking import column_auc
 
 VERSION = 1
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -172,7 +173,7 @@ def _leaks(log: Counted) -> dict[str, list[dict[str, Any]]]:
         if y.size < _MIN_LABELLED:
             continue
         positive = y > y.mean()  # of a probability, as of 0 and 1
-        alone = {name: figures.single_auc(c[counts], positive) for name, c in codes.items() if name != label}
+        alone = {name: column_auc(c[counts], positive) for name, c in codes.items() if name != label}
         ranked = sorted(((a, name) for name, a in alone.items() if a is not None), reverse=True)
         found[task] = [{"column": name, "auc": a} for a, name in ranked[:_LEAKS]]
     return found

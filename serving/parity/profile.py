@@ -9,13 +9,14 @@ a number's two distributions, 0 to 1. All of it is of the values that the model 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from tt_jax.features.encoder import Encoder
+from tt_jax.metrics.experiment import binomial_interval
+from tt_jax.metrics.ranking import ks_distance
 from tt_jax.schema import PAD_ID, UNKNOWN_ID, Feature, Schema
 
 RATES = ("missing", "default", "out_of_range", "unseen")
@@ -23,7 +24,6 @@ FIGURES = (*RATES, "distance")
 _DYNAMIC_SEEN = 1 << 27  # flags that the keys of a dynamic feature share: of a million ids in 0.7 % another had it set
 BINS = 4096  # between the two ends that a number is clipped to
 CENTRAL = 0.999
-_Z = 1.96  # of 95 % intervals
 
 
 class Profile:
@@ -122,7 +122,7 @@ def compare_profiles(training: Profile, held_out: Profile, serving: Profile) -> 
             if served and before and served[1] and before[1]:
                 figures[figure] = _difference(before[0] / before[1], *served)
         if name in training.histogram:
-            distance = _distance(training.histogram[name], serving.histogram[name])
+            distance = ks_distance(training.histogram[name], serving.histogram[name])
             figures |= {} if distance is None else {"distance": {"difference": distance}}
         found[name] = figures
     return found
@@ -134,10 +134,8 @@ def _flags(owner: Feature) -> int:
 
 def _difference(training: float, count: int, total: int) -> dict[str, float]:
     """With Wilson's interval of the served rate, which keeps its width at 0 and 1."""
-    rate, z2 = count / total, _Z * _Z / total
-    middle = (rate + z2 / 2) / (1 + z2)
-    half = math.sqrt(rate * (1 - rate) * z2 + z2 * z2 / 4) / (1 + z2)
-    low, high = middle - half - training, middle + half - training
+    rate, interval = count / total, binomial_interval(count, total)
+    low, high = (end - training for end in interval)
     return {"training": training, "serving": rate, "difference": rate - training, "low": low, "high": high}
 
 
@@ -148,9 +146,3 @@ def _central(counts: np.ndarray) -> tuple[int, int]:
         return 0, BINS - 1
     below, tail = np.cumsum(counts), total * (1 - CENTRAL) / 2
     return int(np.searchsorted(below, tail, side="right")), int(np.searchsorted(below, total - tail, side="left"))
-
-
-def _distance(a: np.ndarray, b: np.ndarray) -> float | None:
-    if not (a.any() and b.any()):
-        return None
-    return float(np.abs(np.cumsum(a) / a.sum() - np.cumsum(b) / b.sum()).max())

@@ -1,10 +1,14 @@
-"""Exact ROC-AUC, over all rows and per user, with ties and row weights. NumPy, accumulated in float64."""
+"""Exact ROC-AUC, over all rows and per user, with ties and row weights. NumPy, accumulated in float64.
+
+Also the AUC of one column of a log, and the Kolmogorov-Smirnov distance of two samples.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 NO_USER = -1  # a missing id, as the encoder writes it in `keys`
+_PRIOR_ROWS = 10.0  # by which the rate of a value is drawn to that of all rows
 
 
 def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float | None:
@@ -35,6 +39,39 @@ def gauc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, users: np.
     won, lost = _by_class(labels[order], weights[order])
     ties, user_bounds = user_ties(scores[order], codes[order])
     return grouped_area(running(won, ties), running(lost, ties), user_bounds)
+
+
+def column_auc(codes: np.ndarray, labels: np.ndarray) -> float | None:
+    """AUC of a column alone: every other row is scored by the rate that its value has in the rows between.
+
+    Args:
+      codes: int `[n]`, >= -1, the value of each row.
+      labels: `[n]`, 0 or 1.
+
+    Returns the mean of both halves; None where a half lacks a class.
+    """
+    first, areas = np.arange(codes.size) % 2 == 0, []
+    places, y = codes + 1, labels.astype(np.float64)
+    for fit in (first, ~first):
+        rows = np.bincount(places[fit], minlength=int(places.max(initial=0)) + 1)
+        positives = np.bincount(places[fit], y[fit], rows.size)
+        mean = y[fit].mean() if fit.any() else 0.0
+        rate = (positives + _PRIOR_ROWS * mean) / (rows + _PRIOR_ROWS)
+        areas.append(auc(rate[places[~fit]], y[~fit], np.ones(y[~fit].size)))
+    return None if None in areas else float(np.mean(areas))
+
+
+def ks_distance(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Two-sample Kolmogorov-Smirnov distance, 0 to 1: the largest difference of the shares up to any value.
+
+    Args:
+      a, b: `[bins]`, how often each sample has each value or bin, the values ascending.
+
+    Returns None if a sample is empty.
+    """
+    if not (a.any() and b.any()):
+        return None
+    return float(np.abs(np.cumsum(a) / a.sum() - np.cumsum(b) / b.sum()).max())
 
 
 # ---- sorting ---------------------------------------------------------------------------------------------------------

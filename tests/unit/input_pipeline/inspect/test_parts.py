@@ -18,6 +18,7 @@ from input_pipeline.inspect.survey import Survey
 from input_pipeline.inspect.values import row_keys, shown, text_keys, values_of
 from input_pipeline.readers import Chunk
 from tt_jax.features.hashing import hashed_rows, table_seed
+from tt_jax.metrics.ranking import column_auc
 
 
 def ones(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -224,11 +225,11 @@ def test_a_column_alone_is_scored_on_rows_that_it_has_not_seen() -> None:
     rng = np.random.default_rng(5)
     labels = rng.random(8_000) < 0.3
     unique = np.arange(8_000)
-    assert figures.single_auc(unique, labels) == 0.5
-    assert figures.single_auc(labels.astype(int), labels) == 1.0
-    noise = figures.single_auc(rng.integers(-1, 50, 8_000), labels)
+    assert column_auc(unique, labels) == 0.5
+    assert column_auc(labels.astype(int), labels) == 1.0
+    noise = column_auc(rng.integers(-1, 50, 8_000), labels)
     assert noise == pytest.approx(0.5, abs=0.03)
     number = rng.normal(labels * 1.0, 1.0)
     codes = figures.leak_codes(number.view(np.uint64), np.ones(8_000, bool), number)
-    assert figures.single_auc(codes, labels) == pytest.approx(sklearn.metrics.roc_auc_score(labels, number), abs=0.02)
-    assert figures.single_auc(unique, np.zeros(8_000, bool)) is None
+    assert column_auc(codes, labels) == pytest.approx(sklearn.metrics.roc_auc_score(labels, number), abs=0.02)
+    assert column_auc(unique, np.zeros(8_000, bool)) is None
