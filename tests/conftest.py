@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
-import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,17 +16,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.support.paths import ROOT, processor
+from tests.support.shared import built_once
+
 if TYPE_CHECKING:
     from input_pipeline.runner import OnRay
     from serving.scorer import Scorer
     from tests.support.cli import Call
 
-# Set before jax is imported, and inherited by the processes that tests start. The cache lives as long as the tests:
-# many of them compile the same training step.
-_COMPILED = tempfile.TemporaryDirectory(prefix="tt-jax-tests-")
+# Set before jax is imported, and inherited by the processes that tests start. Workers and runs share one cache of
+# compiled programs, for this version of JAX and this kind of processor: many tests compile the same training step.
+_KIND = hashlib.sha256(f"{version('jax')} {version('jaxlib')} {processor()}".encode()).hexdigest()[:16]
+_COMPILED = ROOT / ".pytest_cache" / f"compiled-{_KIND}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 pytest_plugins = ("tests.support.parity_runs",)
@@ -52,9 +57,10 @@ def prepared_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for split, rows in (("train", tiny.TRAIN_ROWS), ("eval", tiny.EVAL_ROWS)):
             yield Chunk(split, f"{split}.parquet", 0, pa.table(tiny.columns(rng, rows)))
 
-    out = tmp_path_factory.mktemp("prepared") / "set"
-    prepare(tiny.SCHEMA, chunks(), out, block_rows=256, ads=tiny.ads_table(rng, 40))
-    return out
+    def build(out: Path) -> None:
+        prepare(tiny.SCHEMA, chunks(), out, block_rows=256, ads=tiny.ads_table(rng, 40))
+
+    return built_once(tmp_path_factory, "prepared", build)
 
 
 @pytest.fixture(scope="session")
@@ -63,18 +69,19 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support import tiny
     from tt_jax.bundle.writer import write_bundle
 
-    params, tables = tiny.weights()
-    out = tmp_path_factory.mktemp("bundle") / "tiny"
-    write_bundle(
-        out,
-        schema=tiny.SCHEMA,
-        config=tiny.CONFIG,
-        params=params,
-        tables=tables,
-        metrics={},
-        golden_rows=tiny.golden_rows(np.random.default_rng(1), 8),
-    )
-    return out
+    def build(out: Path) -> None:
+        params, tables = tiny.weights()
+        write_bundle(
+            out,
+            schema=tiny.SCHEMA,
+            config=tiny.CONFIG,
+            params=params,
+            tables=tables,
+            metrics={},
+            golden_rows=tiny.golden_rows(np.random.default_rng(1), 8),
+        )
+
+    return built_once(tmp_path_factory, "bundle", build)
 
 
 @pytest.fixture(scope="session")
@@ -84,9 +91,10 @@ def tiny_index(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     from tests.support import tiny
     from tt_jax.bundle.reader import Bundle
 
-    out = tmp_path_factory.mktemp("index") / "tiny"
-    build_index(Bundle.load(tiny_bundle), tiny.ads_table(np.random.default_rng(2), 200)).save(out)
-    return out
+    def build(out: Path) -> None:
+        build_index(Bundle.load(tiny_bundle), tiny.ads_table(np.random.default_rng(2), 200)).save(out)
+
+    return built_once(tmp_path_factory, "index", build)
 
 
 @pytest.fixture(scope="session")
@@ -94,9 +102,7 @@ def compared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The prepared set of `tests.support.tiny_comparison`."""
     from tests.support.tiny_comparison import prepare_splits
 
-    out = tmp_path_factory.mktemp("compared") / "set"
-    prepare_splits(out)
-    return out
+    return built_once(tmp_path_factory, "compared_data", prepare_splits)
 
 
 @pytest.fixture(scope="session")
@@ -105,11 +111,12 @@ def compared(compared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     from tests.support.tiny_comparison import compare_arguments
     from tt_jax.cli.main import main
 
-    out = tmp_path_factory.mktemp("comparison") / "out"
-    with pytest.raises(SystemExit) as exit_:
-        main(compare_arguments(compared_data, out))
-    assert exit_.value.code == 0
-    return out
+    def build(out: Path) -> None:
+        with pytest.raises(SystemExit) as exit_:
+            main(compare_arguments(compared_data, out))
+        assert exit_.value.code == 0
+
+    return built_once(tmp_path_factory, "comparison", build)
 
 
 @pytest.fixture(scope="session")
@@ -125,9 +132,10 @@ def told_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for split in ("train", "eval"):
             yield Chunk(split, f"{split}.parquet", 0, pa.table(tiny.told_columns(rng, tiny.TRAIN_ROWS)))
 
-    out = tmp_path_factory.mktemp("told") / "set"
-    prepare(tiny.TOLD, chunks(), out, block_rows=512, ads=tiny.ads_table(rng, 40))
-    return out
+    def build(out: Path) -> None:
+        prepare(tiny.TOLD, chunks(), out, block_rows=512, ads=tiny.ads_table(rng, 40))
+
+    return built_once(tmp_path_factory, "told", build)
 
 
 @pytest.fixture(scope="session")
@@ -139,11 +147,12 @@ def told_run(told_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tt_jax.config import TrainConfig
     from tt_jax.training.loop import train
 
-    data = dataclasses.replace(tiny.CONFIG.data, path=str(told_path))
-    workdir = tmp_path_factory.mktemp("told_run") / "run"
-    saves = TrainConfig(epochs=2, save_every=60, keep_last=4)
-    train(dataclasses.replace(tiny.CONFIG, data=data, train=saves), workdir)
-    return workdir
+    def build(workdir: Path) -> None:
+        data = dataclasses.replace(tiny.CONFIG.data, path=str(told_path))
+        saves = TrainConfig(epochs=2, save_every=60, keep_last=4)
+        train(dataclasses.replace(tiny.CONFIG, data=data, train=saves), workdir)
+
+    return built_once(tmp_path_factory, "told_run", build)
 
 
 @pytest.fixture(scope="session")
