@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from serving.scoring.device_corpus import Corpus
+from serving.scoring.device_corpus import DeviceCorpus
 from serving.scoring.top_k import TopK, score_and_top_k, score_candidates
 from tt_jax.utility import Utility
 
@@ -50,15 +50,15 @@ def median_ms(call: Callable[[], Any], repeats: int) -> float:
     return round(float(np.median(times)) * 1e3, 3)
 
 
-def random_corpus(a: argparse.Namespace, rng: np.random.Generator) -> Corpus:
+def random_corpus(a: argparse.Namespace, rng: np.random.Generator) -> DeviceCorpus:
     """`n` ads for each task, all of them eligible, bids in 0..1."""
     dtype = jnp.float32 if a.dtype == "f32" else jnp.bfloat16
     rows_NTD = jnp.stack([jnp.asarray(rng.standard_normal((a.n, a.dim), np.float32), dtype) for _ in range(a.tasks)], 1)
     bids_N = jnp.asarray(rng.random(a.n, np.float32))
-    return Corpus.pack(rows_NTD, bids_N, jnp.ones(a.n, bool), scanned=tuple(range(a.tasks)))
+    return DeviceCorpus.pack(rows_NTD, bids_N, jnp.ones(a.n, bool), scanned=tuple(range(a.tasks)))
 
 
-def scan_call(queries_TBD: Array, corpus: Corpus, utility: Utility, k: int) -> Callable[[], TopK]:
+def scan_call(queries_TBD: Array, corpus: DeviceCorpus, utility: Utility, k: int) -> Callable[[], TopK]:
     """A call that ranks all ads, and hands its score buffer on to the next."""
     compiled = jax.jit(score_and_top_k, static_argnames=("utility", "ks"), donate_argnames="scratch")
     biases_T = jnp.zeros(queries_TBD.shape[0], jnp.float32)
@@ -72,7 +72,9 @@ def scan_call(queries_TBD: Array, corpus: Corpus, utility: Utility, k: int) -> C
     return call
 
 
-def list_call(queries_TBD: Array, corpus: Corpus, utility: Utility, k: int, candidates_BC: Array) -> Callable[[], TopK]:
+def list_call(
+    queries_TBD: Array, corpus: DeviceCorpus, utility: Utility, k: int, candidates_BC: Array
+) -> Callable[[], TopK]:
     """A call that ranks a list of ads for each query."""
     compiled = jax.jit(score_candidates, static_argnames=("utility", "k"))
     biases_T = jnp.zeros(queries_TBD.shape[0], jnp.float32)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Load:
+class ServiceLimits:
     """Limits of a service. Times in seconds. Raises ValueError for a value that cannot be.
 
     Attributes:

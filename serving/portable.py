@@ -124,8 +124,8 @@ class PortableBundle:
         for i, expected in enumerate(golden["probabilities"]):  # the scorer ranks, so each row has an ad of its own
             ad = np.repeat(ads[i : i + 1], K, axis=0)
             ones = np.ones(K, np.float32), np.ones(K, bool)
-            found = self._score(queries[i : i + 1], ad, *ones, scenarios[i : i + 1])[2][0, 0]
-            worst = max(worst, float(np.abs(found - expected).max()))
+            got = self._score(queries[i : i + 1], ad, *ones, scenarios[i : i + 1])[2][0, 0]
+            worst = max(worst, float(np.abs(got - expected).max()))
         if not worst <= TOLERANCE:
             raise PortableError(f"{self.path}: golden rows differ by {worst:.2g}; expected at most {TOLERANCE}")
         return worst
@@ -133,8 +133,8 @@ class PortableBundle:
     def _score(
         self, queries: np.ndarray, ads: np.ndarray, bids: np.ndarray, valid: np.ndarray, scenarios: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        found = self.functions["scorer"](queries, ads, self.params["bias"], bids, valid, scenarios)
-        positions, utility, probabilities = map(np.asarray, found)
+        ranked = self.functions["scorer"](queries, ads, self.params["bias"], bids, valid, scenarios)
+        positions, utility, probabilities = map(np.asarray, ranked)
         return positions, utility, probabilities
 
 
@@ -187,8 +187,8 @@ def _verified(path: Path, kind: str, version: int) -> dict[str, Any]:
         if hashlib.sha256(body.encode()).hexdigest() != digest or whole.encode() != data:
             raise PortableError(f"{path / 'manifest.json'}: it was changed after it was written")
         if (fields["format"], fields["format_version"]) != (kind, version):
-            found = f"{fields['format']!r} version {fields['format_version']}"
-            raise PortableError(f"{path}: expected {kind!r} version {version}, found {found}")
+            got = f"{fields['format']!r} version {fields['format_version']}"
+            raise PortableError(f"{path}: expected {kind!r} version {version}, found {got}")
         expected = {f["path"]: f["sha256"] for f in fields["files"]}
     except (OSError, KeyError, TypeError, AttributeError) as e:
         raise PortableError(f"{path}: expected a directory with a manifest.json of {kind!r}: {e}") from None
@@ -198,9 +198,9 @@ def _verified(path: Path, kind: str, version: int) -> dict[str, Any]:
         raise
     except ValueError as e:
         raise PortableError(f"{path / 'manifest.json'}: not valid JSON: {e}") from None
-    found = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_symlink() or not p.is_dir()}
-    for name in sorted(found ^ {*expected, "manifest.json"}):
-        raise PortableError(f"{path / name}: {'not in the manifest' if name in found else 'missing'}")
+    present = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_symlink() or not p.is_dir()}
+    for name in sorted(present ^ {*expected, "manifest.json"}):
+        raise PortableError(f"{path / name}: {'not in the manifest' if name in present else 'missing'}")
     for name, sha256 in expected.items():
         with (path / name).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,7 +13,7 @@ import numpy as np
 
 from serving.index.ad_columns import AdId
 from serving.index.ad_index import AdIndex
-from serving.index.ad_table import AdIdError, Ads
+from serving.index.ad_table import AdIdError, AdTable
 from serving.scoring.jitted import QUERIES, Shape
 from serving.scoring.programs import Programs, Running
 from serving.scoring.results import Encoded, Ranking, ScoredAd
@@ -74,7 +74,7 @@ class Scorer:
         self.utility = utility.expression
         self.examples = tuple(row.query for row in bundle.golden)
         self._encoder = Encoder(bundle.schema)
-        self._set_ads(Ads.of(index))
+        self._set_ads(AdTable.of(index))
         self._programs = Programs(
             bundle.model,
             bundle.params,
@@ -165,17 +165,17 @@ class Scorer:
         lists = None if candidates is None else self.candidate_lists(candidates, len(encoded))
         return self.start(encoded, [k] * len(encoded), lists).answers()
 
-    def lane(self, k: int, candidates: Sequence[Sequence[AdId]] | None) -> Shape:
+    def batch_key(self, k: int, candidates: Sequence[Sequence[AdId]] | None) -> Shape:
         """What requests must have in common to be ranked by one call. Raises `RequestError` for a wrong `k`."""
         self._check_k(k)
-        return self._programs.lane(k, None if candidates is None else max(map(len, candidates), default=0))
+        return self._programs.batch_key(k, None if candidates is None else max(map(len, candidates), default=0))
 
     def candidate_lists(self, candidates: Sequence[Sequence[AdId]], queries: int, first: int = 0) -> list[np.ndarray]:
         """Positions in the index of the ads of each query's list, each once. Raises `RequestError`, as `encode`."""
-        return [_distinct(found) for found in self._positions(candidates, queries, "candidates", first)]
+        return [_distinct(positions) for positions in self._positions(candidates, queries, "candidates", first)]
 
     def start(self, encoded: Encoded, ks: Sequence[int], lists: Sequence[np.ndarray] | None) -> Ranking:
-        """Starts to rank the ads for requests of `ks` ads each, checked by `lane`, and does not wait.
+        """Starts to rank the ads for requests of `ks` ads each, checked by `batch_key`, and does not wait.
 
         `lists`: of `candidate_lists`; None ranks all ads.
         """
@@ -212,14 +212,14 @@ class Scorer:
         """
         return self._programs.utilities(encoded.ids, encoded.floats, positions)
 
-    def with_ads(self, ads: Ads, programs: Programs) -> Scorer:
+    def with_ads(self, ads: AdTable, programs: Programs) -> Scorer:
         """The same, with other ads and the programs that hold them. For `serving.scorer_updates`."""
         other = copy.copy(self)
         other._programs = programs
         other._set_ads(ads)
         return other
 
-    def _set_ads(self, ads: Ads) -> None:
+    def _set_ads(self, ads: AdTable) -> None:
         self.ads, self.index_id = ads, str(ads.version)
         self.index_size, self.eligible = len(ads.ids), int(np.count_nonzero(ads.valid))
 
@@ -231,17 +231,17 @@ class Scorer:
     def _positions(self, lists: Sequence[Sequence[AdId]], queries: int, key: str, first: int = 0) -> list[np.ndarray]:
         if len(lists) != queries:
             raise _error(f"{key}: expected a list for each of {queries} queries, got {len(lists)}")
-        found = []
+        positions = []
         for i, ids in enumerate(lists, first):
             if not isinstance(ids, list | tuple):
                 raise _error(f"{key} of query {i}: expected a list of ids, got {ids!r}")
             if len(ids) > self.max_candidates:
                 raise _error(f"{key} of query {i}: expected at most {self.max_candidates} ids, got {len(ids)}")
             try:
-                found.append(self.ads.ids.positions(ids))
+                positions.append(self.ads.ids.positions(ids))
             except AdIdError as e:
                 raise _error(f"{key} of query {i}: {e}") from None
-        return found
+        return positions
 
     def _candidate_batches(self, lists: Sequence[np.ndarray]) -> Iterator[list[int]]:
         """Requests that go together. Those without a candidate go nowhere."""

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from serving.index.ad_columns import embed_ads
-from serving.index.ad_table import Ads, Update
-from serving.index.change_set import ChangeError, Changes
+from serving.index.ad_table import AdTable, CorpusUpdate
+from serving.index.change_set import ChangeError, ChangeSet
 from serving.index.compaction import Compacted
 from serving.index.delta import Delta
 from serving.index.journal import Records, read_journal
@@ -27,15 +27,15 @@ HEADROOM = 1 / 16  # free places for new ads in a service whose ads change, as a
 
 
 @dataclass(frozen=True, eq=False)
-class Change:
+class PreparedChange:
     """Changes of the ads of a scorer, from `before` to `after`, ready to be made. Made by `prepare`.
 
     `delta`: the same, to be kept.
     """
 
-    before: Ads
-    after: Ads
-    update: Update
+    before: AdTable
+    after: AdTable
+    update: CorpusUpdate
     programs: Programs
     delta: Delta
 
@@ -50,7 +50,7 @@ class Change:
         return scorer.with_ads(self.after, self.programs.updated(self.update))
 
 
-def prepare(scorer: Scorer, changes: Changes, created: str, warm: bool = True) -> Change:
+def prepare(scorer: Scorer, changes: ChangeSet, created: str, warm: bool = True) -> PreparedChange:
     """All of a set of changes that can be done ahead: checks them, makes and compiles what they need.
 
     Args:
@@ -64,17 +64,17 @@ def prepare(scorer: Scorer, changes: Changes, created: str, warm: bool = True) -
     _check_vectors(scorer.programs, changes)
     after, update = scorer.ads.changed(changes, created)
     delta = Delta(changes, scorer.fingerprint, scorer.ads.version, after.created)
-    return Change(scorer.ads, after, update, _ready(scorer.programs, after, update, warm), delta)
+    return PreparedChange(scorer.ads, after, update, _ready(scorer.programs, after, update, warm), delta)
 
 
-def _check_vectors(programs: Programs, changes: Changes) -> None:
+def _check_vectors(programs: Programs, changes: ChangeSet) -> None:
     got = changes.vectors
     if (got.dtype, got.shape[1:]) != (programs.vector_dtype, programs.vector_shape):
         expected = f"{programs.vector_dtype} {programs.vector_shape}"
         raise ChangeError(f"vectors: expected {expected} of an ad, got {got.dtype} {got.shape[1:]}")
 
 
-def _ready(programs: Programs, after: Ads, update: Update, warm: bool) -> Programs:
+def _ready(programs: Programs, after: AdTable, update: CorpusUpdate, warm: bool) -> Programs:
     """With room for the ads after an update, compiled if `warm`, and with what the update needs."""
     places = len(after.bids)
     if places > programs.places:
@@ -95,7 +95,7 @@ def restore(scorer: Scorer, compacted: Compacted) -> Scorer:
     return scorer.with_ads(after, _ready(scorer.programs, after, update, warm=False).updated(update))
 
 
-def prepare_delta(scorer: Scorer, delta: Delta, warm: bool = True) -> Change:
+def prepare_delta(scorer: Scorer, delta: Delta, warm: bool = True) -> PreparedChange:
     """As `prepare`. Raises `DeltaError` for a delta of another bundle or version, and `ChangeError` with its path."""
     delta.require_after(scorer.fingerprint, scorer.ads.version)
     try:

@@ -20,7 +20,7 @@ from litestar import Litestar, MediaType, Request, Response, get, post
 from litestar.exceptions import HTTPException
 
 from serving.admin.messages import Status, read_changes, read_delta, read_load
-from serving.admin.updates import Live, LoadError, Sources
+from serving.admin.updates import LiveUpdates, LoadError, Sources
 from serving.error_answer import ErrorAnswer, one_line
 from serving.index.ad_index import now
 from serving.index.change_set import ChangeError
@@ -30,7 +30,7 @@ from serving.scorer import RequestError
 from serving.scorer_updates import prepare, prepare_delta
 from serving.service.app import Service
 from serving.service.auth import Tokens
-from serving.service.load_shedding import Door
+from serving.service.load_shedding import LoadShedder
 
 MAX_BODY = 64 * 2**20  # bytes: tens of thousands of ads
 
@@ -43,26 +43,26 @@ async def administered(
 
     `tokens`: of the admin listener. `callers`: of the service; SIGHUP reads both again.
     """
-    live = Live(service.batcher, service.telemetry, sources, ads=listener is not None)
+    updates = LiveUpdates(service.batcher, service.telemetry, sources, ads=listener is not None)
     loop, reloads = asyncio.get_running_loop(), set[asyncio.Task[None]]()
 
     def reload() -> None:
         for known in (tokens, callers or Tokens.of()):
             _read_again(known)
-        reloads.add(task := asyncio.create_task(live.reload()))  # the loop itself holds tasks only weakly
+        reloads.add(task := asyncio.create_task(updates.reload()))  # the loop itself holds tasks only weakly
         task.add_done_callback(reloads.discard)
 
     loop.add_signal_handler(signal.SIGHUP, reload)
     try:
         async with contextlib.AsyncExitStack() as stack:
             if listener is not None:
-                door = Door(create_admin(service, live), service.telemetry, tokens=tokens)
-                await stack.enter_async_context(service.beside("admin", door, MAX_BODY, listener))
-            stack.callback(live.abandon)  # first, so that who waits for a load gets an answer
+                shedder = LoadShedder(create_admin(service, updates), service.telemetry, tokens=tokens)
+                await stack.enter_async_context(service.extra_listener("admin", shedder, MAX_BODY, listener))
+            stack.callback(updates.abandon)  # first, so that who waits for a load gets an answer
             yield
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
-        live.close()
+        updates.close()
 
 
 def _read_again(tokens: Tokens) -> None:
@@ -73,7 +73,7 @@ def _read_again(tokens: Tokens) -> None:
         log_event("tokens", logging.WARNING, outcome="failed", reason=one_line(str(e)))
 
 
-def create_admin(service: Service, live: Live) -> Litestar:
+def create_admin(service: Service, updates: LiveUpdates) -> Litestar:
     """The ASGI application of the admin listener."""
     app = Litestar(
         [load, ads, delta, status, metrics],
@@ -91,43 +91,43 @@ def create_admin(service: Service, live: Live) -> Litestar:
         logging_config=None,
         debug=False,
     )
-    app.state.service, app.state.live = service, live
+    app.state.service, app.state.updates = service, updates
     return app
 
 
 @post("/admin/load", status_code=200)
 async def load(request: Request[Any, Any, Any]) -> Status:
     """Another bundle and index."""
-    service, live = _parts(request)
+    service, updates = _parts(request)
     wanted = read_load(await request.body())
     deltas = None if wanted.deltas is None else Path(wanted.deltas)
-    journal = live.sources.journal if wanted.journal is None else Path(wanted.journal)
-    await live.load(Sources(Path(wanted.bundle), Path(wanted.index), deltas, journal), wanted.carry)
-    return live.status(service.ready)
+    journal = updates.sources.journal if wanted.journal is None else Path(wanted.journal)
+    await updates.load(Sources(Path(wanted.bundle), Path(wanted.index), deltas, journal), wanted.carry)
+    return updates.status(service.ready)
 
 
 @post("/admin/ads", status_code=200)
 async def ads(request: Request[Any, Any, Any]) -> Status:
     """New ads, other bids, and so on."""
-    service, live = _parts(request)
+    service, updates = _parts(request)
     body = await request.body()
-    await live.change(lambda scorer: prepare(scorer, read_changes(body, scorer), now()))
-    return live.status(service.ready)
+    await updates.change(lambda scorer: prepare(scorer, read_changes(body, scorer), now()))
+    return updates.status(service.ready)
 
 
 @post("/admin/delta", status_code=200)
 async def delta(request: Request[Any, Any, Any]) -> Status:
     """A delta that `tt-jax index --delta-of` wrote."""
-    service, live = _parts(request)
+    service, updates = _parts(request)
     path = read_delta(await request.body()).delta
-    await live.change(lambda scorer: prepare_delta(scorer, Delta.load(path)))
-    return live.status(service.ready)
+    await updates.change(lambda scorer: prepare_delta(scorer, Delta.load(path)))
+    return updates.status(service.ready)
 
 
 @get("/admin/status")
 async def status(request: Request[Any, Any, Any]) -> Status:
     """What is served, and how the last loads and changes went."""
-    return request.app.state.live.status(request.app.state.service.ready)
+    return request.app.state.updates.status(request.app.state.service.ready)
 
 
 @get("/metrics", media_type=MediaType.TEXT)
@@ -137,11 +137,11 @@ async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
     return Response(telemetry.text(), headers={"content-type": telemetry.content_type})
 
 
-def _parts(request: Request[Any, Any, Any]) -> tuple[Service, Live]:
+def _parts(request: Request[Any, Any, Any]) -> tuple[Service, LiveUpdates]:
     service = request.app.state.service
     if not service.ready:
         raise HTTPException(status_code=503, detail="not ready: starting or draining; nothing has changed")
-    return service, request.app.state.live
+    return service, request.app.state.updates
 
 
 def _refuse(code: int, _: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from serving.index.ad_index import now
-from serving.index.change_set import Changes, Marks, as_ids, id_values
+from serving.index.change_set import AdUpdates, ChangeSet, as_ids, id_values
 from serving.index.delta import Delta, DeltaError
 from serving.index.journal import net_of
 from serving.log_events import log_event
@@ -37,7 +37,7 @@ def load_carrying(
         return scorer, None  # all of them are there
     changes = net_of(journal, deltas, old.ads)
     made = changes and carried(changes, old.fingerprint, scorer)
-    changed, taken = (len(some.ids) + len(some.marks.ids) if some else 0 for some in (changes, made))
+    changed, taken = (len(some.ids) + len(some.updates.ids) if some else 0 for some in (changes, made))
     log_event("carry", of=str(version), to=str(scorer.ads.version), changed_ads=changed, carried_ads=taken)
     if made is None:
         return scorer, None
@@ -45,32 +45,32 @@ def load_carrying(
     return change.apply(scorer), change.delta
 
 
-def carried(changes: Changes, fingerprint: str, scorer: Scorer) -> Changes | None:
+def carried(changes: ChangeSet, fingerprint: str, scorer: Scorer) -> ChangeSet | None:
     """What of the changes of another index can be made to the ads of this scorer; None if nothing can.
 
-    Marks of ads that it has. Ads that are put, if the same bundle made their vectors; else only their bid and
+    Updates of ads that it has. Ads that are put, if the same bundle made their vectors; else only their bid and
     eligibility, if it has the ad.
 
     Args:
       changes: of the other index, the net of all.
       fingerprint: of the bundle that made the vectors.
     """
-    put, marks = id_values(changes.ids), changes.marks
+    put, updates = id_values(changes.ids), changes.updates
     same = fingerprint == scorer.fingerprint and changes.vectors.dtype == scorer.programs.vector_dtype
     if changes.id_dtype != scorer.schema.ad_id_dtype:
         return None
-    bids, valid = np.concatenate([marks.bids, changes.bids]), np.concatenate([marks.valid, changes.valid])
-    removed = np.concatenate([marks.removed, np.zeros(len(put), np.bool_)])
-    ids = [*id_values(marks.ids), *put]
+    bids, valid = np.concatenate([updates.bids, changes.bids]), np.concatenate([updates.valid, changes.valid])
+    removed = np.concatenate([updates.removed, np.zeros(len(put), np.bool_)])
+    ids = [*id_values(updates.ids), *put]
     known = scorer.ads.ids.find(ids) >= 0
     if same:
-        known[len(marks.ids) :] = False
+        known[len(updates.ids) :] = False
     rows = np.flatnonzero(known)
     if len(rows) + same * len(put) == 0:
         return None
     some = [ids[row] for row in rows]
-    kept = Marks(as_ids(some, changes.id_dtype), bids[rows], valid[rows].astype(np.int8), removed[rows])
+    kept = AdUpdates(as_ids(some, changes.id_dtype), bids[rows], valid[rows].astype(np.int8), removed[rows])
     if same:
-        return replace(changes, marks=kept)
+        return replace(changes, updates=kept)
     vectors = np.empty((0, *scorer.programs.vector_shape), scorer.programs.vector_dtype)
-    return Changes(vectors, as_ids([], changes.id_dtype), changes.bids[:0], changes.valid[:0], kept)
+    return ChangeSet(vectors, as_ids([], changes.id_dtype), changes.bids[:0], changes.valid[:0], kept)

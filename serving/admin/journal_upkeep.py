@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from serving.error_answer import one_line
-from serving.index.ad_table import Ads
+from serving.index.ad_table import AdTable
 from serving.index.change_set import IndexVersion
 from serving.index.journal import compact_records, others, prune
 from serving.log_events import log_event
@@ -15,7 +15,7 @@ COMPACTED_AFTER = 128  # records: a start replays about as many, at some 5 ms ea
 KEPT_INDEXES = 16  # whose records stay beside those of the index that is served
 
 
-def compact_if_long(journal: Path, deltas: Path | None, ads: Ads) -> None:
+def compact_if_long(journal: Path, deltas: Path | None, ads: AdTable) -> None:
     """Compacts the records that lead to the version of these ads if they are many. For a thread of its own.
 
     `deltas`: directory of the deltas that came before them.
@@ -47,9 +47,9 @@ def left_behind(
     try:
         for removed in prune(journal, served.index_id, KEPT_INDEXES) if journal else ():
             log_event("journal_pruned", logging.WARNING, journal=journal, index=removed)
-        if journal and (found := others(journal, served.index_id)):
-            log_event("journal_others", journal=journal, indexes=len(found), changes=sum(found.values()))
-            left = found | left
+        if journal and (other_sets := others(journal, served.index_id)):
+            log_event("journal_others", journal=journal, indexes=len(other_sets), changes=sum(other_sets.values()))
+            left = other_sets | left
     except OSError as e:
         log_event("journal_pruned", logging.WARNING, outcome="failed", reason=one_line(str(e)))
     return left

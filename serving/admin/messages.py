@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from serving.index.ad_columns import AdId, ad_columns, read_ad_ids, read_ad_rows, read_bids
-from serving.index.change_set import ChangeError, Changes, Marks, once
+from serving.index.change_set import AdUpdates, ChangeError, ChangeSet, once
 from serving.scorer import Scorer
 from serving.scorer_updates import embed
 from serving.service.messages import read_body
@@ -119,7 +119,7 @@ def read_delta(body: bytes) -> DeltaRequest:
     return read_body(body, _DELTA, DELTA_EXAMPLE)
 
 
-def read_changes(body: bytes, scorer: Scorer) -> Changes:
+def read_changes(body: bytes, scorer: Scorer) -> ChangeSet:
     """The changes that a body asks for, with the vectors of the ads to put.
 
     Raises `RequestError` for a body that is none, `ChangeError` naming list, row, column and value of what is wrong.
@@ -142,19 +142,19 @@ def read_changes(body: bytes, scorer: Scorer) -> Changes:
     put: dict[str, Any] = {"upsert": rows.ids}
     once(put | {key: ids[key] for key in ("enable", "disable", "remove")})
     once(put | {key: ids[key] for key in ("rebid", "remove")})
-    return Changes(vectors, rows.ids, rows.bids, rows.valid, _marks(request, ids, schema))
+    return ChangeSet(vectors, rows.ids, rows.bids, rows.valid, _ad_updates(request, ids, schema))
 
 
-def _marks(request: AdChanges, ids: dict[str, list[AdId]], schema: Schema) -> Marks:
+def _ad_updates(request: AdChanges, ids: dict[str, list[AdId]], schema: Schema) -> AdUpdates:
     place = {ad: i for i, ad in enumerate(dict.fromkeys(chain(*ids.values())))}
-    marks = Marks.of(read_ad_ids(schema.ad_id, list(place), schema.ad_id_dtype))
+    updates = AdUpdates.of(read_ad_ids(schema.ad_id, list(place), schema.ad_id_dtype))
     at = {key: np.array([place[ad] for ad in some], np.int64) for key, some in ids.items()}
-    marks.valid[at["enable"]] = 1
-    marks.valid[at["disable"]] = 0
-    marks.removed[at["remove"]] = True
+    updates.valid[at["enable"]] = 1
+    updates.valid[at["disable"]] = 0
+    updates.removed[at["remove"]] = True
     with _errors_of("rebid"):
-        marks.bids[at["rebid"]] = read_bids([bid for _, bid in request.rebid])
-    return marks
+        updates.bids[at["rebid"]] = read_bids([bid for _, bid in request.rebid])
+    return updates
 
 
 def _require_known(key: str, ids: list[AdId], scorer: Scorer) -> None:

@@ -23,7 +23,7 @@ from serving.index.delta import Delta
 from serving.index.journal import record, withdraw
 from serving.log_events import log_event
 from serving.scorer import Scorer
-from serving.scorer_updates import Change, load
+from serving.scorer_updates import PreparedChange, load
 from serving.scoring.programs import Programs
 from serving.service.telemetry import ChangeKind, Telemetry, log_serves
 
@@ -52,7 +52,7 @@ class Sources:
     journal: Path | None = None
 
 
-class Live:
+class LiveUpdates:
     """The changes of one service. All methods are for its event loop.
 
     Attributes:
@@ -87,20 +87,20 @@ class Live:
         async def switch() -> None:
             if event == "reload":
                 self._reload_waits = False
-            old, found = self._batcher.scorer, _resolved(sources)
+            old, wanted = self._batcher.scorer, _resolved(sources)
             limits: Any = {"max_k": old.max_k, "max_candidates": old.max_candidates, "like": old}
-            paths = found.bundle, found.index, found.deltas, found.journal
+            paths = wanted.bundle, wanted.index, wanted.deltas, wanted.journal
             make = partial(load, *paths, live=self._ads, **limits)
             now = self.sources
             if carry:
-                made = partial(load_carrying, make, old, now.deltas, now.journal, found.journal)
+                made = partial(load_carrying, make, old, now.deltas, now.journal, wanted.journal)
                 scorer, delta = await self._prepare(made)
             else:
                 scorer, delta = await self._prepare(make), None
-            await self._keep(found.journal, delta, lambda _: (scorer, None))
-            self.sources = found
+            await self._keep(wanted.journal, delta, lambda _: (scorer, None))
+            self.sources = wanted
             versions = scorer.ads.version, old.ads.version
-            self._left_behind = await self._run(partial(left_behind, found.journal, *versions, now.journal))
+            self._left_behind = await self._run(partial(left_behind, wanted.journal, *versions, now.journal))
 
         try:
             await self._attempt("load", switch, event)
@@ -118,7 +118,7 @@ class Live:
             with contextlib.suppress(LoadError):  # counted and logged
                 await self._load(self._started_with, "reload")
 
-    async def change(self, make: Callable[[Scorer], Change]) -> None:
+    async def change(self, make: Callable[[Scorer], PreparedChange]) -> None:
         """Changes ads: `make` prepares that in the thread, then it happens between two batches.
 
         If there is a journal, it is kept there first. Raises what these do, and then nothing has changed.

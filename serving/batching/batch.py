@@ -63,7 +63,7 @@ class Ranked:
     that ranked them."""
 
     json: list[bytes]
-    found: int
+    ads_found: int
     bundle: str
     index: str
 
@@ -79,11 +79,11 @@ class Queued:
 
     Attributes:
       work: that nobody else changes.
-      lane: what it must have in common with others to be ranked by one call.
+      batch_key: what it must have in common with others to be ranked by one call.
       deadline, arrived: of `time.perf_counter`.
       taken: of its queries, those that calls were started for.
       ads: JSON of the ads of the queries that were ranked.
-      found: how many these are.
+      ads_found: how many these are.
       is_over: its outcome is known.
       ads_each: most ads that a query can get.
       at_once: most of its queries for one call.
@@ -91,21 +91,21 @@ class Queued:
     """
 
     work: Work
-    lane: Shape
+    batch_key: Shape
     deadline: float
     arrived: float
     answer: asyncio.Future[Ranked]
     taken: int = 0
     ads: list[bytes] = field(default_factory=list)
-    found: int = 0
+    ads_found: int = 0
     is_over: bool = False
     ads_each: int = field(init=False)
     at_once: int = field(init=False)
     calls: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ads_each = min(self.work.k, self.lane.size)
-        self.at_once = max(1, min(self.lane.queries, MOST_ADS // self.ads_each))
+        self.ads_each = min(self.work.k, self.batch_key.size)
+        self.at_once = max(1, min(self.batch_key.queries, MOST_ADS // self.ads_each))
         self.calls = len(self.work.queries) / self.at_once
 
     @property
@@ -167,8 +167,8 @@ class Batch:
         meanwhile gets a `DeadlineError`."""
         try:
             best = iter(self.ranking.best())
-            found = [self._outcome(part, [next(best) for _ in range(part.queries)]) for part in self.parts]
-            return [outcome for outcome in found if outcome is not None]
+            outcomes = [self._outcome(part, [next(best) for _ in range(part.queries)]) for part in self.parts]
+            return [outcome for outcome in outcomes if outcome is not None]
         except BaseException as e:  # as in `start_batch`
             return all_fail(self.parts, e)
 
@@ -181,11 +181,11 @@ class Batch:
             return request.fails(DeadlineError(ranked=True))
         heads, ids = self.scorer.schema.heads, self.scorer.ads.ids
         request.ads += [ads_json(heads, ids.at(positions), *scores) for positions, *scores in best]
-        request.found += sum(len(positions) for positions, *_ in best)
+        request.ads_found += sum(len(positions) for positions, *_ in best)
         if part.end < len(request.work.queries):
             return None
         request.is_over = True
-        return request.answer, Ranked(request.ads, request.found, self.scorer.fingerprint, self.scorer.index_id)
+        return request.answer, Ranked(request.ads, request.ads_found, self.scorer.fingerprint, self.scorer.index_id)
 
 
 def all_fail(parts: list[Part], error: BaseException) -> list[Outcome]:
@@ -194,7 +194,7 @@ def all_fail(parts: list[Part], error: BaseException) -> list[Outcome]:
 
 
 def start_batch(scorer: Scorer, parts: list[Part], failed: list[Outcome]) -> Batch | None:
-    """Encodes parts of one lane and starts to rank them; errors of single ones go to `failed`. None if all do."""
+    """Encodes parts of one batch key and starts to rank them. Errors go to `failed`; None if all parts fail."""
     started = time.perf_counter()
     try:
         groups = _encode(scorer, _find_candidates(scorer, parts, failed), failed)

@@ -32,12 +32,12 @@ from serving.batching.batch import (
     awaitable,
     start_batch,
 )
-from serving.batching.latency_model import Pace
+from serving.batching.latency_model import LatencyModel
 from serving.batching.pending import Answers, Pending
 from serving.batching.queue import BatchQueue
 from serving.batching.queue_metrics import QueueMetrics
 from serving.batching.request import Work
-from serving.limits import Load
+from serving.limits import ServiceLimits
 from serving.scorer import Scorer
 from serving.scoring.programs import QUERIES
 
@@ -54,15 +54,17 @@ class Batcher:
     """Ranks requests in batches. All methods but `close` are for an event loop.
 
     Nothing that is passed to it ends its thread: what cannot be ranked is refused, and an unexpected error fails the
-    batch that it came up in. If the thread ends all the same, or is stuck for `Load.stuck` seconds, all that is awaited
-    and all that is asked later fails with `DispatcherError` at once.
+    batch that it came up in. If the thread ends all the same, or is stuck for `ServiceLimits.stuck` seconds, all that
+    is awaited and all that is asked later fails with `DispatcherError` at once.
 
     Attributes:
       closing_at: of `time.perf_counter`; from then on queued requests are refused, not ranked. Set it to stop in time.
     """
 
-    def __init__(self, scorer: Scorer, *, load: Load | None = None, metrics: QueueMetrics | None = None) -> None:
-        self._load = load or Load()
+    def __init__(
+        self, scorer: Scorer, *, limits: ServiceLimits | None = None, metrics: QueueMetrics | None = None
+    ) -> None:
+        self._limits = limits or ServiceLimits()
         self.closing_at = math.inf
         self._scorer = scorer
         self._metrics = metrics or QueueMetrics(CollectorRegistry())
@@ -72,9 +74,9 @@ class Batcher:
         self._changes: deque[tuple[Change, asyncio.Future[Any]]] = deque()
         self._closed = False
         self._running = 0  # batches
-        self._pace = Pace()
+        self._latency = LatencyModel()
         self._finished = self._busy_until = 0.0  # when the last batch was done; when the running ones should be
-        self._answers = Answers(self._load.stuck, self._metrics.shed)
+        self._answers = Answers(self._limits.stuck, self._metrics.shed)
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
         self._thread.start()
         atexit.register(self.close, _LAST_CALL)  # the end of Python would kill the thread within XLA, which aborts
@@ -98,7 +100,7 @@ class Batcher:
         they need more than one call. Such ones cannot fill the queue for the others.
         """
         waiting = self._queue.queries - (0 if is_large else self._queue.large)
-        if waiting and waiting + queries > self._load.max_queue:
+        if waiting and waiting + queries > self._limits.max_queue:
             self._metrics.shed["full"].inc()
             raise OverloadError(f"the queue is full: {waiting} queries wait", self._expected_wait(queries, is_large))
         if deadline == math.inf:
@@ -117,9 +119,9 @@ class Batcher:
         if not isinstance(work, Work):
             raise TypeError(f"work: expected Work, got {type(work).__name__}")
         work, deadline = work.copied(), _seconds(deadline)
-        lane, pending = self._scorer.lane(work.k, work.candidates), self._awaited()
+        batch_key, pending = self._scorer.batch_key(work.k, work.candidates), self._awaited()
         answer: asyncio.Future[Ranked] = pending.loop.create_future()
-        request = Queued(work, lane, deadline, time.perf_counter(), answer)
+        request = Queued(work, batch_key, deadline, time.perf_counter(), answer)
         self.admit(len(work.queries), deadline, is_large=request.calls > 1)
         with self._wake:
             self._refuse_if_closed()
@@ -166,11 +168,11 @@ class Batcher:
         queued, large = self._queue.queries, self._queue.large
         if not self._running and not queued:
             return 0.0
-        seconds = max(0.0, self._busy_until - time.perf_counter()) + self._pace.sending
+        seconds = max(0.0, self._busy_until - time.perf_counter()) + self._latency.sending
         if not large or is_large:
-            return seconds + self._pace.queue(queued + queries)
-        own = self._pace.queue(queued - large + queries)  # every other call, at most, is one for a large request
-        return seconds + own + min(self._pace.queue(large), own + self._pace.call(self._queue.at_once))
+            return seconds + self._latency.queue(queued + queries)
+        own = self._latency.queue(queued - large + queries)  # every other call, at most, is one for a large request
+        return seconds + own + min(self._latency.queue(large), own + self._latency.call(self._queue.at_once))
 
     def _run(self) -> None:
         try:
@@ -208,17 +210,17 @@ class Batcher:
         if may_wait:
             self._wait_for_company()
         now, dropped, few = time.perf_counter(), list[Outcome](), self._queue.queries - self._queue.large
-        later = now + self._pace.call(self._pace.batch_size(max(1, few), QUERIES[-1]))
+        later = now + self._latency.call(self._latency.batch_size(max(1, few), QUERIES[-1]))
         # The first one is ranked in any case, so that an expectation that is wrong does not outlive its reason.
         first = self._queue.requests[0] if self._queue.requests else None
         self._queue.keep(lambda request: self._is_wanted(request, now if request is first else later, dropped))
         self._answers.deliver(dropped)
-        return self._queue.take(self._pace, begun_only=bool(self._changes))
+        return self._queue.take(self._latency, begun_only=bool(self._changes))
 
     def _wait_for_company(self) -> None:
         queue = self._queue
         while len(queue.requests) > 1 and queue.queries < QUERIES[-1] and not (self._changes or self._closed):
-            left = queue.requests[0].arrived + self._load.max_wait - time.perf_counter()
+            left = queue.requests[0].arrived + self._limits.max_wait - time.perf_counter()
             if left <= 0:
                 return
             self._answers.pulse.beat()
@@ -248,7 +250,7 @@ class Batcher:
                 for part in batch.parts:
                     if part.first == 0:
                         self._metrics.wait.observe(batch.started - part.request.arrived)
-                self._busy_until = max(batch.started, self._busy_until) + self._pace.queue(batch.queries)
+                self._busy_until = max(batch.started, self._busy_until) + self._latency.queue(batch.queries)
                 self._running += 1
         except BaseException as e:  # of the batch, not of the thread
             batch, failed = None, all_fail(parts, e)
@@ -261,13 +263,13 @@ class Batcher:
             outcomes = batch.outcomes()
             now = time.perf_counter()
             own = now - max(batch.started, self._finished)  # seconds, of two that overlap
-            self._pace.measured(batch.queries, own)
+            self._latency.measured(batch.queries, own)
             self._finished = now
             # Anew, not added up: what batches took less, or more, than expected would stay in it as long as it is busy.
-            self._busy_until = now + (self._pace.queue(following.queries) if following else 0.0)
+            self._busy_until = now + (self._latency.queue(following.queries) if following else 0.0)
         except BaseException as e:  # of the batch, not of the thread
             outcomes = all_fail(batch.parts, e)
-        self._answers.deliver(outcomes, self._pace.sent)
+        self._answers.deliver(outcomes, self._latency.sent)
 
     def _change(self, change: Change, done: asyncio.Future[Any]) -> None:
         try:

@@ -12,7 +12,7 @@ _SURE = 3  # calls of a size after which its mean decides
 _OLD = 200  # calls since a size was measured, of any size, after which its mean decides nothing any more
 
 
-class Pace:
+class LatencyModel:
     """Mean seconds of a call by its size. Zero as long as nothing was measured.
 
     Attributes:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from operator import attrgetter
 
 from serving.batching.batch import MOST_ADS, Part, Queued
-from serving.batching.latency_model import Pace
+from serving.batching.latency_model import LatencyModel
 
 
 class BatchQueue:
@@ -14,7 +14,7 @@ class BatchQueue:
 
     A call is led by the smallest request, in calls; but if the last call passed over the oldest request, that one leads
     the next. So a small request waits for one call of a large one at most, beside that which is running, and a large
-    one gets every other call. Those that go with the leader are of its lane, the smallest first, and whole.
+    one gets every other call. Those that go with the leader are of its batch key, the smallest first, and whole.
 
     Attributes:
       queries: that are left.
@@ -50,16 +50,16 @@ class BatchQueue:
         self._set([])
         return everything
 
-    def take(self, pace: Pace, begun_only: bool = False) -> list[Part]:
+    def take(self, latency: LatencyModel, begun_only: bool = False) -> list[Part]:
         """What the next call ranks, out of the queue. `begun_only`: nothing of a request that is not begun."""
         waiting = [request for request in self.requests if request.taken] if begun_only else self.requests
         if not waiting:
             return []
         oldest = waiting[0]
         leader = oldest if self._passed_over else min(waiting, key=attrgetter("calls"))
-        mates = [r for r in waiting if r.lane == leader.lane and r is not leader]
+        mates = [r for r in waiting if r.batch_key == leader.batch_key and r is not leader]
         mates.sort(key=attrgetter("calls"))
-        most = pace.batch_size(leader.left + sum(mate.left for mate in mates), leader.at_once)
+        most = latency.batch_size(leader.left + sum(mate.left for mate in mates), leader.at_once)
         parts = [leader.part(most)]
         room, ads = most - parts[0].queries, MOST_ADS - parts[0].queries * leader.ads_each
         for mate in mates:

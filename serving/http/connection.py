@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from serving.http.protocol import HeadError, Headers, Reply, Request, encode, error_reply
 from serving.http.request_parser import RequestReader, nobody
-from serving.limits import Load
+from serving.limits import ServiceLimits
 
 _FREE_BODY = 16_384  # bytes of a body that do not count among those of all bodies: small requests always find room
 _WAITING = 1024  # bytes that a request takes while those before it are answered
@@ -44,7 +44,7 @@ class Site(Protocol):
     """What the connections of one listener share."""
 
     handler: Handler
-    load: Load
+    limits: ServiceLimits
     max_body: int
     is_draining: bool
 
@@ -138,21 +138,21 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Closes it if a head or a body is not complete in time, or an answer not taken. `now`: of `time.monotonic`."""
-        load, waited = self._site.load, now - self._since
+        limits, waited = self._site.limits, now - self._since
         self.unread = self._transport.get_write_buffer_size()
         self.unread_since = min(self.unread_since, now) if self.unread else math.inf
-        if now - self.unread_since > load.unread:
+        if now - self.unread_since > limits.unread:
             self.hang_up("unread")
         if self._current or self._waiting or not self._reads:
             return
         if self._request is not None:
-            if waited > load.read:
-                message = f"the body did not arrive within {load.read:g} s"
+            if waited > limits.read:
+                message = f"the body did not arrive within {limits.read:g} s"
                 self._refuse("body", error_reply(408, message, close=True))
         elif self._in_head:
-            if waited > load.read:
+            if waited > limits.read:
                 self.hang_up("silent")
-        elif waited > load.keep_alive:
+        elif waited > limits.keep_alive:
             self._transport.close()
 
     def drain(self) -> None:

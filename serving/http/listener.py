@@ -13,7 +13,7 @@ from typing import Any
 from serving.http.client_metrics import UNMATCHED, ClientMetrics
 from serving.http.connection import Connection, Handler
 from serving.http.protocol import Reply, Request
-from serving.limits import Load
+from serving.limits import ServiceLimits
 from serving.log_events import address, log_event, log_refused
 
 BACKLOG = 2048  # connections that the kernel accepts before we do
@@ -29,14 +29,14 @@ class Listener:
         name: str,
         handler: Handler,
         metrics: ClientMetrics,
-        load: Load,
+        limits: ServiceLimits,
         *,
         max_body: int,
         max_connections: int,
         access_log: bool = False,
     ) -> None:
         """`name`: in metrics and logs. `max_body`: bytes of one request."""
-        self.handler, self.load, self.max_body, self.is_draining = handler, load, max_body, False
+        self.handler, self.limits, self.max_body, self.is_draining = handler, limits, max_body, False
         self.connections: set[Connection] = set()
         self._name, self._metrics, self._most, self._access_log = name, metrics, max_connections, access_log
         self._held, self._lingering = 0, set[Connection]()
@@ -63,7 +63,7 @@ class Listener:
 
     def hold(self, size: int) -> bool:
         """Whether there is memory for so many more bytes of bodies; a negative `size` gives some back."""
-        if size > 0 and self._held + size > self.load.max_bodies:
+        if size > 0 and self._held + size > self.limits.max_bodies:
             return False
         self._held += size
         return True
@@ -118,7 +118,7 @@ class Listener:
         """Hangs up on those who have not taken their answers for longest, while these are too many bytes together."""
         unread = sum(connection.unread for connection in self.connections)
         for connection in sorted(self.connections, key=lambda connection: connection.unread_since):
-            if unread <= self.load.max_bodies:
+            if unread <= self.limits.max_bodies:
                 break
             unread -= connection.unread
             connection.hang_up("unread")

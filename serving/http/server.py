@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import uvloop
 
 from serving.http.listener import BACKLOG, Listener
-from serving.limits import Load
+from serving.limits import ServiceLimits
 from serving.log_events import log_event
 
 _MOST_CONNECTIONS = 10_000  # unless more are asked for: some 10 KB each
-_BESIDE = 256  # connections of the listener of metrics, and of that of the administrator
+_EXTRA = 256  # connections of the listener of metrics, and of that of the administrator
 _FILES = 640  # descriptors for all else: files, and 3 x 128 connections that are told that there is no room
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 _TICK = 0.1  # s between two looks whether to end
@@ -32,14 +32,14 @@ class Server:
     def __init__(
         self,
         listener: Listener,
-        load: Load,
+        limits: ServiceLimits,
         drain: Callable[[], None],
         is_broken: Callable[[], bool],
         contexts: Sequence[Callable[[], AbstractAsyncContextManager[None]]],
     ) -> None:
         """`drain` is called when the signal has come. Once `is_broken`, the server ends within a second or two.
         `contexts` are entered, one after the other, before the first request is taken, and left after the last one."""
-        self._listener, self._load, self._drain = listener, load, drain
+        self._listener, self._limits, self._drain = listener, limits, drain
         self._is_broken, self._contexts = is_broken, contexts
 
     def run(self, listener: socket.socket) -> None:
@@ -59,7 +59,7 @@ class Server:
         async with AsyncExitStack() as stack:
             for context in self._contexts:
                 await stack.enter_async_context(context())
-            async with self._listener.serving(listener, _LAST_ANSWER * self._load.grace):
+            async with self._listener.serving(listener, _LAST_ANSWER * self._limits.grace):
                 broken = 0
                 while not ending.is_set() and broken <= _BROKEN_TICKS:
                     await asyncio.sleep(_TICK)
@@ -88,7 +88,7 @@ class Room:
     """How many connections each listener may have."""
 
     service: int
-    beside: int
+    extra: int
 
 
 def make_room(asked: int) -> Room:
@@ -100,11 +100,11 @@ def make_room(asked: int) -> Room:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     files = most if most != resource.RLIM_INFINITY else 2**20
-    beside = min(_BESIDE, files // 16)
-    room = files - 2 * beside - min(_FILES, files // 2)
+    extra = min(_EXTRA, files // 16)
+    room = files - 2 * extra - min(_FILES, files // 2)
     if asked > room:
         raise ValueError(f"max_connections: expected at most {room}, with {files} files open (ulimit -Hn), got {asked}")
-    return Room(asked or min(room, _MOST_CONNECTIONS), beside)
+    return Room(asked or min(room, _MOST_CONNECTIONS), extra)
 
 
 def require_port(port: int) -> None:

@@ -160,8 +160,8 @@ class AdIndex:
         except Exception as e:  # NumPy and tokenize raise every kind for a damaged file
             raise AdIndexError(f"{path}: {e}") from e
         if (index.dtype, index.vectors.shape) != (manifest.dtype, manifest.shape):
-            found = f"{index.dtype} {index.vectors.shape}"
-            raise AdIndexError(f"{path / 'vectors.npy'}: expected {manifest.dtype} {manifest.shape}, got {found}")
+            got = f"{index.dtype} {index.vectors.shape}"
+            raise AdIndexError(f"{path / 'vectors.npy'}: expected {manifest.dtype} {manifest.shape}, got {got}")
         return index
 
 

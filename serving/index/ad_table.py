@@ -15,7 +15,7 @@ import numpy as np
 
 from serving.index.ad_columns import AdId
 from serving.index.ad_index import AdIndex, timestamp
-from serving.index.change_set import ChangeError, Changes, IndexVersion, id_values
+from serving.index.change_set import ChangeError, ChangeSet, IndexVersion, id_values
 
 _RECENT = 1024  # fewest changed ids that make a new lookup
 
@@ -47,12 +47,12 @@ class AdIds:
 
     def positions(self, ids: Sequence[AdId]) -> np.ndarray:
         """int64 `[n]`. Raises `AdIdError` for an id of the wrong type, or of no ad."""
-        found = self.find(ids)
-        unknown = np.flatnonzero(found < 0)
+        places = self.find(ids)
+        unknown = np.flatnonzero(places < 0)
         if len(unknown):
             some = ", ".join(repr(ids[i])[:50] for i in unknown[:3])
             raise AdIdError(f"{len(unknown)} unknown ad ids: {some}{', ...' if len(unknown) > 3 else ''}")
-        return found
+        return places
 
     def find(self, ids: Sequence[AdId]) -> np.ndarray:
         """int64 `[n]`, -1 for an id of no ad. Raises `AdIdError` for an id of the wrong type."""
@@ -61,13 +61,13 @@ class AdIds:
             if type(value) is not wanted:
                 raise AdIdError(f"expected {'a string' if wanted is str else 'an integer'}, got {value!r}")
         if isinstance(self._names, list):
-            found = np.fromiter((self._places.get(value, -1) for value in ids), np.int64, len(ids))
+            places = np.fromiter((self._places.get(value, -1) for value in ids), np.int64, len(ids))
         else:
-            found = self._search(ids)
+            places = self._search(ids)
         if self._recent:
-            pairs = zip(ids, found.tolist(), strict=True)
-            found = np.fromiter((self._recent.get(ad, place) for ad, place in pairs), np.int64, len(ids))
-        return found
+            pairs = zip(ids, places.tolist(), strict=True)
+            places = np.fromiter((self._recent.get(ad, place) for ad, place in pairs), np.int64, len(ids))
+        return places
 
     def free(self, n: int) -> np.ndarray:
         """int64 `[n]`: the first positions without an ad."""
@@ -123,7 +123,7 @@ class AdIds:
 
 
 @dataclass(frozen=True, eq=False)
-class Update:
+class CorpusUpdate:
     """What a set of changes does to the arrays of a scorer, by position.
 
     Attributes:
@@ -142,7 +142,7 @@ class Update:
 
 
 @dataclass(frozen=True, eq=False)
-class Ads:
+class AdTable:
     """The ads of a scorer.
 
     Attributes:
@@ -160,27 +160,29 @@ class Ads:
     created: str
 
     @staticmethod
-    def of(index: AdIndex) -> Ads:
+    def of(index: AdIndex) -> AdTable:
         """The ads of an index, in its order."""
-        return Ads(AdIds(index.ids), index.bids, index.valid, IndexVersion.of(index.index_id), index.created)
+        return AdTable(AdIds(index.ids), index.bids, index.valid, IndexVersion.of(index.index_id), index.created)
 
-    def changed(self, changes: Changes, created: str) -> tuple[Ads, Update]:
+    def changed(self, changes: ChangeSet, created: str) -> tuple[AdTable, CorpusUpdate]:
         """The ads after a set of changes, and what that does to the arrays. A new ad takes the first free position.
 
         Raises `ChangeError` naming the ids that are of the wrong type or of no ad.
         """
-        marks, new_ids = changes.marks, id_values(changes.ids)
+        updates, new_ids = changes.updates, id_values(changes.ids)
         try:
-            marked, put = self.ids.positions(id_values(marks.ids)), self.ids.find(new_ids)
+            marked, put = self.ids.positions(id_values(updates.ids)), self.ids.find(new_ids)
         except AdIdError as e:
             raise ChangeError(f"the index {self.version}: {e}") from None
         new = np.flatnonzero(put < 0)
         put[new] = self.ids.free(len(new))
-        gone = marked[marks.removed]
+        gone = marked[updates.removed]
         ids = self.ids.changed(gone, [new_ids[i] for i in new], put[new])
         return self._with(ids, put, marked, gone, changes, self.version.after(changes.changes_id), created)
 
-    def restored(self, changes: Changes, places: np.ndarray, version: IndexVersion, created: str) -> tuple[Ads, Update]:
+    def restored(
+        self, changes: ChangeSet, places: np.ndarray, version: IndexVersion, created: str
+    ) -> tuple[AdTable, CorpusUpdate]:
         """As `changed`, of the index as it was built, by the net of all changes up to a version.
 
         Args:
@@ -189,13 +191,15 @@ class Ads:
 
         Raises `ChangeError` naming the ids that are of the wrong type, or of no ad.
         """
-        marks, new_ids = changes.marks, id_values(changes.ids)
+        updates, new_ids = changes.updates, id_values(changes.ids)
         try:
-            marked, put = self.ids.find(id_values(marks.ids)), self.ids.find(new_ids)
-            self.ids.positions([ad for ad, gone in zip(id_values(marks.ids), marks.removed, strict=True) if not gone])
+            marked, put = self.ids.find(id_values(updates.ids)), self.ids.find(new_ids)
+            self.ids.positions(
+                [ad for ad, gone in zip(id_values(updates.ids), updates.removed, strict=True) if not gone]
+            )
         except AdIdError as e:
             raise ChangeError(f"the index {self.version}: {e}") from None
-        gone = np.concatenate([marked[marks.removed], put])
+        gone = np.concatenate([marked[updates.removed], put])
         gone = gone[gone >= 0]
         ids = self.ids.changed(gone, new_ids, places)
         return self._with(ids, places, marked, gone, changes, version, created)
@@ -206,20 +210,22 @@ class Ads:
         put: np.ndarray,
         marked: np.ndarray,
         gone: np.ndarray,
-        changes: Changes,
+        changes: ChangeSet,
         version: IndexVersion,
         created: str,
-    ) -> tuple[Ads, Update]:
+    ) -> tuple[AdTable, CorpusUpdate]:
         """`put`, `marked`: positions of what is put and marked, of which -1 is nowhere; `gone`: that lose their ad."""
-        marks, spare = changes.marks, (0, len(ids.used) - len(self.bids))
+        updates, spare = changes.updates, (0, len(ids.used) - len(self.bids))
         bids, valid = np.pad(self.bids, spare), np.pad(self.valid, spare)
         valid[gone] = False
         bids[put], valid[put] = changes.bids, changes.valid
-        stays = ~marks.removed
-        rebid, switched = stays & ~np.isnan(marks.bids), stays & (marks.valid >= 0)
-        bids[marked[rebid]] = marks.bids[rebid]
-        valid[marked[switched]] = marks.valid[switched] == 1
-        ads = Ads(ids, bids, valid, version, max(created, self.created, key=timestamp))
+        stays = ~updates.removed
+        rebid, switched = stays & ~np.isnan(updates.bids), stays & (updates.valid >= 0)
+        bids[marked[rebid]] = updates.bids[rebid]
+        valid[marked[switched]] = updates.valid[switched] == 1
+        ads = AdTable(ids, bids, valid, version, max(created, self.created, key=timestamp))
         places = np.unique(np.concatenate([put, marked[marked >= 0], gone]))
-        update = Update(put.astype(np.int32), changes.vectors, places.astype(np.int32), bids[places], valid[places])
+        update = CorpusUpdate(
+            put.astype(np.int32), changes.vectors, places.astype(np.int32), bids[places], valid[places]
+        )
         return ads, update

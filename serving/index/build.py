@@ -32,7 +32,7 @@ from serving.index.ad_index import (
     save_rest,
     vector_shape,
 )
-from serving.index.parquet_corpus import AdsFile, batches
+from serving.index.parquet_corpus import ParquetCorpus, batches
 from tt_jax.bundle.reader import Bundle, BundleError
 from tt_jax.features.encoder import Encoder
 from tt_jax.io.publish import MANIFEST, published_directory, require_absent
@@ -81,7 +81,7 @@ def write_index(
     try:
         tower = _tower(bundle, dtype)
         with _named(ads):
-            corpus = AdsFile.read(ads, tower.bundle.schema)
+            corpus = ParquetCorpus.read(ads, tower.bundle.schema)
         with published_directory(out) as directory:
             _write(directory, tower, corpus, min(batch, len(corpus.bids)), map_work)
     finally:
@@ -89,7 +89,7 @@ def write_index(
     return len(corpus.bids)
 
 
-def _write(directory: Path, tower: _Tower, corpus: AdsFile, batch: int, map_work: Map) -> None:
+def _write(directory: Path, tower: _Tower, corpus: ParquetCorpus, batch: int, map_work: Map) -> None:
     bundle, dtype = tower.bundle, tower.dtype
     shape = (len(corpus.bids), *vector_shape(bundle))
     scratch = directory / _SCRATCH

@@ -53,7 +53,7 @@ class IndexVersion:
 
 
 @dataclass(frozen=True, eq=False)
-class Marks:
+class AdUpdates:
     """What changes of M ads that are there.
 
     Attributes:
@@ -69,13 +69,13 @@ class Marks:
     removed: np.ndarray
 
     @staticmethod
-    def of(ids: np.ndarray | list[str]) -> Marks:
+    def of(ids: np.ndarray | list[str]) -> AdUpdates:
         """Of these ads, nothing changed yet."""
         m = len(ids)
-        return Marks(ids, np.full(m, np.nan, np.float32), np.full(m, SAME, np.int8), np.zeros(m, bool))
+        return AdUpdates(ids, np.full(m, np.nan, np.float32), np.full(m, SAME, np.int8), np.zeros(m, bool))
 
     @staticmethod
-    def read(schema: Schema, columns: Mapping[str, Any]) -> Marks:
+    def read(schema: Schema, columns: Mapping[str, Any]) -> AdUpdates:
         """Of a table: the schema's `ad_id`, and one or more of `bid`, `eligible` and `remove`; null = as it was.
 
         Raises `EncodeError` naming column, row and value of what does not fit.
@@ -85,18 +85,18 @@ class Marks:
             raise EncodeError(name, None, f"unknown column of changes{nearest(name, allowed)}")
         if schema.ad_id not in columns or len(columns) == 1:
             raise EncodeError(schema.ad_id, None, f"expected columns {schema.ad_id} and any of bid, eligible, remove")
-        marks = Marks.of(read_ad_ids(schema.ad_id, columns[schema.ad_id], schema.ad_id_dtype))
+        updates = AdUpdates.of(read_ad_ids(schema.ad_id, columns[schema.ad_id], schema.ad_id_dtype))
         if BID in columns:
-            marks.bids[:] = read_bids(columns[BID], null=np.nan)
+            updates.bids[:] = read_bids(columns[BID], null=np.nan)
         if ELIGIBLE in columns:
-            marks.valid[:] = read_flags(ELIGIBLE, columns[ELIGIBLE], null=SAME)
+            updates.valid[:] = read_flags(ELIGIBLE, columns[ELIGIBLE], null=SAME)
         if REMOVE in columns:
-            marks.removed[:] = read_flags(REMOVE, columns[REMOVE], null=0) == 1
-        return marks
+            updates.removed[:] = read_flags(REMOVE, columns[REMOVE], null=0) == 1
+        return updates
 
 
 @dataclass(frozen=True, eq=False)
-class Changes:
+class ChangeSet:
     """One set of changes. Raises `ChangeError` if its parts do not fit together.
 
     P ads are put: they are new, or replace the ad of their id. Others, which must be there, are marked. No id is named
@@ -107,19 +107,19 @@ class Changes:
       ids: int64 `[P]`, or P strings.
       bids: float32 `[P]`.
       valid: bool `[P]`.
-      marks: of M others.
+      updates: of M others.
     """
 
     vectors: np.ndarray
     ids: np.ndarray | list[str]
     bids: np.ndarray
     valid: np.ndarray
-    marks: Marks
+    updates: AdUpdates
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 3 or self.vectors.dtype not in DTYPES.values():
             raise ChangeError(f"vectors: expected f32 or bf16 [P, T, D], got {self.vectors.dtype} {self.vectors.shape}")
-        put, marked = len(self.vectors), len(self.marks.ids)
+        put, marked = len(self.vectors), len(self.updates.ids)
         if put + marked == 0:
             raise ChangeError("expected at least one change, got none")
         id_type = list if isinstance(self.ids, list) else np.int64
@@ -127,17 +127,17 @@ class Changes:
             ("ids", self.ids, put, id_type),
             ("bids", self.bids, put, np.float32),
             ("valid", self.valid, put, np.bool_),
-            ("marks.ids", self.marks.ids, marked, id_type),
-            ("marks.bids", self.marks.bids, marked, np.float32),
-            ("marks.valid", self.marks.valid, marked, np.int8),
-            ("marks.removed", self.marks.removed, marked, np.bool_),
+            ("updates.ids", self.updates.ids, marked, id_type),
+            ("updates.bids", self.updates.bids, marked, np.float32),
+            ("updates.valid", self.updates.valid, marked, np.int8),
+            ("updates.removed", self.updates.removed, marked, np.bool_),
         ):
             _check_array(name, array, n, dtype)
         _check_bids("bids", self.bids)
-        _check_bids("marks.bids", self.marks.bids[~np.isnan(self.marks.bids)])
-        if not np.isin(self.marks.valid, (SAME, 0, 1)).all():
-            raise ChangeError(f"marks.valid: expected 1, 0 or {SAME}")
-        once({"ads": self.ids, "marks": self.marks.ids})
+        _check_bids("updates.bids", self.updates.bids[~np.isnan(self.updates.bids)])
+        if not np.isin(self.updates.valid, (SAME, 0, 1)).all():
+            raise ChangeError(f"updates.valid: expected 1, 0 or {SAME}")
+        once({"ads": self.ids, "updates": self.updates.ids})
 
     @property
     def dtype(self) -> VectorDType:
@@ -152,9 +152,9 @@ class Changes:
     @property
     def changes_id(self) -> str:
         """SHA-256 of all of it, hexadecimal."""
-        marks, head = self.marks, f"{self.dtype} {self.vectors.shape} {self.id_dtype} {len(self.marks.ids)}"
+        updates, head = self.updates, f"{self.dtype} {self.vectors.shape} {self.id_dtype} {len(self.updates.ids)}"
         put = (self.vectors, self.ids, self.bids, self.valid)
-        return content_id(*put, marks.ids, marks.bids, marks.valid, marks.removed, head=head)
+        return content_id(*put, updates.ids, updates.bids, updates.valid, updates.removed, head=head)
 
 
 def once(lists: Mapping[str, np.ndarray | Sequence[AdId]]) -> None:

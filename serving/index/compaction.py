@@ -22,8 +22,8 @@ import numpy as np
 
 from serving.index.ad_columns import AdId
 from serving.index.ad_index import VectorDType, timestamp
-from serving.index.ad_table import Ads
-from serving.index.change_set import SAME, Changes, IndexVersion, Marks, as_ids, id_values
+from serving.index.ad_table import AdTable
+from serving.index.change_set import SAME, AdUpdates, ChangeSet, IndexVersion, as_ids, id_values
 from serving.index.delta import Delta, DeltaError, load_changes, save_changes
 from tt_jax.io.publish import FileEntry, Format, describe_files, published_directory, read_published, write_manifest
 from tt_jax.schema import DType
@@ -65,7 +65,7 @@ class Compacted:
       created: of the last set, UTC, ISO 8601.
     """
 
-    changes: Changes
+    changes: ChangeSet
     places: np.ndarray
     chains: np.ndarray
     fingerprint: str
@@ -99,7 +99,7 @@ class Compacted:
                 jax=importlib.metadata.version("jax"),
                 tt_jax=importlib.metadata.version("tt-jax"),
                 shape=changes.vectors.shape,
-                marked=len(changes.marks.ids),
+                marked=len(changes.updates.ids),
                 dtype=changes.dtype,
                 id_dtype=changes.id_dtype,
                 files=describe_files(directory),
@@ -118,13 +118,13 @@ class Compacted:
             _check(changes, places, chains)
         except Exception as e:  # as of `AdIndex.load`
             raise DeltaError(f"{path}: {e}") from e
-        found = Compacted(changes, places, chains, manifest.fingerprint, manifest.index_id, manifest.created)
-        if (found.version.sequence, found.version.chain) != (manifest.sequence, manifest.chain):
+        compacted = Compacted(changes, places, chains, manifest.fingerprint, manifest.index_id, manifest.created)
+        if (compacted.version.sequence, compacted.version.chain) != (manifest.sequence, manifest.chain):
             raise DeltaError(f"{path}: its chains do not lead to {manifest.sequence}, {manifest.chain}, as it says")
-        return found
+        return compacted
 
 
-def compact(before: Compacted | None, deltas: Iterable[Delta], ads: Ads) -> Compacted:
+def compact(before: Compacted | None, deltas: Iterable[Delta], ads: AdTable) -> Compacted:
     """All changes that lead to the version of these ads, as one.
 
     `before`, `deltas`: some of them, in any order; those that do not lead there are left out. Raises `DeltaError` if
@@ -144,17 +144,17 @@ def between(before: Compacted | None, deltas: Iterable[Delta], version: IndexVer
 
     Raises `DeltaError` if one is missing.
     """
-    to, found = {delta.after: delta for delta in deltas}, list[Delta]()
+    to, way = {delta.after: delta for delta in deltas}, list[Delta]()
     start = IndexVersion.of(version.index_id) if before is None else before.version
     while version != start:
         if (delta := to.get(version)) is None:
             raise DeltaError(f"the set of changes that leads to {version} is missing")
-        found.append(delta)
+        way.append(delta)
         version = delta.before
-    return found[::-1]
+    return way[::-1]
 
 
-def net(sets: Sequence[Changes]) -> Changes:
+def net(sets: Sequence[ChangeSet]) -> ChangeSet:
     """At least one set of changes with the effect of all of them in their order, but for where new ads are put.
 
     It removes what any of them removed and none put again, even if the index does not have it.
@@ -163,9 +163,9 @@ def net(sets: Sequence[Changes]) -> Changes:
     for i, changes in enumerate(sets):
         rows = zip(id_values(changes.ids), changes.bids.tolist(), changes.valid.tolist(), strict=True)
         touched |= {ad: [bid, valid, False, i, row] for row, (ad, bid, valid) in enumerate(rows)}
-        marks = changes.marks
+        updates = changes.updates
         marked = zip(
-            id_values(marks.ids), marks.bids.tolist(), marks.valid.tolist(), marks.removed.tolist(), strict=True
+            id_values(updates.ids), updates.bids.tolist(), updates.valid.tolist(), updates.removed.tolist(), strict=True
         )
         for ad, bid, valid, removed in marked:
             if removed:
@@ -177,7 +177,7 @@ def net(sets: Sequence[Changes]) -> Changes:
     return _changes(sets, touched)
 
 
-def _changes(sets: Sequence[Changes], touched: dict[AdId, list[Any]]) -> Changes:
+def _changes(sets: Sequence[ChangeSet], touched: dict[AdId, list[Any]]) -> ChangeSet:
     put = {ad: state for ad, state in touched.items() if state[3] >= 0}
     marked = {ad: state for ad, state in touched.items() if state[3] < 0}
     vectors = np.empty((len(put), *sets[0].vectors.shape[1:]), sets[0].vectors.dtype)
@@ -190,10 +190,10 @@ def _changes(sets: Sequence[Changes], touched: dict[AdId, list[Any]]) -> Changes
     valid = np.array([state[1] for state in put.values()], np.bool_)
     marked_valid = np.array([state[1] for state in marked.values()], np.int8)
     removed = np.array([state[2] for state in marked.values()], np.bool_)
-    return Changes(vectors, ids, bids, valid, Marks(marked_ids, marked_bids, marked_valid, removed))
+    return ChangeSet(vectors, ids, bids, valid, AdUpdates(marked_ids, marked_bids, marked_valid, removed))
 
 
-def _check(changes: Changes, places: np.ndarray, chains: np.ndarray) -> None:
+def _check(changes: ChangeSet, places: np.ndarray, chains: np.ndarray) -> None:
     n = len(changes.ids)
     if (places.dtype, places.shape) != (np.int64, (n,)) or len(np.unique(places)) != n or (places < 0).any():
         raise DeltaError(f"places: expected {n} distinct positions, got {places.dtype} {places.shape}")

@@ -2,7 +2,7 @@
 
     manifest.json                             `DeltaManifest`
     vectors.npy ids.npy bids.npy valid.npy    ads that are put, as in an index
-    marked_ids.npy marked_bids.npy marked_valid.npy removed.npy   `Marks`
+    marked_ids.npy marked_bids.npy marked_valid.npy removed.npy   `AdUpdates`
 
 String ids are `.json`, as in an index. `Delta.save` publishes it, `Delta.load` checks every byte.
 """
@@ -30,7 +30,7 @@ from serving.index.ad_index import (
     save_vectors,
     timestamp,
 )
-from serving.index.change_set import Changes, IndexVersion, Marks
+from serving.index.change_set import AdUpdates, ChangeSet, IndexVersion
 from tt_jax.bundle.reader import Bundle
 from tt_jax.io.publish import FileEntry, Format, describe_files, published_directory, read_published, write_manifest
 from tt_jax.schema import DType
@@ -56,7 +56,7 @@ class DeltaManifest:
       created: UTC, ISO 8601.
       jax, tt_jax: versions that wrote it.
       shape: of the vectors, P, T, D.
-      marked: number of marks.
+      marked: number of updates.
       dtype: of the vectors, `f32` or `bf16`.
       id_dtype: `int` or `string`.
       files: every other file.
@@ -97,7 +97,7 @@ class Delta:
       path: where it was read, for messages.
     """
 
-    changes: Changes
+    changes: ChangeSet
     fingerprint: str
     before: IndexVersion
     created: str
@@ -124,7 +124,7 @@ class Delta:
                 jax=importlib.metadata.version("jax"),
                 tt_jax=importlib.metadata.version("tt-jax"),
                 shape=changes.vectors.shape,
-                marked=len(changes.marks.ids),
+                marked=len(changes.updates.ids),
                 dtype=changes.dtype,
                 id_dtype=changes.id_dtype,
                 files=describe_files(directory),
@@ -157,8 +157,8 @@ class Delta:
         directory = Path(directory)
         if not directory.is_dir():
             raise DeltaError(f"{directory}: expected a directory of deltas, found none")
-        found = [Delta.load(path) for path in sorted(directory.iterdir()) if not path.name.startswith(".")]
-        return sorted(found, key=lambda delta: delta.before.sequence)
+        deltas = [Delta.load(path) for path in sorted(directory.iterdir()) if not path.name.startswith(".")]
+        return sorted(deltas, key=lambda delta: delta.before.sequence)
 
     def require_after(self, fingerprint: str, version: IndexVersion) -> None:
         """Raises `DeltaError` unless it was made by this bundle, for this version of the index."""
@@ -176,22 +176,22 @@ class Delta:
 _ARRAYS = ("bids", "valid", "marked_bids", "marked_valid", "removed")
 
 
-def save_changes(directory: Path, changes: Changes) -> None:
+def save_changes(directory: Path, changes: ChangeSet) -> None:
     """Writes the arrays of a set of changes, each as a file. Raises OSError."""
-    marks = changes.marks
+    updates = changes.updates
     save_vectors(directory, changes.vectors)
     save_ids(directory, "ids", changes.ids)
-    save_ids(directory, "marked_ids", marks.ids)
-    arrays = changes.bids, changes.valid, marks.bids, marks.valid, marks.removed
+    save_ids(directory, "marked_ids", updates.ids)
+    arrays = changes.bids, changes.valid, updates.bids, updates.valid, updates.removed
     for name, array in zip(_ARRAYS, arrays, strict=True):
         np.save(directory / f"{name}.npy", array, allow_pickle=False)
 
 
-def load_changes(directory: Path, dtype: VectorDType, id_dtype: DType) -> Changes:
+def load_changes(directory: Path, dtype: VectorDType, id_dtype: DType) -> ChangeSet:
     """What `save_changes` wrote. Raises `ChangeError` if its parts do not fit together, else whatever NumPy does."""
-    bids, valid, *marks = (np.load(directory / f"{name}.npy", allow_pickle=False) for name in _ARRAYS)
+    bids, valid, *updates = (np.load(directory / f"{name}.npy", allow_pickle=False) for name in _ARRAYS)
     ids, marked = (load_ids(directory, name, id_dtype) for name in ("ids", "marked_ids"))
-    return Changes(load_vectors(directory, dtype), ids, bids, valid, Marks(marked, *marks))
+    return ChangeSet(load_vectors(directory, dtype), ids, bids, valid, AdUpdates(marked, *updates))
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def make_delta(bundle: Bundle, base: Base, ads: Any = None, changes: Any = None)
     Args:
       bundle: that made the index.
       ads: an Arrow table of ads to put, as for `build_index`; None = none.
-      changes: an Arrow table as for `Marks.read`; None = none.
+      changes: an Arrow table as for `AdUpdates.read`; None = none.
 
     Raises `DeltaError` for another bundle, `EncodeError` for a value that does not fit, `ChangeError` for an ad named
     twice.
@@ -232,6 +232,6 @@ def make_delta(bundle: Bundle, base: Base, ads: Any = None, changes: Any = None)
     columns = {name: [] for name in ad_columns(schema)} if ads is None else columns_of(ads)
     rows = read_ad_rows(schema, columns)
     vectors = embed_rows(bundle, rows.features, n, base.dtype)
-    nothing = Marks.of(read_ad_ids(schema.ad_id, [], schema.ad_id_dtype))
-    marks = nothing if changes is None else Marks.read(schema, columns_of(changes))
-    return Delta(Changes(vectors, rows.ids, rows.bids, rows.valid, marks), bundle.fingerprint, base.version, now())
+    nothing = AdUpdates.of(read_ad_ids(schema.ad_id, [], schema.ad_id_dtype))
+    updates = nothing if changes is None else AdUpdates.read(schema, columns_of(changes))
+    return Delta(ChangeSet(vectors, rows.ids, rows.bids, rows.valid, updates), bundle.fingerprint, base.version, now())

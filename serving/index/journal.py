@@ -20,8 +20,8 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.index.ad_table import Ads
-from serving.index.change_set import Changes
+from serving.index.ad_table import AdTable
+from serving.index.change_set import ChangeSet
 from serving.index.compaction import Compacted, between, compact, net
 from serving.index.delta import Delta, DeltaError, DeltaManifest
 from tt_jax.io.publish import Format, read_published, sync, write_json
@@ -99,20 +99,20 @@ def withdraw(path: Path) -> None:
     _remove([path])
 
 
-def net_of(directory: Path, deltas: Path | None, ads: Ads) -> Changes | None:
+def net_of(directory: Path, deltas: Path | None, ads: AdTable) -> ChangeSet | None:
     """The net of all changes of the index up to the version of these ads; None if there are none.
 
     Raises as `compact_records`.
     """
     with _files:
-        found = _read(_folder(directory, ads.version.index_id), ads.version.sequence)
-    way = between(found.compacted, [*found.deltas, *_load_all(deltas)], ads.version)
-    sets = [] if found.compacted is None else [found.compacted.changes]
+        records = _read(_folder(directory, ads.version.index_id), ads.version.sequence)
+    way = between(records.compacted, [*records.deltas, *_load_all(deltas)], ads.version)
+    sets = [] if records.compacted is None else [records.compacted.changes]
     sets += [delta.changes for delta in way]
     return net(sets) if sets else None
 
 
-def compact_records(directory: Path, deltas: Path | None, ads: Ads, at_least: int) -> int:
+def compact_records(directory: Path, deltas: Path | None, ads: AdTable, at_least: int) -> int:
     """Compacts the records that lead to the version of these ads if there are that many; how many it compacted.
 
     Removes what an earlier compaction was to remove. `deltas`: the directory of those that came before the journal.
@@ -124,8 +124,8 @@ def compact_records(directory: Path, deltas: Path | None, ads: Ads, at_least: in
         newest, records = _names(folder)
         records = [path for path in records if int(path.name) <= ads.version.sequence]
         if len(records) >= at_least:
-            found = _read(folder, ads.version.sequence)
-            made = compact(found.compacted, [*found.deltas, *_load_all(deltas)], ads)
+            stored = _read(folder, ads.version.sequence)
+            made = compact(stored.compacted, [*stored.deltas, *_load_all(deltas)], ads)
             made.save(newest := folder / f"compacted-{made.version.sequence:0{_DIGITS}}")
         if newest:
             _remove(_needless(folder, newest))
@@ -134,12 +134,12 @@ def compact_records(directory: Path, deltas: Path | None, ads: Ads, at_least: in
 
 def others(directory: Path, index_id: str) -> dict[str, int]:
     """Other indexes that have records -> sets of changes that these lead to; the last changed index first."""
-    found: dict[str, int] = {}
+    sequences: dict[str, int] = {}
     for folder in _folders(directory):
         if folder.name != index_id:
             records = [path.name for path in folder.iterdir() if _RECORD.fullmatch(path.name)]
-            found |= {folder.name: max(map(_sequence, records))} if records else {}
-    return found
+            sequences |= {folder.name: max(map(_sequence, records))} if records else {}
+    return sequences
 
 
 def prune(directory: Path, index_id: str, keep: int) -> list[str]:
@@ -161,8 +161,8 @@ def _folder(directory: Path, index_id: str) -> Path:
 
 def _folders(directory: Path) -> list[Path]:
     """Of all indexes, the last changed first."""
-    found = [path for path in directory.iterdir() if _INDEX.fullmatch(path.name)]
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    folders = [path for path in directory.iterdir() if _INDEX.fullmatch(path.name)]
+    return sorted(folders, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
 def _sequence(name: str) -> int:

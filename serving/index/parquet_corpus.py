@@ -31,7 +31,7 @@ _BUFFER_BYTES = 2**20  # of a column; without, the bytes of a whole row group ar
 
 
 @dataclass(frozen=True, eq=False)
-class AdsFile:
+class ParquetCorpus:
     """The ads of a file, their features left out.
 
     Attributes:
@@ -49,7 +49,7 @@ class AdsFile:
     groups: tuple[int, ...]
 
     @staticmethod
-    def read(path: Path, schema: Schema) -> AdsFile:
+    def read(path: Path, schema: Schema) -> ParquetCorpus:
         """Raises `EncodeError` naming column, row and value, or ValueError for what is no Parquet file."""
         with _parquet(path) as file:
             metadata = file.metadata
@@ -62,7 +62,7 @@ class AdsFile:
             # One after the other, so that what reading takes beside its result is there for one only.
             column = lambda name: file.read([name]).column(name)  # noqa: E731
             ids = read_ad_ids(schema.ad_id, column(schema.ad_id), schema.ad_id_dtype)
-            return AdsFile(path, ids, read_bids(column(BID)), read_flags(ELIGIBLE, column(ELIGIBLE)), groups)
+            return ParquetCorpus(path, ids, read_bids(column(BID)), read_flags(ELIGIBLE, column(ELIGIBLE)), groups)
 
     def ranges(self, batch: int) -> list[tuple[int, int]]:
         """First row of each range and first row after it: of about a row group, in whole batches but for the last.

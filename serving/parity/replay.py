@@ -86,20 +86,20 @@ def replay(pairs: Sequence[PairVersions], paths: Iterable[Path], serving: Profil
     Raises `RequestLogError`, naming file and line, for a line that is no query, or one of a known pair that this cannot
     have answered; also if there is no query.
     """
-    encoder, found = Encoder(serving.schema), Replayed()
+    encoder, result = Encoder(serving.schema), Replayed()
     logged = ((path, line, query) for path in paths for line, query in read_log(path))
     while batch := list(islice(logged, _AT_ONCE)):
         own = [record for record in batch if record[2].bundle == pairs[0].fingerprint]
         others = [record for record in batch if record[2].bundle != pairs[0].fingerprint]
         if own:
             _add(serving, _encoded(encoder, own))
-        _add_others(serving, encoder, [query.query for _, _, query in others], found)
-        found.queries += len(batch)
+        _add_others(serving, encoder, [query.query for _, _, query in others], result)
+        result.queries += len(batch)
         for record in batch:
-            _compare(pairs, record, found, allowed)
-    if not found.queries:
+            _compare(pairs, record, result, allowed)
+    if not result.queries:
         raise RequestLogError(f"{', '.join(map(str, paths))}: no logged query")
-    return found
+    return result
 
 
 def _encoded(encoder: Encoder, records: list[Logged]) -> Encoded:
@@ -113,11 +113,11 @@ def _add(serving: Profile, encoded: Encoded) -> None:
     serving.add(encoded.arrays["query_ids"], encoded.arrays["query_floats"], encoded.missing)
 
 
-def _add_others(serving: Profile, encoder: Encoder, queries: list[dict[str, Any]], found: Replayed) -> None:
+def _add_others(serving: Profile, encoder: Encoder, queries: list[dict[str, Any]], result: Replayed) -> None:
     """Queries of other bundles, whose schemas may be others."""
     names = {f.name for f in serving.schema.tower_features("query")}
     for name in (name for query in queries for name in query if name not in names):
-        found.unknown_features[name] = found.unknown_features.get(name, 0) + 1
+        result.unknown_features[name] = result.unknown_features.get(name, 0) + 1
     known = [{name: value for name, value in query.items() if name in names} for query in queries]
     try:
         if known:
@@ -125,22 +125,22 @@ def _add_others(serving: Profile, encoder: Encoder, queries: list[dict[str, Any]
     except EncodeError as e:
         if len(known) == 1:
             reason = f"feature {e.column!r}: {e.reason}"
-            found.not_encoded[reason] = found.not_encoded.get(reason, 0) + 1
+            result.not_encoded[reason] = result.not_encoded.get(reason, 0) + 1
         else:
             for query in known:
-                _add_others(serving, encoder, [query], found)
+                _add_others(serving, encoder, [query], result)
 
 
-def _compare(pairs: Sequence[PairVersions], record: Logged, found: Replayed, allowed: float) -> None:
+def _compare(pairs: Sequence[PairVersions], record: Logged, result: Replayed, allowed: float) -> None:
     path, line, logged = record
     known = (pair.scorer(logged.index) for pair in pairs if pair.fingerprint == logged.bundle)
     scorer = next((scorer for scorer in known if scorer is not None), None)
     if scorer is None:
-        by = found.not_scored.setdefault((logged.bundle, logged.index.partition("+")[0]), NotScored())
+        by = result.not_scored.setdefault((logged.bundle, logged.index.partition("+")[0]), NotScored())
         by.queries += 1
         by.versions.add(logged.index)
         return
-    found.scored += 1
+    result.scored += 1
     fine, scale = True, max((abs(ad.score) for ad in logged.ads), default=0.0) or 1.0
     for ad, again in zip(logged.ads, _scores(scorer, record), strict=True):
         if ad.probabilities.keys() != again.probabilities.keys():
@@ -148,14 +148,14 @@ def _compare(pairs: Sequence[PairVersions], record: Logged, found: Replayed, all
         numbers = [(head, p, again.probabilities[head], 1.0) for head, p in ad.probabilities.items()]
         for name, served, replayed, unit in [("score", ad.score, again.score, scale), *numbers]:
             off = abs(served - replayed) / unit
-            (found.scores if name == "score" else found.probabilities).add(off)
+            (result.scores if name == "score" else result.probabilities).add(off)
             fine = fine and off <= allowed
-            if found.worst is None or not off <= found.worst["off"]:
-                found.worst = {
+            if result.worst is None or not off <= result.worst["off"]:
+                result.worst = {
                     "file": str(path), "line": line, "ad": ad.id, "number": name,
                     "off": off, "served": served, "replayed": replayed,
                 }  # fmt: skip
-    found.wrong += not fine
+    result.wrong += not fine
 
 
 def _scores(scorer: Scorer, record: Logged) -> list[Any]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from serving.scoring.device_corpus import Corpus
+from serving.scoring.device_corpus import DeviceCorpus
 from serving.scoring.top_k import TopK, one_of, score_and_top_k, score_candidates, score_positions
 from tt_jax.calibration.maps import Curves, query_scenarios
 from tt_jax.models.two_tower import TwoTower
@@ -36,7 +36,7 @@ def _of_queries(model: TwoTower, curves: Curves | None, ids: Array) -> Curves | 
 
 
 def best(
-    model: TwoTower, utility: Utility, ks: tuple[int, ...], params: Any, tables: Any, corpus: Corpus,
+    model: TwoTower, utility: Utility, ks: tuple[int, ...], params: Any, tables: Any, corpus: DeviceCorpus,
     curves: Curves | None, ids: Array, floats: Array, which: Array, scratch: Array,
 ) -> tuple[TopK, Array]:  # fmt: skip
     """The best `ks[which]` of all ads for each query, and the scratch buffer."""
@@ -45,7 +45,7 @@ def best(
 
 
 def best_candidates(
-    model: TwoTower, utility: Utility, k: int, sizes: tuple[int, ...], params: Any, tables: Any, corpus: Corpus,
+    model: TwoTower, utility: Utility, k: int, sizes: tuple[int, ...], params: Any, tables: Any, corpus: DeviceCorpus,
     curves: Curves | None, ids: Array, floats: Array, which: Array, lists: Array,
 ) -> TopK:  # fmt: skip
     """The best k of the ads at the first `sizes[which]` positions of each query's list."""
@@ -62,7 +62,7 @@ def scores(
     utility: Utility,
     params: Any,
     tables: Any,
-    corpus: Corpus,
+    corpus: DeviceCorpus,
     curves: Curves | None,
     ids: Array,
     floats: Array,

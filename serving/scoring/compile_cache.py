@@ -71,19 +71,19 @@ class CompileCache:
 
     def _is_other(self, record: logging.LogRecord) -> bool:
         """A filter of warnings. That JAX could not write a program comes as one, and does not say where."""
-        _, found, reason = record.getMessage().partition("Error writing persistent compilation cache entry ")
-        if found:
+        _, matched, reason = record.getMessage().partition("Error writing persistent compilation cache entry ")
+        if matched:
             self._not_written = True
             reason = f"{self._files}: a compiled program is not kept: {reason.splitlines()[0]}"
             log_event("compile_cache", logging.WARNING, outcome="failed", reason=reason)
-        return not found
+        return not matched
 
     def _drop_damaged(self) -> None:
         """JAX writes in place: a kill leaves a part of a file, which it would neither read nor replace."""
         kept = {entry.path: entry for entry in self._listed()}
-        for found in describe_files(self._files):
-            if found != kept.get(found.path):
-                (self._files / found.path).unlink(missing_ok=True)
+        for entry in describe_files(self._files):
+            if entry != kept.get(entry.path):
+                (self._files / entry.path).unlink(missing_ok=True)
 
     def _listed(self) -> tuple[FileEntry, ...]:
         path = self._files / MANIFEST

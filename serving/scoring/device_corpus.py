@@ -18,7 +18,7 @@ PART = 65_536  # ads scored at a time, a multiple of BLOCK; with 131,072 B = 32 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Corpus:
+class DeviceCorpus:
     """The ads, laid out for scoring. Build it with `pack`.
 
     Attributes:
@@ -39,7 +39,7 @@ class Corpus:
     starts: tuple[Array, ...]
 
     @staticmethod
-    def pack(rows_NTD: Array, bids_N: Array, valid_N: Array, scanned: tuple[int, ...], places: int = 0) -> Corpus:
+    def pack(rows_NTD: Array, bids_N: Array, valid_N: Array, scanned: tuple[int, ...], places: int = 0) -> DeviceCorpus:
         """Pads the ads to at least that many places, a whole number of blocks.
 
         Copies the tasks `scanned` (those the utility uses) to columns.
@@ -48,7 +48,7 @@ class Corpus:
         rows_NTD = jnp.asarray(rows_NTD)
         if spare:  # else it would be a copy of all
             rows_NTD = jnp.pad(rows_NTD, ((0, spare), (0, 0), (0, 0)))
-        return Corpus(
+        return DeviceCorpus(
             rows_NTD=rows_NTD,
             columns=_columns(rows_NTD, scanned, PART),
             bids_N=jnp.pad(jnp.asarray(bids_N, jnp.float32), (0, spare)),
@@ -73,7 +73,7 @@ class Corpus:
         """Whether that many queries read one float32 task in rows."""
         return batch > 1 and self.rows_NTD.shape[1] == 1 and self.rows_NTD.dtype == jnp.float32
 
-    def updated(self, put_P: Array, vectors_PTD: Array, marked_M: Array, bids_M: Array, valid_M: Array) -> Corpus:
+    def updated(self, put_P: Array, vectors_PTD: Array, marked_M: Array, bids_M: Array, valid_M: Array) -> DeviceCorpus:
         """With other vectors at positions `put_P`, other bids and eligibility at `marked_M`. Donate `self` to the jit.
 
         Positions are int32; N and more is padding, which changes nothing.
@@ -85,7 +85,7 @@ class Corpus:
             )
             for task, parts in self.columns.items()
         }
-        return Corpus(
+        return DeviceCorpus(
             rows_NTD=self.rows_NTD.at[put_P].set(vectors_PTD, mode="drop"),
             columns=columns,
             bids_N=self.bids_N.at[marked_M].set(bids_M, mode="drop"),

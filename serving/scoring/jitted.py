@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from serving.scoring.calls import ad_vectors, best, best_candidates, query_gates, scores
-from serving.scoring.device_corpus import Corpus
+from serving.scoring.device_corpus import DeviceCorpus
 from tt_jax.calibration.maps import Curves
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.schema import PAD_ID
@@ -22,7 +22,9 @@ NO_AD = -1
 EMBEDDED = (64, 1024)  # changed ads at a time
 UPDATED = 64  # fewest positions of an update; times 4, 16, ...
 
-State = tuple[Any, Any, Corpus, Curves | None]  # parameters, tables, ads, calibration: first arguments of a program
+State = tuple[
+    Any, Any, DeviceCorpus, Curves | None
+]  # parameters, tables, ads, calibration: first arguments of a program
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,11 @@ def lower(
     return jax.jit(partial(scores, model, utility)).lower(*state, ids, floats, lists)
 
 
-def _lower_update(corpus: Corpus, put: int, marked: int) -> Any:
+def _lower_update(corpus: DeviceCorpus, put: int, marked: int) -> Any:
     vectors = jax.ShapeDtypeStruct((put, *corpus.rows_NTD.shape[1:]), corpus.rows_NTD.dtype)
     at = [jax.ShapeDtypeStruct((n,), jnp.int32) for n in (put, marked)]
     bids, valid = (jax.ShapeDtypeStruct((marked,), dtype) for dtype in (jnp.float32, jnp.bool_))
-    return jax.jit(Corpus.updated, donate_argnums=0).lower(corpus, at[0], vectors, at[1], bids, valid)
+    return jax.jit(DeviceCorpus.updated, donate_argnums=0).lower(corpus, at[0], vectors, at[1], bids, valid)
 
 
 def at_least(sizes: tuple[int, ...], wanted: int) -> int:
@@ -111,6 +113,6 @@ def pad(ids: np.ndarray, floats: np.ndarray, queries: int) -> tuple[np.ndarray, 
 def pad_lists(positions: list[np.ndarray], shape: Shape) -> np.ndarray:
     """Lists of positions as int32 `[queries, size]` of a shape, filled up with `NO_AD`."""
     lists = np.full((shape.queries, shape.size), NO_AD, np.int32)
-    for row, found in zip(lists, positions, strict=False):
-        row[: len(found)] = found
+    for row, places in zip(lists, positions, strict=False):
+        row[: len(places)] = places
     return lists

@@ -22,8 +22,8 @@ import numpy as np
 from jax import Array
 
 from serving.index.ad_index import AdIndex
-from serving.index.ad_table import Update
-from serving.scoring.device_corpus import Corpus
+from serving.index.ad_table import CorpusUpdate
+from serving.scoring.device_corpus import DeviceCorpus
 from serving.scoring.jitted import CHANGES, QUERIES, Shape, State, at_least, lower, pad, pad_lists, update_shape
 from serving.scoring.top_k import TopK
 from tt_jax.calibration.maps import Calibration
@@ -39,20 +39,20 @@ GROWTH = 1.25  # of the places when all are taken: every scan reads them all, so
 class Running:
     """A call that was started for some queries. XLA computes while Python goes on."""
 
-    _found: TopK
+    _top_k: TopK
     _queries: int
 
     def wait(self) -> None:
         """Returns when the results are there."""
-        jax.block_until_ready(self._found)
+        jax.block_until_ready(self._top_k)
 
     def result(self) -> TopK:
         """NumPy arrays, without the padding. Waits."""
         # NumPy sees what a CPU has where it is; from elsewhere it copies, one array after the other. `jax.device_get`
         # copies all at once, but takes .14 ms more on a CPU. These are results: no later call is given their memory.
-        found: Any = jax.tree.map(np.asarray, self._found)
+        top: Any = jax.tree.map(np.asarray, self._top_k)
         n = self._queries
-        return TopK(found.positions_Bk[:n], found.utility_Bk[:n], found.probabilities_TBk[:, :n])
+        return TopK(top.positions_Bk[:n], top.utility_Bk[:n], top.probabilities_TBk[:, :n])
 
 
 class Programs:
@@ -83,7 +83,7 @@ class Programs:
         parts = (jnp.asarray(index.vectors), jnp.asarray(index.bids), jnp.asarray(index.valid))
         curves = calibration.curves(model.schema) if calibration else None
         weights = jax.device_put((dict(params), dict(tables)))
-        self._state: State = (*weights, Corpus.pack(*parts, used, places), curves)
+        self._state: State = (*weights, DeviceCorpus.pack(*parts, used, places), curves)
         self._prepare(like)
         self._spare = self._ads - len(index.vectors)
 
@@ -150,7 +150,7 @@ class Programs:
             # XLA compiles in parallel; tracing, which is Python, would not gain from it.
             missing = [shape for shape in shapes if shape not in self._compiled]
             compiled = [(shape, pool.submit(self._lower(shape).compile)) for shape in missing]
-            self._compiled.update({shape: found.result() for shape, found in compiled})
+            self._compiled.update({shape: program.result() for shape, program in compiled})
 
     def best(self, ids: np.ndarray, floats: np.ndarray, k: int) -> Running:
         """The best of all ads, at least min(k, N) of them, for at most `QUERIES[-1]` queries."""
@@ -169,8 +169,8 @@ class Programs:
     def scores(self, ids: np.ndarray, floats: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Utility `[C]` and probabilities `[T, C]` of the ads at these positions, for one query."""
         shape = Shape("score", 1, at_least(self._candidates, len(positions)))
-        found = self._get(shape)(*self._state, ids, floats, pad_lists([positions], shape))
-        utility, probabilities = jax.device_get(found)
+        scores = self._get(shape)(*self._state, ids, floats, pad_lists([positions], shape))
+        utility, probabilities = jax.device_get(scores)
         return utility[0, : len(positions)], probabilities[:, 0, : len(positions)]
 
     def utilities(self, ids: np.ndarray, floats: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -191,7 +191,7 @@ class Programs:
         """Compiles what `updated` needs for as many positions."""
         self._get(update_shape(put, marked))
 
-    def updated(self, update: Update) -> Programs:
+    def updated(self, update: CorpusUpdate) -> Programs:
         """These programs with changed ads. Consumes this object's ads: only the other one can be used from then on."""
         shape = update_shape(len(update.put), len(update.marked))
         spare, more = (0, shape.queries - len(update.put)), (0, shape.size - len(update.marked))
@@ -239,7 +239,7 @@ class Programs:
         """With shapes in place of all arrays, and `_pack`, which gives the corpus of that size."""
         other = copy.copy(self)
         params, tables, corpus, curves = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self._state)
-        pack = jax.jit(partial(Corpus.pack, scanned=tuple(corpus.columns), places=places))
+        pack = jax.jit(partial(DeviceCorpus.pack, scanned=tuple(corpus.columns), places=places))
         parts = (corpus.rows_NTD, corpus.bids_N, corpus.valid_N)
         other._pack = pack.lower(*parts).compile()
         other._state = (params, tables, jax.eval_shape(pack, *parts), curves)
@@ -247,7 +247,7 @@ class Programs:
         other._spare = other._ads - self._ads
         return other
 
-    def lane(self, k: int, candidates: int | None) -> Shape:
+    def batch_key(self, k: int, candidates: int | None) -> Shape:
         """What a query must have in common with others to share a call: by how many at most, of how many results or of
         lists of what length."""
         if candidates is None:
@@ -282,8 +282,8 @@ class Programs:
             # Taken out while in use: a run that fails has consumed it.
             scratch = self._scratch.pop(shape.queries, None)
             scratch = self._fresh_scratch(shape.queries) if scratch is None else scratch
-            found, self._scratch[shape.queries] = program(*self._state, *arguments, scratch)
-        return found
+            top, self._scratch[shape.queries] = program(*self._state, *arguments, scratch)
+        return top
 
     def _fresh_scratch(self, queries: int) -> Array:
         return jax.device_put(np.zeros(self._state[2].scratch_shape(queries), np.float32))

@@ -64,10 +64,10 @@ class Ranking:
         none = np.empty(0, np.int32), np.empty(0, np.float32), np.empty((0, 0), np.float32)
         best: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [none for _ in self._ks]
         for rows, call in self._calls:
-            found: Any = call.result()  # NumPy's, declared as JAX's
+            top: Any = call.result()  # NumPy's, declared as JAX's
             for b, row in enumerate(rows):
-                n = int(np.count_nonzero(found.utility_Bk[b, : self._ks[row]] > -np.inf))
-                best[row] = found.positions_Bk[b, :n], found.utility_Bk[b, :n], found.probabilities_TBk[:, b, :n]
+                n = int(np.count_nonzero(top.utility_Bk[b, : self._ks[row]] > -np.inf))
+                best[row] = top.positions_Bk[b, :n], top.utility_Bk[b, :n], top.probabilities_TBk[:, b, :n]
         return best
 
     def answers(self) -> list[list[ScoredAd]]:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from serving.scoring.device_corpus import BLOCK, Corpus
+from serving.scoring.device_corpus import BLOCK, DeviceCorpus
 from tt_jax.calibration.maps import Curves
 from tt_jax.utility import Utility
 
@@ -64,7 +64,7 @@ def top_k(scores_BN: Array, k: int, block: int = BLOCK) -> tuple[Array, Array]:
 
 def score_and_top_k(
     queries_TBD: Array,
-    corpus: Corpus,
+    corpus: DeviceCorpus,
     biases_T: Array,
     utility: Utility,
     ks: tuple[int, ...],
@@ -72,7 +72,7 @@ def score_and_top_k(
     curves: Curves | None = None,
     which: Array | int = 0,
 ) -> tuple[TopK, Array]:
-    """Scores every ad for every query: the best min(k, N), with N counting the padding of `Corpus.pack`.
+    """Scores every ad for every query: the best min(k, N), with N counting the padding of `DeviceCorpus.pack`.
 
     Args:
       queries_TBD: float32 query embeddings; rounded to the dtype of the ads for the products (summed in float32).
@@ -101,7 +101,7 @@ def score_and_top_k(
     return one_of(which, [partial(best, k) for k in ks], max(ks)), scratch
 
 
-def one_of(which: Array | int, found: Sequence[Callable[[], TopK]], k: int) -> TopK:
+def one_of(which: Array | int, choices: Sequence[Callable[[], TopK]], k: int) -> TopK:
     """What the function at the place `which` gives, filled up to `k` results: the others do not run."""
 
     def filled(best: Callable[[], TopK]) -> TopK:
@@ -113,12 +113,12 @@ def one_of(which: Array | int, found: Sequence[Callable[[], TopK]], k: int) -> T
             jnp.pad(x.probabilities_TBk, ((0, 0), (0, 0), spare)),
         )
 
-    return lax.switch(which, [partial(filled, best) for best in found])
+    return lax.switch(which, [partial(filled, best) for best in choices])
 
 
 def score_candidates(
     queries_TBD: Array,
-    corpus: Corpus,
+    corpus: DeviceCorpus,
     biases_T: Array,
     utility: Utility,
     k: int,
@@ -147,7 +147,7 @@ def score_candidates(
 
 def score_positions(
     queries_TBD: Array,
-    corpus: Corpus,
+    corpus: DeviceCorpus,
     biases_T: Array,
     utility: Utility,
     positions_BC: Array,
@@ -176,7 +176,7 @@ def _calibrated(queries_TBD: Array, biases_T: Array, curves: Curves | None) -> t
 
 
 def _scores_by_columns(
-    queries_TBD: Array, corpus: Corpus, biases_TB: Array, bend: Bend, utility: Utility, scratch_BN: Array
+    queries_TBD: Array, corpus: DeviceCorpus, biases_TB: Array, bend: Bend, utility: Utility, scratch_BN: Array
 ) -> tuple[Array, Array]:
     """Utilities `[B, N]` of all ads, in the scratch buffer, and the maximum of each block of them."""
     batch, zero = scratch_BN.shape[0], jnp.int32(0)
@@ -208,7 +208,7 @@ def _best_of_columns(scores_BN: Array, maxima_BM: Array, k: int) -> tuple[Array,
 
 
 def _scores_by_rows(
-    queries_TBD: Array, corpus: Corpus, biases_TB: Array, bend: Bend, utility: Utility, scratch_NB: Array
+    queries_TBD: Array, corpus: DeviceCorpus, biases_TB: Array, bend: Bend, utility: Utility, scratch_NB: Array
 ) -> tuple[Array, Array]:
     """As `_scores_by_columns`, of one float32 task, `[N, B]`. XLA puts the product, then the scores into the buffer."""
     n, batch = scratch_NB.shape
@@ -247,7 +247,9 @@ def _product(queries_BD: Array, columns_DC: Array) -> Array:
     return jnp.matmul(queries_BD, columns_DC, precision="highest", preferred_element_type=jnp.float32)[:batch]
 
 
-def _probabilities_at(queries_TBD: Array, corpus: Corpus, biases_TB: Array, positions_BC: Array, bend: Bend) -> Array:
+def _probabilities_at(
+    queries_TBD: Array, corpus: DeviceCorpus, biases_TB: Array, positions_BC: Array, bend: Bend
+) -> Array:
     """Probabilities [T, B, C] of the ads at these positions; of no meaning outside 0..N-1."""
     n, tasks, dim = corpus.rows_NTD.shape
     rows_BCF = corpus.rows_NTD.reshape(n, tasks * dim).at[positions_BC].get(mode="clip")

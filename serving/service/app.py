@@ -25,14 +25,14 @@ from serving.http.listener import Listener
 from serving.http.protocol import Reply
 from serving.http.protocol import Request as HttpRequest
 from serving.http.server import Room, Server, bound, calm_garbage_collector, listen, make_room
-from serving.limits import Load
+from serving.limits import ServiceLimits
 from serving.parity.request_log import LogSettings, RequestLog
 from serving.scorer import Scorer
 from serving.scorer_updates import load as load_scorer
 from serving.service.auth import OPEN, Tokens, hosts_of
 from serving.service.errors import ERRORS, explain
-from serving.service.load_shedding import Door
-from serving.service.messages import BatchAnswer, FeatureInfo, Limits, ModelAnswer, RankAnswer
+from serving.service.load_shedding import LoadShedder
+from serving.service.messages import BatchAnswer, FeatureInfo, ModelAnswer, RankAnswer, RequestLimits
 from serving.service.openapi import RankOperation, openapi_config
 from serving.service.rank import RANK, Rank
 from serving.service.telemetry import Telemetry, log_serves
@@ -63,21 +63,23 @@ class MakePages(Protocol):
 
 _LAST_BATCH = 0.6  # of the grace time: when no batch is started any more
 _LAST_CALL = 0.1  # of it: for the last batch to end
-_LAST_BESIDE = 1.0  # s from when the service has drained until the connections of the other listeners are cut
+_LAST_EXTRA = 1.0  # s from when the service has drained until the connections of the other listeners are cut
 
 
 class Service:
     """What the handlers share. `ready` is False before start-up and while the process drains."""
 
-    def __init__(self, scorer: Scorer, max_body: int, max_queries: int, load: Load, log: LogSettings | None) -> None:
+    def __init__(
+        self, scorer: Scorer, max_body: int, max_queries: int, limits: ServiceLimits, log: LogSettings | None
+    ) -> None:
         versions = {name: importlib.metadata.version(name) for name in ("tt-jax", "jax", "litestar")}
         versions = {name.replace("-", "_"): v for name, v in versions.items()} | {"python": platform.python_version()}
-        self.limits = Limits(scorer.max_k, max_queries, scorer.max_candidates, max_body)
+        self.request_limits = RequestLimits(scorer.max_k, max_queries, scorer.max_candidates, max_body)
         self.telemetry = Telemetry(scorer, versions)
-        self.load = load
-        self.batcher = Batcher(scorer, load=load, metrics=self.telemetry.queue)
+        self.service_limits = limits
+        self.batcher = Batcher(scorer, limits=limits, metrics=self.telemetry.queue)
         self.request_log = RequestLog(log, self.telemetry.registry) if log else None
-        self.rank = Rank(self.batcher, self.telemetry, self.limits, self.request_log)
+        self.rank = Rank(self.batcher, self.telemetry, self.request_limits, self.request_log)
         self.room, self.access_log, self.ready = Room(0, 0), False, False  # until it runs
         self._versions = versions
 
@@ -89,7 +91,7 @@ class Service:
             tasks=scorer.schema.heads,
             utility=scorer.utility,
             features=[_feature_info(f) for f in scorer.schema.tower_features("query")],
-            limits=self.limits,
+            limits=self.request_limits,
             bundle=scorer.fingerprint,
             index=scorer.index_id,
             ads=scorer.index_size,
@@ -97,26 +99,28 @@ class Service:
             versions=self._versions,
         )
 
-    def listener(self, name: str, door: Door, max_body: int, max_connections: int) -> Listener:
+    def listener(self, name: str, shedder: LoadShedder, max_body: int, max_connections: int) -> Listener:
         """One of this process. `name`: in metrics and logs. `max_body`: bytes."""
         return Listener(
             name,
-            door,
+            shedder,
             self.telemetry.clients,
-            self.load,
+            self.service_limits,
             max_body=max_body,
             max_connections=max_connections,
             access_log=self.access_log,
         )
 
-    def beside(self, name: str, door: Door, max_body: int, sock: socket.socket) -> AbstractAsyncContextManager[None]:
+    def extra_listener(
+        self, name: str, shedder: LoadShedder, max_body: int, sock: socket.socket
+    ) -> AbstractAsyncContextManager[None]:
         """Answers on another address for as long as the block lasts."""
-        return self.listener(name, door, max_body, self.room.beside).serving(sock, _LAST_BESIDE)
+        return self.listener(name, shedder, max_body, self.room.extra).serving(sock, _LAST_EXTRA)
 
     def drain(self) -> None:
         """No longer ready. Requests are served for most of the grace time, then refused; safe in a signal handler."""
         self.ready = False
-        self.batcher.closing_at = time.perf_counter() + _LAST_BATCH * self.load.grace
+        self.batcher.closing_at = time.perf_counter() + _LAST_BATCH * self.service_limits.grace
 
 
 def _feature_info(f: Feature) -> FeatureInfo:
@@ -135,7 +139,7 @@ def create_app(
     *,
     max_body: int = 2**20,
     max_queries: int = 64,
-    load: Load | None = None,
+    limits: ServiceLimits | None = None,
     log: LogSettings | None = None,
     tokens: Tokens | None = None,
     metrics_here: bool = True,
@@ -153,7 +157,7 @@ def create_app(
     """
     if max_body < 1 or max_queries < 1:
         raise ValueError(f"expected max_body and max_queries >= 1, got {max_body} and {max_queries}")
-    service = Service(scorer, max_body, max_queries, load or Load(), log)
+    service = Service(scorer, max_body, max_queries, limits or ServiceLimits(), log)
     pages = None if console is None else console(service)
 
     @asynccontextmanager
@@ -163,7 +167,7 @@ def create_app(
             yield
         finally:
             service.ready = False
-            service.batcher.close(_LAST_CALL * service.load.grace)
+            service.batcher.close(_LAST_CALL * service.service_limits.grace)
             if pages:
                 pages.close()
             if service.request_log:
@@ -189,7 +193,9 @@ async def rank(request: Request[Any, Any, Any]) -> Response[RankAnswer | BatchAn
     scope, answer = request.scope, asyncio.get_running_loop().create_future()
     asked = HttpRequest(b"POST", RANK.encode(), list(scope["headers"]), scope["state"][STARTED], path=RANK)
     asked.body = await request.body()
-    _service(request).rank.answer(asked, answer.set_result)  # as `Door` does, which most requests need not go past
+    _service(request).rank.answer(
+        asked, answer.set_result
+    )  # as `LoadShedder` does, which most requests need not go past
     reply: Reply = await answer
     headers = {name.decode(): value.decode() for name, value in reply.headers}
     return Response(msgspec.Raw(reply.body), status_code=reply.status, headers=headers)  # pyright: ignore[reportReturnType]
@@ -233,7 +239,7 @@ def _service(request: Request[Any, Any, Any]) -> Service:
     return request.app.state.service
 
 
-Beside = Callable[[Service], AbstractAsyncContextManager[None]]
+Listeners = Callable[[Service], AbstractAsyncContextManager[None]]
 
 
 @asynccontextmanager
@@ -253,7 +259,7 @@ def run(
     max_candidates: int = 16_384,
     max_queries: int = 64,
     max_body: int = 2**20,
-    load: Load | None = None,
+    limits: ServiceLimits | None = None,
     log: LogSettings | None = None,
     tokens: Tokens | None = None,
     metrics_here: bool = True,
@@ -261,32 +267,32 @@ def run(
     console: MakePages | None = None,
     allowed_hosts: Sequence[str] = (),
     access_log: bool = False,
-    beside: Beside = _nothing,
+    listeners: Listeners = _nothing,
 ) -> None:
     """Loads and warms the scorer, then serves in one process until SIGTERM or SIGINT. Port 0 takes a free one.
 
     Args:
       bundle, index, deltas, journal, max_k, max_candidates, live: see `serving.scorer_updates.load`.
       max_queries, max_body, log, tokens, metrics_here: see `create_app`.
-      load: limits.
+      limits: of work, clients and times.
       console: pages such as those of `serving.console`; None = none.
       allowed_hosts: names that requests may be for, beside this machine's, where `serving.service.auth.hosts_of` checks
       them.
       access_log: whether each answer of each listener is logged.
-      beside: entered before the service takes requests, and left when it has drained.
+      listeners: entered before the service takes requests, and left when it has drained.
 
     Raises ValueError for a port that is none, what `serving.scorer_updates.load` and `RequestLog` raise, OSError naming
     an address that is taken, and `DispatcherError` when the thread that ranks has ended or is stuck. It may still be at
     work then, so end the process with `os._exit`.
     """
-    load, started = load or Load(), time.monotonic()
-    room = make_room(load.max_connections)
+    limits, started = limits or ServiceLimits(), time.monotonic()
+    room = make_room(limits.max_connections)
     with bound(host, port) as listener:  # before the seconds that loading takes
         app = create_app(  # no name for the scorer: it would be kept when another takes its place
             load_scorer(bundle, index, deltas, journal, max_k=max_k, max_candidates=max_candidates, live=live),
             max_body=max_body,
             max_queries=max_queries,
-            load=load,
+            limits=limits,
             log=log,
             tokens=tokens,
             metrics_here=metrics_here,
@@ -301,13 +307,13 @@ def run(
         hosts = hosts_of(host, tokens, allowed_hosts)
         open_paths = (*OPEN, app.state.console.path) if console else OPEN
         who: Any = {"tokens": tokens, "open_paths": open_paths, "hosts": hosts, "origin": origin}
-        door = Door(app, service.telemetry, rank=service.rank, **who)
-        public = service.listener("service", door, max_body, room.service)
+        shedder = LoadShedder(app, service.telemetry, rank=service.rank, **who)
+        public = service.listener("service", shedder, max_body, room.service)
         pages = "docs at /schema" + (f", console at {app.state.console.path}" if console else "")
         print(f"serving http://{address} ({pages}): {_describe(service.batcher.scorer)}", flush=True)
         log_serves("load", service.batcher.scorer, started)
-        batcher, around = service.batcher, (lambda: beside(service), app.lifespan)
-        Server(public, load, service.drain, lambda: batcher.failure is not None, around).run(listener)
+        batcher, around = service.batcher, (lambda: listeners(service), app.lifespan)
+        Server(public, limits, service.drain, lambda: batcher.failure is not None, around).run(listener)
         if batcher.failure:
             raise batcher.failure
 

@@ -81,10 +81,10 @@ def _http_error(error: HTTPException, method: str, path: str, max_body: int) -> 
 
 def explain(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
     """Litestar's handler of all errors."""
-    request_id, most = request.scope["state"].get(REQUEST_ID), request.app.state.service.limits.body
-    found = refusal(error, request.scope["method"], request.scope["path"], request_id, most)
-    body = ErrorAnswer(found.message)
-    return Response(body, status_code=found.status, media_type=MediaType.JSON, headers=found.headers)
+    request_id, most = request.scope["state"].get(REQUEST_ID), request.app.state.service.request_limits.body
+    refused = refusal(error, request.scope["method"], request.scope["path"], request_id, most)
+    body = ErrorAnswer(refused.message)
+    return Response(body, status_code=refused.status, media_type=MediaType.JSON, headers=refused.headers)
 
 
 def client_left() -> HTTPException:

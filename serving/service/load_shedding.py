@@ -41,7 +41,7 @@ _PREFLIGHT = Reply(
 )
 
 
-class Door:
+class LoadShedder:
     """Answers the requests of one listener.
 
     Attributes:

@@ -65,7 +65,7 @@ class FeatureInfo(Struct, omit_defaults=True):
     default: str | int | float | None = None
 
 
-class Limits(Struct):
+class RequestLimits(Struct):
     """Most of each in one request; `body` in bytes."""
 
     k: int
@@ -81,7 +81,7 @@ class ModelAnswer(Struct):
     tasks: tuple[str, ...]
     utility: str
     features: list[FeatureInfo]
-    limits: Limits
+    limits: RequestLimits
     bundle: str
     index: str
     ads: int
@@ -137,8 +137,8 @@ def read_body(body: bytes, decoder: msgspec.json.Decoder[S], example: str) -> S:
 def to_work(request: RankRequest, max_queries: int) -> Work:
     """The request as queries with a list of candidates each. Raises `RequestError` where parts do not match."""
     if (request.query is None) == (request.queries is None):
-        found = "neither" if request.query is None else "both"
-        raise RequestError(f"expected exactly one of 'query' and 'queries', got {found}; such as {EXAMPLE}")
+        which = "neither" if request.query is None else "both"
+        raise RequestError(f"expected exactly one of 'query' and 'queries', got {which}; such as {EXAMPLE}")
     given = request.candidates
     if request.query is not None:
         for i, item in enumerate(given or ()):

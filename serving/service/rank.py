@@ -16,7 +16,7 @@ from serving.batching.request import Work
 from serving.http.protocol import JSON, Reply, Request, error_reply
 from serving.parity.request_log import RequestLog
 from serving.service.errors import client_left, refusal
-from serving.service.messages import Ads, BatchAnswer, Limits, RankAnswer, read_deadline, read_request, to_work
+from serving.service.messages import Ads, BatchAnswer, RankAnswer, RequestLimits, read_deadline, read_request, to_work
 from serving.service.telemetry import Telemetry
 
 RANK = "/v1/rank"
@@ -38,7 +38,7 @@ class Rank:
     The body is read as JSON, whatever its Content-Type: `curl -d` sends that of a form.
     """
 
-    def __init__(self, batcher: Batcher, telemetry: Telemetry, limits: Limits, log: RequestLog | None) -> None:
+    def __init__(self, batcher: Batcher, telemetry: Telemetry, limits: RequestLimits, log: RequestLog | None) -> None:
         self.batcher, self.telemetry, self.limits, self._log = batcher, telemetry, limits, log
 
     def answer(self, request: Request, send: Callable[[Reply], None]) -> None:
@@ -70,12 +70,12 @@ class Rank:
         send(reply)
 
     def _reply(self, asked: _Asked, request: Request, ranked: Ranked) -> Reply:
-        self.telemetry.ranked(asked.work.queries, ranked.found)
+        self.telemetry.ranked(asked.work.queries, ranked.ads_found)
         if self._log:
             self._log.offer(asked.work, ranked)
         ads: list[Any] = [msgspec.Raw(ads) for ads in ranked.json]  # JSON already, of the type that is declared
         if asked.for_many:
-            body = _ENCODER.encode(BatchAnswer([Ads(found) for found in ads], ranked.bundle, ranked.index))
+            body = _ENCODER.encode(BatchAnswer([Ads(of_query) for of_query in ads], ranked.bundle, ranked.index))
         else:
             body = _ENCODER.encode(RankAnswer(ads[0], ranked.bundle, ranked.index))
         return Reply(200, (JSON,), body)

@@ -120,12 +120,12 @@ class Telemetry:
 
     def answered(self, route: str, status: int, started: float | None) -> None:
         """Counts an answer to a request of that time, if that is known, as its head is sent."""
-        if (found := self._answers.get((route, status))) is None:
-            found = self.requests.labels(route, str(status)), self.seconds.labels(route)
-            self._answers[route, status] = found
-        found[0].inc()
+        if (metrics := self._answers.get((route, status))) is None:
+            metrics = self.requests.labels(route, str(status)), self.seconds.labels(route)
+            self._answers[route, status] = metrics
+        metrics[0].inc()
         if started is not None:
-            found[1].observe(time.perf_counter() - started)
+            metrics[1].observe(time.perf_counter() - started)
 
     def traffic(self, route: str) -> Traffic:
         """For who looks at it."""

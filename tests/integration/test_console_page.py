@@ -16,11 +16,11 @@ from serving.console.console import ConsoleSettings
 from serving.http.protocol import Headers, Reply, Request
 from serving.scorer import Scorer
 from serving.service.app import Service, create_app
-from serving.service.load_shedding import Door
+from serving.service.load_shedding import LoadShedder
 from tests.support import tiny
 from tests.support.chromium import CHROMIUM, Page
 from tests.support.console_pairs import EVIL, evil_schema, in_memory
-from tests.support.service_calls import door_of, running
+from tests.support.service_calls import running, shedder_of
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")
 READY = "document.querySelectorAll('.good').length === 2 && document.querySelector('[data-name=age]') !== null"
@@ -30,24 +30,24 @@ ROWS = """[...document.querySelectorAll("#results section")].map((s) => [...s.qu
 
 @dataclass
 class Heard:
-    """A door, the tokens that came with its requests, and the loop that it runs in."""
+    """A load shedder, the tokens that came with its requests, and the loop that it runs in."""
 
-    door: Door
+    shedder: LoadShedder
     tokens: set[str] = field(default_factory=set)
     loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def headers(self) -> Headers:
-        return self.door.headers
+        return self.shedder.headers
 
     def enter(self, request: Request) -> Reply | None:
         self.loop = asyncio.get_running_loop()
         if request.method != b"OPTIONS":
             self.tokens.add(dict(request.headers).get(b"authorization", b"").decode())
-        return self.door.enter(request)
+        return self.shedder.enter(request)
 
     def answer(self, request: Request, send: Callable[[Reply], None]) -> None:
-        self.door.answer(request, send)
+        self.shedder.answer(request, send)
 
 
 @dataclass
@@ -83,7 +83,7 @@ def both(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         here, there = (f"http://127.0.0.1:{s.getsockname()[1]}" for s in (one, other))
         app = create_app(first, console=ConsoleSettings(beside=there))
         beside = create_app(second, console=ConsoleSettings())
-        heard = Heard(door_of(app)), Heard(door_of(beside, origin=here))
+        heard = Heard(shedder_of(app)), Heard(shedder_of(beside, origin=here))
         with running(app, one, heard[0]), running(beside, other, heard[1]):
             page = Page(tmp_path_factory.mktemp("chromium"))
             try:

@@ -19,7 +19,7 @@ from serving.batching.batch import Batch
 from serving.batching.batcher import Batcher, DeadlineError, DispatcherError, OverloadError
 from serving.batching.pending import Pulse
 from serving.batching.request import Work
-from serving.limits import Load
+from serving.limits import ServiceLimits
 from serving.scorer import RequestError, Scorer
 from tests.support.batcher_calls import counts, held, run, same, work
 from tests.support.serving_process import ServingProcess
@@ -114,7 +114,7 @@ def test_lists_that_change_after_the_call_change_nothing(warm_scorer: Scorer) ->
 FAULTS: dict[str, Callable[[Batcher, Callable[..., Any]], tuple[Any, str, Any]]] = {
     "the scorer's start": lambda batcher, fault: (batcher.scorer, "start", fault),
     "a metric of the batch": lambda batcher, fault: (batcher._metrics.batch, "observe", fault),
-    "what a call took": lambda batcher, fault: (batcher._pace, "measured", fault),
+    "what a call took": lambda batcher, fault: (batcher._latency, "measured", fault),
     "the answers": lambda batcher, fault: (Batch, "outcomes", fault),
 }
 
@@ -242,7 +242,7 @@ def test_deadlines_hold_while_the_thread_hangs(warm_scorer: Scorer) -> None:
 
 
 def test_one_event_loop_after_another(warm_scorer: Scorer) -> None:
-    batcher = Batcher(warm_scorer, load=Load())
+    batcher = Batcher(warm_scorer, limits=ServiceLimits())
     over = threading.Event()
 
     async def leave() -> None:

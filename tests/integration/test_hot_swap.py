@@ -19,7 +19,7 @@ from litestar import Litestar
 from litestar.testing import TestClient
 
 from serving.admin.app import create_admin
-from serving.admin.updates import Live, Sources
+from serving.admin.updates import LiveUpdates, Sources
 from serving.index.ad_index import build_index
 from serving.scorer import Scorer
 from serving.scorer_updates import HEADROOM, load
@@ -123,7 +123,7 @@ def test_swaps_under_load(pairs: dict[tuple[str, str], Pair], warm_scorer: Score
     order = list(pairs.values())
     app = create_app(load(order[0].bundle, order[0].index, max_k=MAX_K, live=True, like=warm_scorer))
     service = app.state.service
-    live = Live(service.batcher, service.telemetry, Sources(order[0].bundle, order[0].index), ads=True)
+    live = LiveUpdates(service.batcher, service.telemetry, Sources(order[0].bundle, order[0].index), ads=True)
     with TestClient(app) as client, TestClient(create_admin(service, live)) as admin:
         before, sizes, resident = _live_bytes(), [], []
         with Load(client, pairs) as clients:
@@ -164,7 +164,7 @@ def test_reloads_that_wait_for_a_load_become_one(
     service = create_app(warm_scorer).state.service
 
     async def reload_often() -> None:
-        live = Live(service.batcher, service.telemetry, sources, ads=False)
+        live = LiveUpdates(service.batcher, service.telemetry, sources, ads=False)
         loading = asyncio.create_task(live.load(sources))
         await asyncio.to_thread(begun.wait, 60)
         reloads = [asyncio.create_task(live.reload()) for _ in range(5)]

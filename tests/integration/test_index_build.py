@@ -21,7 +21,7 @@ from serving.index import build as indexing
 from serving.index import parquet_corpus as ads_file
 from serving.index.ad_index import AdIndex, build_index
 from serving.index.build import write_index
-from serving.index.parquet_corpus import AdsFile, batches
+from serving.index.parquet_corpus import ParquetCorpus, batches
 from tests.support import tiny
 from tests.support.corpora import with_column, with_string_ids
 from tt_jax.bundle.reader import Bundle, BundleError
@@ -81,7 +81,7 @@ def test_any_row_groups_give_the_index_of_the_table(
 ) -> None:
     ads, bundle = table(n), Bundle.load(tiny_bundle)
     file = write(ads, tmp_path / "ads.parquet", groups)
-    assert AdsFile.read(file, bundle.schema).ranges(min(n, BATCH)) == list(pairwise(ranges))
+    assert ParquetCorpus.read(file, bundle.schema).ranges(min(n, BATCH)) == list(pairwise(ranges))
     expected = by_table(bundle, ads, tmp_path / "whole", dtype)
     assert write_index(tiny_bundle, file, tmp_path / "index", dtype, BATCH) == n
     assert content(tmp_path / "index") == expected
@@ -101,7 +101,7 @@ def test_ids_may_be_strings(tiny_bundle: Path, tmp_path: Path, monkeypatch: pyte
 def test_small_ranges_are_put_together(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ads_file, "_RANGE_BATCHES", 4)
     file = write(table(), tmp_path / "ads.parquet", (20,) * 10 + (3,))
-    assert AdsFile.read(file, tiny.SCHEMA).ranges(BATCH) == [(0, 64), (64, 128), (128, 192), (192, N)]
+    assert ParquetCorpus.read(file, tiny.SCHEMA).ranges(BATCH) == [(0, 64), (64, 128), (128, 192), (192, N)]
 
 
 def test_parts_are_joined_as_they_are_made(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from serving.index.ad_index import AdIndex
 from serving.index.delta import Base, Delta, make_delta
 from serving.index.journal import Records, read_journal
 from serving.scorer import Scorer
-from serving.scorer_updates import Change
+from serving.scorer_updates import PreparedChange
 from tests.support import tiny
 from tests.support.journal_service import MAX_K, QUERY, TOKEN, changed, serving, some_ids, versions_in
 from tests.support.paths import ROOT
@@ -84,7 +84,7 @@ def test_a_change_that_is_not_made_is_not_kept(
         for where, name, what, code in (
             (publish, "sync", fail, 409),
             (publish, "sync", renamed_only, 409),
-            (Change, "apply", fail, 409),
+            (PreparedChange, "apply", fail, 409),
         ):
             with monkeypatch.context() as patch:
                 patch.setattr(where, name, what)

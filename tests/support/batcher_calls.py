@@ -13,7 +13,7 @@ import pytest
 
 from serving.batching.batcher import Batcher, Ranked
 from serving.batching.request import Work
-from serving.limits import Load
+from serving.limits import ServiceLimits
 from serving.scorer import Scorer
 
 MAX_K = 20  # of `warm_scorer`
@@ -27,7 +27,7 @@ def counts(batcher: Batcher, name: str) -> dict[str, float]:
 
 def run(scorer: Scorer, test: Callable[[Batcher], Awaitable[None]], **load: Any) -> None:
     """Runs a test in an event loop with a batcher, which is closed at its end."""
-    batcher = Batcher(scorer, load=Load(**load))
+    batcher = Batcher(scorer, limits=ServiceLimits(**load))
     try:
         asyncio.run(asyncio.wait_for(test(batcher), 60))  # type: ignore[arg-type]
     finally:

@@ -15,7 +15,7 @@ import numpy as np
 from litestar.testing import TestClient
 
 from serving.admin.app import create_admin
-from serving.admin.updates import Live, Sources
+from serving.admin.updates import LiveUpdates, Sources
 from serving.index.ad_index import AdIndex, build_index
 from serving.index.change_set import IndexVersion
 from serving.index.compaction import Compacted
@@ -38,7 +38,7 @@ def serving(sources: Sources, like: Scorer, **options: Any) -> Iterator[tuple[An
     """A client of a service of these, and what posts to its admin listener. `options`: of `create_app`."""
     scorer = load(sources.bundle, sources.index, sources.deltas, sources.journal, max_k=MAX_K, live=True, like=like)
     app = create_app(scorer, **options)
-    live = Live(app.state.service.batcher, app.state.service.telemetry, sources, ads=True)
+    live = LiveUpdates(app.state.service.batcher, app.state.service.telemetry, sources, ads=True)
     with TestClient(app) as client, TestClient(create_admin(app.state.service, live)) as admin:
         yield client, lambda path, body: admin.post(path, content=json.dumps(body))
     live.close()

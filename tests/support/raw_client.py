@@ -12,7 +12,7 @@ from typing import Any
 
 from serving.http.connection import Handler
 from serving.http.listener import Listener
-from serving.limits import Load
+from serving.limits import ServiceLimits
 from serving.service.telemetry import Telemetry
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -32,11 +32,11 @@ def echo(seen: list[Any]) -> Any:
 
 @asynccontextmanager
 async def listening(
-    handler: Handler, telemetry: Telemetry, load: Load | None = None, **limits: Any
+    handler: Handler, telemetry: Telemetry, limits: ServiceLimits | None = None, **more: Any
 ) -> AsyncIterator[Listener]:
     """A listener; `address` has where."""
-    limits = {"max_body": 2**20, "max_connections": 100} | limits
-    site = Listener("tests", handler, telemetry.clients, load or Load(), **limits)
+    more = {"max_body": 2**20, "max_connections": 100} | more
+    site = Listener("tests", handler, telemetry.clients, limits or ServiceLimits(), **more)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async with site.serving(listener, 1.0):
             site.address = listener.getsockname()  # pyright: ignore[reportAttributeAccessIssue]

@@ -18,7 +18,7 @@ from litestar import Litestar
 from serving.http.connection import Handler
 from serving.scorer import ScoredAd
 from serving.service.app import Service
-from serving.service.load_shedding import Door
+from serving.service.load_shedding import LoadShedder
 from tests.support import tiny
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}  # what `curl -d` sends
@@ -50,10 +50,10 @@ def error_of(answer: httpx.Response, status: int) -> str:
     return body["error"]
 
 
-def door_of(app: Litestar, **who: Any) -> Door:
-    """Of an application of `create_app`. `who`: may ask, see `Door`."""
+def shedder_of(app: Litestar, **who: Any) -> LoadShedder:
+    """Of an application of `create_app`. `who`: may ask, see `LoadShedder`."""
     service = app.state.service
-    return Door(app, service.telemetry, rank=service.rank, **who)
+    return LoadShedder(app, service.telemetry, rank=service.rank, **who)
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def running(
     service: Service = app.state.service
     listener = listener or socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()[:2]
-    site = service.listener("service", handler or door_of(app, **who), service.limits.body, 1000)  # pyright: ignore[reportArgumentType]
+    site = service.listener("service", handler or shedder_of(app, **who), service.request_limits.body, 1000)  # pyright: ignore[reportArgumentType]
     started, stop = threading.Event(), asyncio.Event()
 
     async def serve() -> None:

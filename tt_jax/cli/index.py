@@ -73,7 +73,7 @@ def build_delta(bundle: Path, base: Path, ads: Path | None, changes: Path | None
     except SchemaError as e:
         raise SchemaError(f"{' or '.join(str(p) for p in (ads, changes) if p is not None)}: {e}") from None
     delta.save(out)
-    return len(delta.changes.vectors), len(delta.changes.marks.ids)
+    return len(delta.changes.vectors), len(delta.changes.updates.ids)
 
 
 def _read(path: Path) -> Any:

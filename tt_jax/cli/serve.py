@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from serving.console.console import ConsoleSettings
-    from serving.limits import Load
+    from serving.limits import ServiceLimits
     from serving.parity.request_log import LogSettings
 
 EXAMPLE = """  tt-jax serve --bundle=bundles/kuairand --index=indexes/kuairand --port=8080
@@ -109,13 +109,13 @@ def _serve(args: argparse.Namespace) -> int:
     from serving.service.app import Service
     from serving.service.app import run as serve
     from serving.service.auth import Tokens, hosts_of, is_loopback, read_tokens
-    from serving.service.load_shedding import Door
+    from serving.service.load_shedding import LoadShedder
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it serves: what it is about to load is the newest
     if (args.admin_port is None) != (args.admin_token_file is None):
         raise ValueError("expected --admin-port and --admin-token-file together")
     require_port(args.port)
-    load, log, console = _load(args), _log(args), _console(args)
+    limits, log, console = _limits(args), _log(args), _console(args)
     cache = CompileCache(args.compile_cache) if args.compile_cache else None
     sources = Sources(args.bundle, args.index, args.deltas, args.journal)
     tokens = read_tokens(args.token_file) if args.token_file else None
@@ -133,15 +133,15 @@ def _serve(args: argparse.Namespace) -> int:
             print(f"metrics http://{args.metrics_host}:{metrics.getsockname()[1]}/metrics", flush=True)
 
         @asynccontextmanager
-        async def beside(service: Service) -> AsyncIterator[None]:
+        async def listeners(service: Service) -> AsyncIterator[None]:
             if cache is not None:
                 cache.keep()
-            async with AsyncExitStack() as listeners:
+            async with AsyncExitStack() as stack:
                 if metrics is not None:
                     hosts = hosts_of(args.metrics_host, None, args.allowed_host)
-                    door = Door(create_metrics(service.telemetry), service.telemetry, hosts=hosts)
-                    await listeners.enter_async_context(service.beside("metrics", door, 0, metrics))
-                await listeners.enter_async_context(
+                    shedder = LoadShedder(create_metrics(service.telemetry), service.telemetry, hosts=hosts)
+                    await stack.enter_async_context(service.extra_listener("metrics", shedder, 0, metrics))
+                await stack.enter_async_context(
                     administered(service, sources=sources, listener=admin, tokens=admins, callers=tokens)
                 )
                 yield
@@ -157,7 +157,7 @@ def _serve(args: argparse.Namespace) -> int:
             max_candidates=args.max_candidates,
             max_queries=args.max_queries,
             max_body=int(args.max_body_kb * 1024),
-            load=load,
+            limits=limits,
             log=log,
             tokens=tokens,
             metrics_here=metrics is None,
@@ -165,11 +165,11 @@ def _serve(args: argparse.Namespace) -> int:
             live=admin is not None,
             allowed_hosts=args.allowed_host,
             access_log=args.access_log,
-            beside=beside,
+            listeners=listeners,
         )
         code = 0
     log_event("stopped", code=code)
-    _end_threads(_LAST_THREADS * load.grace, code)
+    _end_threads(_LAST_THREADS * limits.grace, code)
     if cache is not None:
         cache.keep()  # also what was compiled for a larger index, or another pair
     return code
@@ -196,10 +196,10 @@ def _end_threads(seconds: float, code: int) -> None:
         os._exit(code)
 
 
-def _load(args: argparse.Namespace) -> Load:
-    from serving.limits import Load
+def _limits(args: argparse.Namespace) -> ServiceLimits:
+    from serving.limits import ServiceLimits
 
-    return Load(
+    return ServiceLimits(
         max_queue=args.max_queue,
         max_wait=args.max_wait_ms / 1e3,
         grace=args.grace_s,

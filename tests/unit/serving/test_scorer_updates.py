@@ -15,12 +15,12 @@ import pytest
 
 from serving.admin.messages import read_changes
 from serving.index.ad_index import build_index, now
-from serving.index.ad_table import AdIdError, AdIds, Ads
+from serving.index.ad_table import AdIdError, AdIds, AdTable
 from serving.index.change_set import ChangeError
 from serving.scorer import RequestError, Scorer
 from serving.scorer_updates import prepare
 from serving.scoring import device_corpus as corpus_module
-from serving.scoring.device_corpus import Corpus
+from serving.scoring.device_corpus import DeviceCorpus
 from tests.support import tiny
 from tt_jax.bundle.reader import Bundle
 
@@ -102,7 +102,7 @@ def test_after_any_changes_it_answers_as_an_index_built_from_scratch(
     world = World(_named(bundle) if named else bundle, rng)
     index = build_index(world.bundle, world.table(list(world.ads)), dtype, batch=64)
     limits = {"max_k": K, "max_candidates": 150, "warm": False}
-    live, again = Scorer(world.bundle, index, **limits), Ads.of(index)
+    live, again = Scorer(world.bundle, index, **limits), AdTable.of(index)
     assert live.index_id == index.index_id
     places, sets = {live.programs.places}, []
     for new in (4, 40, 2):  # more than are removed: the places do not last
@@ -256,16 +256,16 @@ def test_an_update_is_as_if_the_corpus_had_been_packed_anew(monkeypatch: pytest.
         rng.random(n, np.float32),
         rng.random(n) < 0.5,
     )
-    corpus = Corpus.pack(jnp.asarray(rows), jnp.asarray(bids), jnp.asarray(valid), (0, 2), places=390)
+    corpus = DeviceCorpus.pack(jnp.asarray(rows), jnp.asarray(bids), jnp.asarray(valid), (0, 2), places=390)
     assert (corpus.valid_N.shape, [part.shape for part in corpus.columns[2]]) == ((448,), [(4, 128)] * 3 + [(4, 64)])
     put, marked = np.array([0, 127, 128, 299, 320, 447, 448, 10**6]), np.array([5, 128, 447, 448])
     vectors, new_bids = rng.normal(size=(8, tasks, dim)).astype(np.float32), rng.random(4, np.float32)
     flags = np.array([True, False, True, True])
-    update = jax.jit(Corpus.updated, donate_argnums=0)
+    update = jax.jit(DeviceCorpus.updated, donate_argnums=0)
     found = update(corpus, put.astype(np.int32), vectors, marked.astype(np.int32), new_bids, flags)
     assert corpus.rows_NTD.is_deleted()
     rows, bids, valid = (np.concatenate([a, np.zeros((448 - n, *a.shape[1:]), a.dtype)]) for a in (rows, bids, valid))
     rows[put[:6]], bids[marked[:3]], valid[marked[:3]] = vectors[:6], new_bids[:3], flags[:3]
-    expected = Corpus.pack(jnp.asarray(rows), jnp.asarray(bids), jnp.asarray(valid), (0, 2))
+    expected = DeviceCorpus.pack(jnp.asarray(rows), jnp.asarray(bids), jnp.asarray(valid), (0, 2))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, b)

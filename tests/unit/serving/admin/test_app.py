@@ -19,7 +19,7 @@ from litestar import Litestar
 from litestar.testing import TestClient
 
 from serving.admin.app import create_admin
-from serving.admin.updates import Live, Sources
+from serving.admin.updates import LiveUpdates, Sources
 from serving.index.ad_index import AdIndex
 from serving.index.delta import Base, make_delta
 from serving.scorer import Scorer
@@ -94,7 +94,7 @@ def both(tiny_bundle: Path, tiny_index: Path, warm_scorer: Scorer) -> Iterator[B
     sources = Sources(tiny_bundle, tiny_index)
     app = create_app(load(tiny_bundle, tiny_index, max_k=MAX_K, live=True, like=warm_scorer))
     service = app.state.service
-    live = Live(service.batcher, service.telemetry, sources, ads=True)
+    live = LiveUpdates(service.batcher, service.telemetry, sources, ads=True)
     with TestClient(app) as client, TestClient(create_admin(service, live)) as admin:
         yield Both(client, admin)
     live.close()

@@ -13,10 +13,10 @@ import pytest
 
 from serving.batching.batch import Queued, start_batch
 from serving.batching.batcher import Batcher, DeadlineError, OverloadError
-from serving.batching.latency_model import Pace
+from serving.batching.latency_model import LatencyModel
 from serving.batching.request import Work
 from serving.index.ad_index import AdIndex
-from serving.limits import Load
+from serving.limits import ServiceLimits
 from serving.scorer import RequestError, Scorer
 from tests.support.batcher_calls import MAX_K, counts, held, run, same, work
 from tests.support.service_calls import some_queries
@@ -146,7 +146,9 @@ def test_deadlines_hold_at_the_door_in_the_queue_and_at_the_end(scorer: Scorer) 
             patient = batcher.submit(work({}), time.perf_counter() + 60)
             with pytest.raises(OverloadError, match=r"would take about \d+ ms, longer than the request allows"):
                 batcher.submit(work({}), time.perf_counter())
-            batcher._pace = Pace()  # as if it had been fast so far: what waits now waits longer than expected
+            batcher._latency = (
+                LatencyModel()
+            )  # as if it had been fast so far: what waits now waits longer than expected
             hasty = batcher.submit(work({}), time.perf_counter() + 0.02)
             await asyncio.sleep(0.03)
         with pytest.raises(DeadlineError, match="queued"):
@@ -158,7 +160,8 @@ def test_deadlines_hold_at_the_door_in_the_queue_and_at_the_end(scorer: Scorer) 
 
         loop, now = asyncio.get_running_loop(), time.perf_counter()
         requests = [
-            Queued(work({}), scorer.lane(5, None), now + seconds, now, loop.create_future()) for seconds in (0.5, 60)
+            Queued(work({}), scorer.batch_key(5, None), now + seconds, now, loop.create_future())
+            for seconds in (0.5, 60)
         ]
         batch = start_batch(scorer, [request.part(1) for request in requests], [])
         assert batch
@@ -239,4 +242,4 @@ def test_what_is_queued_at_the_end_is_refused(scorer: Scorer) -> None:
 @pytest.mark.parametrize(("name", "value"), [("max_queue", 0), ("max_wait", -1.0), ("read", math.nan), ("grace", 0)])
 def test_a_limit_that_cannot_be_is_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"{name}: expected a number of at least"):
-        Load(**{name: value})
+        ServiceLimits(**{name: value})

@@ -10,39 +10,39 @@ import pytest
 
 from serving.batching.batch import Queued, start_batch
 from serving.batching.batcher import Batcher
-from serving.batching.latency_model import Pace
+from serving.batching.latency_model import LatencyModel
 from serving.batching.request import Work
 from serving.scorer import Scorer
 
 
-def learnt(**seconds: float) -> Pace:
+def learnt(**seconds: float) -> LatencyModel:
     """After three calls of each size: `of_8=4.0`."""
-    pace = Pace()
+    latency = LatencyModel()
     for name, s in seconds.items():
         for _ in range(3):
-            pace.measured(int(name.removeprefix("of_")), s)
-    return pace
+            latency.measured(int(name.removeprefix("of_")), s)
+    return latency
 
 
 def test_the_pace_is_learnt_and_a_slow_call_is_forgotten() -> None:
-    pace = Pace()
-    assert pace.queue(100) == 0  # nothing is known
-    pace.measured(1, 2.0)
-    assert (pace.call(1), pace.call(8), pace.call(30)) == (2, 16, 64)  # at most
-    pace.measured(5, 4.0)
-    pace.measured(32, 10.0)
-    assert (pace.call(1), pace.call(2), pace.call(8), pace.call(9)) == (2, 4, 4, 10)
-    assert pace.queue(64) == 20
-    assert pace.queue(32 + 9) == 10 + 4 + 2
-    pace.measured(64, 20.0)  # two calls
-    assert pace.call(32) == 10
+    latency = LatencyModel()
+    assert latency.queue(100) == 0  # nothing is known
+    latency.measured(1, 2.0)
+    assert (latency.call(1), latency.call(8), latency.call(30)) == (2, 16, 64)  # at most
+    latency.measured(5, 4.0)
+    latency.measured(32, 10.0)
+    assert (latency.call(1), latency.call(2), latency.call(8), latency.call(9)) == (2, 4, 4, 10)
+    assert latency.queue(64) == 20
+    assert latency.queue(32 + 9) == 10 + 4 + 2
+    latency.measured(64, 20.0)  # two calls
+    assert latency.call(32) == 10
     for _ in range(50):
-        pace.measured(32, 1000.0)
-    assert pace.call(32) == 16  # four calls of 8
+        latency.measured(32, 1000.0)
+    assert latency.call(32) == 16  # four calls of 8
     for _ in range(50):
-        pace.measured(8, 1.0)
-    assert pace.call(8) == pytest.approx(1, rel=1e-3)
-    assert pace.call(1) == pytest.approx(1, rel=1e-3)
+        latency.measured(8, 1.0)
+    assert latency.call(8) == pytest.approx(1, rel=1e-3)
+    assert latency.call(1) == pytest.approx(1, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -63,45 +63,45 @@ def test_the_next_call_depends_on_what_calls_take() -> None:
 
 
 def test_a_size_that_is_unknown_is_tried() -> None:
-    pace = Pace()
+    latency = LatencyModel()
     for waiting, tried in ((3, 1), (3, 8), (30, 32)):
         for _ in range(3):
-            assert pace.batch_size(waiting, 32) == tried
-            pace.measured(tried, 100.0)
-    assert [pace.batch_size(waiting, 32) for waiting in (3, 30)] == [8, 32]
+            assert latency.batch_size(waiting, 32) == tried
+            latency.measured(tried, 100.0)
+    assert [latency.batch_size(waiting, 32) for waiting in (3, 30)] == [8, 32]
 
 
 def test_a_first_call_that_was_slow_decides_nothing() -> None:
     """As one is whose memory is cold: its size is not avoided."""
-    pace = learnt(of_1=2.0, of_8=4.0)
+    latency = learnt(of_1=2.0, of_8=4.0)
     for seconds in (30.0, 8.0, 9.0):
-        assert pace.batch_size(20, 32) == 32
-        pace.measured(32, seconds)
-    assert pace.call(32) == 8.5
-    assert pace.batch_size(20, 32) == 32
+        assert latency.batch_size(20, 32) == 32
+        latency.measured(32, seconds)
+    assert latency.call(32) == 8.5
+    assert latency.batch_size(20, 32) == 32
 
 
 def test_what_sending_takes_is_learnt() -> None:
-    pace = Pace()
-    assert pace.sending == 0
+    latency = LatencyModel()
+    assert latency.sending == 0
     for _ in range(50):
-        pace.sent(0.01)
-    assert pace.sending == pytest.approx(0.01, rel=1e-3)
+        latency.sent(0.01)
+    assert latency.sending == pytest.approx(0.01, rel=1e-3)
 
 
 @pytest.mark.parametrize("slow", [1, 8])
 def test_a_size_that_was_slow_once_is_tried_again(slow: int) -> None:
     seconds = {1: 2.0, 8: 4.0}
-    pace = learnt(of_1=2.0, of_8=4.0)
-    pace.measured(slow, 1000.0)
+    latency = learnt(of_1=2.0, of_8=4.0)
+    latency.measured(slow, 1000.0)
     used = []
     for _ in range(1000):
-        used.append(pace.batch_size(4, 32))
-        pace.measured(used[-1], seconds[used[-1]])
+        used.append(latency.batch_size(4, 32))
+        latency.measured(used[-1], seconds[used[-1]])
     assert used[0] == (1 if slow == 8 else 8)
     assert used.count(1) + used.count(8) == 1000
     assert used.count(8) > 700  # what is faster is used again, once it was tried
-    assert pace.batch_size(4, 32) == 8
+    assert latency.batch_size(4, 32) == 8
     assert 1 <= used[300:].count(1) <= 10  # the other is tried from time to time
 
 
@@ -112,8 +112,8 @@ def test_what_was_expected_wrongly_is_forgotten_while_calls_go_on(warm_scorer: S
         batcher, loop = Batcher(warm_scorer), asyncio.get_running_loop()
         batcher.close()  # what its thread would do is done here
         first, second = (
-            start_batch(warm_scorer, [Queued(Work([{}], 1, None), lane, math.inf, 0.0, answer).part(1)], [])
-            for lane, answer in [(warm_scorer.lane(1, None), loop.create_future()) for _ in range(2)]
+            start_batch(warm_scorer, [Queued(Work([{}], 1, None), batch_key, math.inf, 0.0, answer).part(1)], [])
+            for batch_key, answer in [(warm_scorer.batch_key(1, None), loop.create_future()) for _ in range(2)]
         )
         assert first
         assert second

@@ -11,7 +11,7 @@ import pytest
 
 from serving.batching.batch import MOST_ADS, OverloadError, Part, Queued
 from serving.batching.batcher import Batcher
-from serving.batching.latency_model import Pace
+from serving.batching.latency_model import LatencyModel
 from serving.batching.queue import BatchQueue
 from serving.batching.request import Work
 from serving.scorer import RequestError, Scorer
@@ -27,8 +27,8 @@ FEW, MANY, LISTS, LONG = (
 )
 
 
-def request(queries: int, k: int = 10, lane: Shape = FEW) -> Queued:
-    return Queued(Work([{}] * queries, k, None), lane, math.inf, 0.0, cast(Any, None))
+def request(queries: int, k: int = 10, batch_key: Shape = FEW) -> Queued:
+    return Queued(Work([{}] * queries, k, None), batch_key, math.inf, 0.0, cast(Any, None))
 
 
 def taken(parts: list[Part]) -> list[Queued]:
@@ -41,7 +41,7 @@ def taken(parts: list[Part]) -> list[Queued]:
 )
 @pytest.mark.parametrize("heavy_clients", [1, 5])
 def test_a_small_request_waits_for_one_call_of_a_large_one(large: tuple[int, int, Shape], heavy_clients: int) -> None:
-    queue, pace = BatchQueue(), Pace()
+    queue, latency = BatchQueue(), LatencyModel()
     heavy = [request(*large) for _ in range(heavy_clients)]
     for some in heavy:
         queue.add(some)
@@ -50,7 +50,7 @@ def test_a_small_request_waits_for_one_call_of_a_large_one(large: tuple[int, int
         light = request(1)
         queue.add(light)
         calls, before = calls + 1, calls
-        while light not in taken(queue.take(pace)):
+        while light not in taken(queue.take(latency)):
             calls += 1
         waits.append(calls - before - 1)
         if not heavy[-1].left:
@@ -63,9 +63,9 @@ def test_a_small_request_waits_for_one_call_of_a_large_one(large: tuple[int, int
 def test_a_small_request_expects_one_call_of_the_large_ones_that_wait(warm_scorer: Scorer) -> None:
     batcher = Batcher(warm_scorer)
     batcher.close()  # nothing is taken out of the queue
-    queue, pace = batcher._queue, batcher._pace
-    pace.measured(1, 0.001)
-    pace.measured(8, 0.01)
+    queue, latency = batcher._queue, batcher._latency
+    latency.measured(1, 0.001)
+    latency.measured(8, 0.01)
     large = request(64, 1000, MANY)
     queue.add(large)
     assert (queue.large, queue.at_once) == (64, 8)
@@ -79,7 +79,7 @@ def test_a_small_request_expects_one_call_of_the_large_ones_that_wait(warm_score
 
 
 def test_a_large_request_goes_in_calls_of_bounded_answers() -> None:
-    for queries, k, lane, sizes in (
+    for queries, k, batch_key, sizes in (
         (64, 1000, MANY, [8] * 8),
         (64, 10, FEW, [32, 32]),
         (40, 128, FEW, [32, 8]),
@@ -87,31 +87,33 @@ def test_a_large_request_goes_in_calls_of_bounded_answers() -> None:
         (2, 10_000, Shape("all", 32, 10_000), [1, 1]),
     ):
         queue = BatchQueue()
-        queue.add(request(queries, k, lane))
+        queue.add(request(queries, k, batch_key))
         found = []
         while queue.requests:
-            found += [part.queries for part in queue.take(Pace())]
+            found += [part.queries for part in queue.take(LatencyModel())]
         assert found == sizes
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_every_query_is_taken_once_and_nobody_starves(seed: int) -> None:
-    rng, queue, pace = np.random.default_rng(seed), BatchQueue(), Pace()
+    rng, queue, latency = np.random.default_rng(seed), BatchQueue(), LatencyModel()
     for size in QUERIES:
         for _ in range(4):
-            pace.measured(size, float(rng.uniform(0.5, 1.5)) * (1 + size / 10))
+            latency.measured(size, float(rng.uniform(0.5, 1.5)) * (1 + size / 10))
     done: dict[int, int] = {}
     came: list[Queued] = []
     while len(came) < 200 or queue.requests:
         for _ in range(rng.integers(0, 4) if len(came) < 200 else 0):
-            lane = (FEW, MANY, LISTS, LONG)[rng.integers(4)]
-            came.append(request(int(rng.choice([1, 1, 1, 5, 32, 64])), int(rng.integers(1, lane.size + 1)), lane))
+            batch_key = (FEW, MANY, LISTS, LONG)[rng.integers(4)]
+            came.append(
+                request(int(rng.choice([1, 1, 1, 5, 32, 64])), int(rng.integers(1, batch_key.size + 1)), batch_key)
+            )
             queue.add(came[-1])
-        parts = queue.take(pace)
+        parts = queue.take(latency)
         assert bool(parts) or not queue.requests
         assert queue.queries == sum(some.left for some in queue.requests)
-        assert len({part.request.lane for part in parts}) <= 1
-        assert sum(part.queries for part in parts) <= (parts[0].request.lane.queries if parts else 0)
+        assert len({part.request.batch_key for part in parts}) <= 1
+        assert sum(part.queries for part in parts) <= (parts[0].request.batch_key.queries if parts else 0)
         assert len(parts) <= 1 or sum(part.queries * part.request.ads_each for part in parts) <= MOST_ADS
         for part in parts:
             assert part.first == done.get(id(part.request), 0)
@@ -120,14 +122,14 @@ def test_every_query_is_taken_once_and_nobody_starves(seed: int) -> None:
 
 
 def test_what_is_begun_goes_to_its_end_before_a_change() -> None:
-    queue, pace = BatchQueue(), Pace()
+    queue, latency = BatchQueue(), LatencyModel()
     queue.add(begun := request(64, 1000, MANY))
     assert not queue.is_begun
-    queue.take(pace)
+    queue.take(latency)
     queue.add(fresh := request(1, 1000, MANY))
     while queue.is_begun:
-        assert taken(queue.take(pace, begun_only=True)) == [begun]
-    assert queue.take(pace, begun_only=True) == []
+        assert taken(queue.take(latency, begun_only=True)) == [begun]
+    assert queue.take(latency, begun_only=True) == []
     assert queue.requests == [fresh]
 
 

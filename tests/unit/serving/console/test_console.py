@@ -168,7 +168,7 @@ def test_few_may_wait_for_gates_and_ranking_does_not(warm_scorer: Scorer) -> Non
         asked.append(asyncio.ensure_future(console.gates({"age": 5})))
         try:
             await asyncio.wait(asked[4:])
-            assert (await batcher.submit(Work([{}], 3, None))).found == 3
+            assert (await batcher.submit(Work([{}], 3, None))).ads_found == 3
             busy.set()
             return await asyncio.gather(*asked, return_exceptions=True)
         finally:

@@ -15,7 +15,7 @@ import pytest
 
 from serving.http.listener import Listener
 from serving.http.protocol import Headers, Reply, Request
-from serving.limits import Load
+from serving.limits import ServiceLimits
 from serving.scorer import Scorer
 from serving.service.telemetry import Telemetry
 from tests.support.raw_client import answer, client_of, connected, listening, refusal, whole
@@ -215,7 +215,7 @@ QUICK: dict[str, Any] = {"read": 0.3, "unread": 0.3, "keep_alive": 1}
 
 def test_silent_and_slow_clients_are_hung_up_on(telemetry: Telemetry) -> None:
     async def test() -> None:
-        async with listening(Echo(), telemetry, Load(**QUICK)) as site:
+        async with listening(Echo(), telemetry, ServiceLimits(**QUICK)) as site:
             for sent in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nX: ", sized(b"1") + b"GET"):
                 async with client_of(site) as (reader, writer):
                     writer.write(sent)
@@ -265,7 +265,9 @@ def test_the_bytes_of_unfinished_bodies_are_bounded(telemetry: Telemetry) -> Non
 
     async def test() -> None:
         async with AsyncExitStack() as stack:
-            site = await stack.enter_async_context(listening(Echo(), telemetry, Load(max_bodies=500_000, read=2.0)))
+            site = await stack.enter_async_context(
+                listening(Echo(), telemetry, ServiceLimits(max_bodies=500_000, read=2.0))
+            )
             a, b, c = [await stack.enter_async_context(client_of(site)) for _ in range(3)]
             for _, writer in (a, b):
                 writer.write(big[:-1])
@@ -309,7 +311,7 @@ class Greedy:
 
 def test_the_bytes_of_answers_that_nobody_takes_are_bounded(telemetry: Telemetry) -> None:
     """Who has not taken them for longest is hung up on, until the others fit; who takes them is not."""
-    site = Listener("tests", Echo(), telemetry.clients, Load(max_bodies=100), max_body=1, max_connections=10)
+    site = Listener("tests", Echo(), telemetry.clients, ServiceLimits(max_bodies=100), max_body=1, max_connections=10)
     ended: list[str] = []
     for name, unread, since in (("old", 60, 1.0), ("older", 60, 0.5), ("new", 90, 3.0), ("none", 0, math.inf)):
         greedy: Any = Greedy(ended, name, unread, since)

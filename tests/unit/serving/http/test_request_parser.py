@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from serving.http.protocol import Headers, Reply, Request
-from serving.limits import Load
+from serving.limits import ServiceLimits
 from serving.scorer import Scorer
 from serving.service.telemetry import Telemetry
 from tests.support.raw_client import answer, client_of, connected, listening, refusal, whole
@@ -110,7 +110,10 @@ def test_requests_that_wait_for_others_are_bounded(telemetry: Telemetry) -> None
 
     async def test() -> None:
         echo = Echo()
-        async with listening(echo, telemetry, Load(max_bodies=50_000)) as site, client_of(site) as (reader, writer):
+        async with (
+            listening(echo, telemetry, ServiceLimits(max_bodies=50_000)) as site,
+            client_of(site) as (reader, writer),
+        ):
             writer.write(1000 * (get % b""))  # each is answered as it comes
             assert [(await answer(reader))[0] for _ in range(1000)] == 1000 * [200]
             writer.write(get % b"held" + 1000 * (get % b""))

@@ -17,8 +17,8 @@ import pytest
 from serving.admin.journal_upkeep import COMPACTED_AFTER, compact_if_long
 from serving.admin.updates import Sources
 from serving.index.ad_index import AdIndex, now
-from serving.index.ad_table import Ads
-from serving.index.change_set import SAME, ChangeError, Changes, IndexVersion, Marks, as_ids
+from serving.index.ad_table import AdTable
+from serving.index.change_set import SAME, AdUpdates, ChangeError, ChangeSet, IndexVersion, as_ids
 from serving.index.compaction import Compacted, compact
 from serving.index.delta import Delta, DeltaError
 from serving.index.journal import compact_records, read_journal, record
@@ -41,11 +41,11 @@ class World:
         vectors = self.rng.normal(size=(30, *SHAPE)).astype(np.float32)
         bids, valid = self.rng.random(30, np.float32), self.rng.random(30) < 0.5
         self.index = AdIndex(vectors, ids, bids, valid, "f" * 64, f"{seed:064x}", now())
-        self.ads, self.vectors = Ads.of(self.index), vectors.copy()
+        self.ads, self.vectors = AdTable.of(self.index), vectors.copy()
         self.deltas: list[Delta] = []
 
     def change(self) -> Delta:
-        """New ads, replaced ones, ads that come back, marks, removals; some of each, perhaps none."""
+        """New ads, replaced ones, ads that come back, updates, removals; some of each, perhaps none."""
         rng, dtype = self.rng, self.index.ids
         known = [self.ads.ids.at(np.array([p]))[0] for p in np.flatnonzero(self.ads.ids.used)]
         some = [known[i] for i in rng.permutation(len(known))]
@@ -57,7 +57,7 @@ class World:
         put, marked = [*new[: n[0] + 1], *some[: n[1]]], some[n[1] : n[1] + n[2] + 2]
         m = len(marked)
         removed = rng.random(m) < 0.3
-        marks = Marks(
+        updates = AdUpdates(
             _like(dtype, marked),
             np.where(rng.random(m) < 0.5, np.nan, rng.random(m)).astype(np.float32),
             rng.choice([SAME, 0, 1], m).astype(np.int8),
@@ -65,7 +65,7 @@ class World:
         )
         vectors = rng.normal(size=(len(put), *SHAPE)).astype(np.float32)
         bids, valid = rng.random(len(put), np.float32), rng.random(len(put)) < 0.5
-        changes = Changes(vectors, _like(dtype, put), bids, valid, marks)
+        changes = ChangeSet(vectors, _like(dtype, put), bids, valid, updates)
         self.deltas.append(delta := Delta(changes, "f" * 64, self.ads.version, now()))
         self.ads, update = self.ads.changed(changes, delta.created)
         self.vectors = _updated(self.vectors, update, len(self.ads.bids))
@@ -82,7 +82,7 @@ def _updated(vectors: np.ndarray, update: Any, places: int) -> np.ndarray:
     return vectors
 
 
-def _assert_same(world: World, ads: Ads, vectors: np.ndarray, update: Any) -> None:
+def _assert_same(world: World, ads: AdTable, vectors: np.ndarray, update: Any) -> None:
     used = np.flatnonzero(world.ads.ids.used)
     assert np.flatnonzero(ads.ids.used).tolist() == used.tolist()
     ids = world.ads.ids.at(used)
@@ -116,7 +116,7 @@ def test_the_net_of_changes_is_what_they_do_one_by_one(kind: type, seed: int, tm
             assert before.version == world.ads.version
             assert [before.passes(delta.after) for delta in world.deltas] == [True] * len(world.deltas)
             assert not before.passes(dataclasses.replace(world.ads.version, chain="0" * 64))
-            base = Ads.of(world.index)
+            base = AdTable.of(world.index)
             ads, update = base.restored(before.changes, before.places, before.version, before.created)
             _assert_same(world, ads, _updated(world.index.vectors, update, len(ads.bids)), update)
     with pytest.raises(DeltaError, match=r"the set of changes that leads to .* is missing"):
@@ -135,11 +135,11 @@ def test_a_damaged_one_is_refused_by_name(tmp_path: Path) -> None:
         for _ in damages(path, world.rng):
             with pytest.raises(DeltaError, match=str(tmp_path / "whole")):
                 Compacted.load(tmp_path / "whole")
-    other = Ads.of(World(int, 2).index)
+    other = AdTable.of(World(int, 2).index)
     found = Compacted.load(tmp_path / "whole")
-    unknown = dataclasses.replace(found.changes.marks, ids=found.changes.marks.ids + 10**6)  # pyright: ignore
+    unknown = dataclasses.replace(found.changes.updates, ids=found.changes.updates.ids + 10**6)  # pyright: ignore
     with pytest.raises(ChangeError, match="unknown ad ids: 1000"):
-        other.restored(dataclasses.replace(found.changes, marks=unknown), found.places, found.version, found.created)
+        other.restored(dataclasses.replace(found.changes, updates=unknown), found.places, found.version, found.created)
 
 
 def test_a_start_reads_one_record_and_answers_as_before(
@@ -192,7 +192,7 @@ def _journal(world: World, directory: Path, sets: int) -> Path:
 def _state(directory: Path, world: World) -> tuple[IndexVersion, list[Any], list[float]]:
     """What a start would serve of the journal."""
     found = read_journal(directory, world.index.index_id)
-    ads = Ads.of(world.index)
+    ads = AdTable.of(world.index)
     if (made := found.compacted) is not None:
         ads, _ = ads.restored(made.changes, made.places, made.version, made.created)
     for delta in found.deltas:
@@ -307,11 +307,11 @@ def test_a_year_of_changes(
     folder, rng, ids, most = tmp_path / index_id, np.random.default_rng(0), some_ids(tiny_index), 0
     read_journal(tmp_path, index_id)
     for i in range(sets):
-        marks = Marks.of(np.array(rng.choice(ids, 3, replace=False)))
-        marks.bids[:] = rng.exponential(size=3)
+        updates = AdUpdates.of(np.array(rng.choice(ids, 3, replace=False)))
+        updates.bids[:] = rng.exponential(size=3)
         vectors = np.empty((0, *scorer.programs.vector_shape), scorer.programs.vector_dtype)
         none = np.array([], np.int64), np.array([], np.float32), np.array([], np.bool_)
-        change = prepare(scorer, Changes(vectors, *none, marks), now())
+        change = prepare(scorer, ChangeSet(vectors, *none, updates), now())
         record(tmp_path, change.delta)
         scorer = change.apply(scorer)
         if i % 10 == 0:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from serving.index.ad_index import AdIndex, build_index
-from serving.index.ad_table import Ads
+from serving.index.ad_table import AdTable
 from serving.index.change_set import ChangeError, IndexVersion
 from serving.index.delta import Base, Delta, DeltaError, DeltaManifest, make_delta
 from serving.scorer import Scorer
@@ -109,8 +109,8 @@ def test_a_delta_of_something_else_is_refused_by_name(release: Release, bundle: 
     refused(dataclasses.replace(first, before=IndexVersion.of(other.index_id)), f"delta of the index {other.index_id}")
     forked = dataclasses.replace(first.before, chain="0" * 64)
     refused(dataclasses.replace(first, before=forked), "out of sequence")
-    unknown = dataclasses.replace(second.changes.marks, ids=second.changes.marks.ids + 10**9)  # pyright: ignore
-    changes = dataclasses.replace(second.changes, marks=unknown)
+    unknown = dataclasses.replace(second.changes.updates, ids=second.changes.updates.ids + 10**9)  # pyright: ignore
+    changes = dataclasses.replace(second.changes, updates=unknown)
     refused(dataclasses.replace(first, changes=changes), "deltas/b: .*6 unknown ad ids: 1000", ChangeError)
     with pytest.raises(DeltaError, match="made by the bundle"):
         make_delta(bundle, dataclasses.replace(Base.read(release.index), fingerprint="f" * 64), release.first)
@@ -162,10 +162,10 @@ def test_a_delta_made_by_hand_must_make_sense(release: Release, tmp_path: Path) 
     refused(r"ids\.json", id_dtype="string")
     refused("created|isoformat", created="today")
     for name, array, message in (
-        ("marked_bids", np.array([-1.0] * 6, np.float32), r"marks\.bids: expected float32 numbers >= 0, got -1"),
-        ("marked_valid", np.array([2] * 6, np.int8), r"marks\.valid: expected 1, 0 or -1"),
-        ("removed", np.zeros(6), r"marks\.removed: expected 6 bool, got float64"),
-        ("marked_ids", np.zeros(6, np.int64), r"marks\[1\]: expected each ad once, but 0 is marks\[0\] too"),
+        ("marked_bids", np.array([-1.0] * 6, np.float32), r"updates\.bids: expected float32 numbers >= 0, got -1"),
+        ("marked_valid", np.array([2] * 6, np.int8), r"updates\.valid: expected 1, 0 or -1"),
+        ("removed", np.zeros(6), r"updates\.removed: expected 6 bool, got float64"),
+        ("marked_ids", np.zeros(6, np.int64), r"updates\[1\]: expected each ad once, but 0 is updates\[0\] too"),
         ("vectors", np.zeros((0, 3)), "vectors: expected f32 or bf16"),
     ):
         saved = (root / f"{name}.npy").read_bytes()
@@ -183,7 +183,7 @@ def test_the_command_line_writes_deltas(call: Call, release: Release, tmp_path: 
     code, _, err = call(*base, ads, f"--changes={changes}", out)
     assert (code, err) == (0, f"4 ads embedded and 2 changed to {tmp_path / 'd'}\n")
     delta = Delta.load(tmp_path / "d")
-    ads_after, _ = Ads.of(AdIndex.load(release.index)).changed(delta.changes, delta.created)
+    ads_after, _ = AdTable.of(AdIndex.load(release.index)).changed(delta.changes, delta.created)
     assert ads_after.bids[:2].tolist() == [1.0, 2.0]
     assert "already exists" in call.refused(*base, ads, out)
     out = f"--out={tmp_path / 'e'}"
@@ -204,7 +204,7 @@ def test_the_command_line_writes_deltas(call: Call, release: Release, tmp_path: 
             "column 'removed': unknown column of changes; did you mean 'remove'",
         ),
         ({"ad_id": ids[:2]}, "column 'ad_id': expected columns ad_id and any of bid, eligible, remove"),
-        ({"ad_id": ids[3:4], "bid": [1.0]}, f"marks[0]: expected each ad once, but {ids[3]} is ads[0] too"),
+        ({"ad_id": ids[3:4], "bid": [1.0]}, f"updates[0]: expected each ad once, but {ids[3]} is ads[0] too"),
     ):
         pq.write_table(pa.table(table), changes)
         assert message in call.refused(*base, ads, f"--changes={changes}", out)

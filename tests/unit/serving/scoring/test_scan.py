@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from serving.scoring import device_corpus as corpus_module
-from serving.scoring.device_corpus import BLOCK, Corpus
+from serving.scoring.device_corpus import BLOCK, DeviceCorpus
 from serving.scoring.top_k import TopK, score_and_top_k, score_candidates
 from tests.support.reference_top_k import reference_top_k
 from tt_jax.calibration.maps import Curve, Curves
@@ -34,9 +34,9 @@ def reference_probabilities(d: dict[str, np.ndarray]) -> np.ndarray:
     return 1 / (1 + np.exp(-(logits + d["biases"][:, None, None])))
 
 
-def corpus_of(d: dict[str, np.ndarray], utility: Utility, dtype: jnp.dtype) -> Corpus:
+def corpus_of(d: dict[str, np.ndarray], utility: Utility, dtype: jnp.dtype) -> DeviceCorpus:
     scanned = tuple(TASKS.index(t) for t in utility.names)
-    return Corpus.pack(jnp.asarray(d["ads"], dtype), jnp.asarray(d["bids"]), jnp.asarray(d["valid"]), scanned)
+    return DeviceCorpus.pack(jnp.asarray(d["ads"], dtype), jnp.asarray(d["bids"]), jnp.asarray(d["valid"]), scanned)
 
 
 def scan(

@@ -13,7 +13,7 @@ import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
 
-from serving.limits import Load
+from serving.limits import ServiceLimits
 from serving.scorer import Scorer
 from serving.service.app import create_app
 from tests.support import tiny
@@ -205,7 +205,7 @@ def hold(client: Client, until: threading.Event) -> None:
 
 
 def test_a_full_queue_says_when_to_come_back(scorer: Scorer) -> None:
-    with TestClient(create_app(scorer, load=Load(max_queue=1))) as client:
+    with TestClient(create_app(scorer, limits=ServiceLimits(max_queue=1))) as client:
         busy = threading.Event()
         hold(client, busy)
         asking = threading.Thread(target=lambda: post(client, {"query": {}, "k": 1}))

@@ -1,4 +1,4 @@
-"""The door before the application: who is refused, answered or let through, and when a request counts as come."""
+"""Before the application: who is refused, answered or let through, and when a request counts as come."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from serving.batching.batcher import Batcher
 from serving.batching.request import Work
 from serving.http.asgi import STARTED
 from serving.http.protocol import Request
-from serving.limits import Load
+from serving.limits import ServiceLimits
 from serving.scorer import Scorer
 from serving.service.auth import Hosts, Tokens
-from serving.service.load_shedding import Door
-from serving.service.messages import Limits
+from serving.service.load_shedding import LoadShedder
+from serving.service.messages import RequestLimits
 from serving.service.rank import RANK, Rank
 from serving.service.telemetry import Telemetry
 from tests.support.batcher_calls import held
@@ -25,40 +25,44 @@ HEAD = b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
 CHUNKED = HEAD.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked")
 
 
-def door_of(batcher: Batcher, seen: list[Any] | None = None, telemetry: Telemetry | None = None, **who: Any) -> Door:
+def shedder_of(
+    batcher: Batcher, seen: list[Any] | None = None, telemetry: Telemetry | None = None, **who: Any
+) -> LoadShedder:
     telemetry = telemetry or Telemetry(batcher.scorer, {})
-    rank = Rank(batcher, telemetry, Limits(10, 10, 10, 2**20), None)
-    return Door(echo([] if seen is None else seen), telemetry, rank=rank, **who)
+    rank = Rank(batcher, telemetry, RequestLimits(10, 10, 10, 2**20), None)
+    return LoadShedder(echo([] if seen is None else seen), telemetry, rank=rank, **who)
 
 
-def entered(door: Door, path: str = RANK, method: str = "POST", hosts: tuple[bytes, ...] = (), **headers: str) -> Any:
+def entered(
+    shedder: LoadShedder, path: str = RANK, method: str = "POST", hosts: tuple[bytes, ...] = (), **headers: str
+) -> Any:
     """Status, message and all else of the answer, or None for a request that is let through."""
     pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     more: Any = {"path": path, "hosts": hosts, "encoding": headers.get("content_encoding", "").encode()}
-    reply = door.enter(Request(method.encode(), b"", pairs, time.perf_counter(), **more))
+    reply = shedder.enter(Request(method.encode(), b"", pairs, time.perf_counter(), **more))
     return reply and (reply.status, json.loads(reply.body)["error"], dict(reply.headers), reply.close)
 
 
 def test_only_what_the_batcher_would_refuse_is_refused(warm_scorer: Scorer) -> None:
     telemetry = Telemetry(warm_scorer, {})
-    batcher = Batcher(warm_scorer, load=Load(max_queue=2), metrics=telemetry.queue)
-    door = door_of(batcher, telemetry=telemetry)
+    batcher = Batcher(warm_scorer, limits=ServiceLimits(max_queue=2), metrics=telemetry.queue)
+    shedder = shedder_of(batcher, telemetry=telemetry)
 
     async def test() -> None:
         await batcher.submit(Work([{}], 1, None))  # it knows how long a batch takes
-        assert entered(door) is None
+        assert entered(shedder) is None
         await asyncio.sleep(0)
         async with held(batcher):
             waiting = [batcher.submit(Work([{}], 1, None)) for _ in range(2)]
-            status, message, headers, close = entered(door)
+            status, message, headers, close = entered(shedder)
             assert (status, message) == (503, "the queue is full: 2 queries wait")
             assert int(headers[b"retry-after"]) >= 1
             assert not close
-            assert entered(door, "/health/ready") is None
-            assert entered(door, method="GET") is None
-            assert entered(door, x_deadline_ms="soon") is None  # explained when it is whole
+            assert entered(shedder, "/health/ready") is None
+            assert entered(shedder, method="GET") is None
+            assert entered(shedder, x_deadline_ms="soon") is None  # explained when it is whole
         await asyncio.gather(*waiting)
-        assert entered(door) is None
+        assert entered(shedder) is None
 
     run(batcher, test())
     text = telemetry.text().decode()
@@ -67,24 +71,24 @@ def test_only_what_the_batcher_would_refuse_is_refused(warm_scorer: Scorer) -> N
 
 
 def test_who_has_no_token_is_not_told_of_the_queue(warm_scorer: Scorer) -> None:
-    batcher, tokens = Batcher(warm_scorer, load=Load(max_queue=2)), Tokens.of("a-token-of-the-tests")
-    door = door_of(batcher, tokens=tokens, open_paths=("/open",))
+    batcher, tokens = Batcher(warm_scorer, limits=ServiceLimits(max_queue=2)), Tokens.of("a-token-of-the-tests")
+    shedder = shedder_of(batcher, tokens=tokens, open_paths=("/open",))
 
     async def test() -> None:
         await batcher.submit(Work([{}], 1, None))
         async with held(batcher):
             waiting = batcher.submit(Work([{}], 1, None))
             for path in (RANK, "/other"):
-                status, message, headers, close = entered(door, path, authorization="Bearer another-token-of-them")
+                status, message, headers, close = entered(shedder, path, authorization="Bearer another-token-of-them")
                 assert (status, close) == (401, True)
                 assert headers[b"www-authenticate"] == b'Bearer realm="tt-jax"'
                 assert "Authorization: Bearer" in message
             for scheme in ("Bearer", "bearer", "BEARER"):  # those before have taken no place
-                assert entered(door, "/other", authorization=f"{scheme} a-token-of-the-tests") is None
-            assert entered(door, authorization="bearer a-token-of-the-tests") is None
-            assert entered(door, authorization="bearer a-token-of-the-tests")[0] == 503
-            assert entered(door)[0] == 401
-            assert entered(door, "/open") is None
+                assert entered(shedder, "/other", authorization=f"{scheme} a-token-of-the-tests") is None
+            assert entered(shedder, authorization="bearer a-token-of-the-tests") is None
+            assert entered(shedder, authorization="bearer a-token-of-the-tests")[0] == 503
+            assert entered(shedder)[0] == 401
+            assert entered(shedder, "/open") is None
         await waiting
 
     run(batcher, test())
@@ -92,15 +96,15 @@ def test_who_has_no_token_is_not_told_of_the_queue(warm_scorer: Scorer) -> None:
 
 def test_a_compressed_body_is_refused(warm_scorer: Scorer) -> None:
     batcher = Batcher(warm_scorer)
-    door = door_of(batcher)
+    shedder = shedder_of(batcher)
 
     async def test() -> None:
         for path in (RANK, "/other"):
             for encoding in ("gzip", "GZIP", "br", "identity, gzip", "zstd"):
-                status, message, headers, close = entered(door, path, content_encoding=encoding)
+                status, message, headers, close = entered(shedder, path, content_encoding=encoding)
                 assert (status, close, headers[b"accept-encoding"]) == (415, True, b"identity")
                 assert message == f"Content-Encoding: expected a body that is not compressed, got {encoding}"
-            assert entered(door, path, content_encoding="Identity") is None
+            assert entered(shedder, path, content_encoding="Identity") is None
 
     run(batcher, test())
 
@@ -111,34 +115,34 @@ OTHERS = "evil.example evil.example:8080 10.0.0.7 localhost.evil.example 127.0.0
 
 def test_the_names_of_a_listener_that_only_this_machine_reaches(warm_scorer: Scorer) -> None:
     batcher = Batcher(warm_scorer)
-    door, open_door = (door_of(batcher, hosts=Hosts("mine.org", *more)) for more in ((), ("*",)))
+    shedder, open_shedder = (shedder_of(batcher, hosts=Hosts("mine.org", *more)) for more in ((), ("*",)))
 
     async def test() -> None:
         for path in (RANK, "/console/form", "/health/ready"):
-            assert entered(door, path) is None  # no browser: they send one
+            assert entered(shedder, path) is None  # no browser: they send one
             for host in LOCAL.split():
-                assert entered(door, path, hosts=(host.encode(),)) is None
+                assert entered(shedder, path, hosts=(host.encode(),)) is None
             for host in OTHERS.split():
-                status, message, _, close = entered(door, path, hosts=(host.encode(),))
+                status, message, _, close = entered(shedder, path, hosts=(host.encode(),))
                 assert (status, close) == (421, True)
                 assert message == f"Host: {host} is not a name of this service; see --allowed-host"
-                assert entered(door, path, hosts=(b"localhost", host.encode()))[0] == 421
-                assert entered(open_door, path, hosts=(host.encode(),)) is None
+                assert entered(shedder, path, hosts=(b"localhost", host.encode()))[0] == 421
+                assert entered(open_shedder, path, hosts=(host.encode(),)) is None
 
     run(batcher, test())
 
 
 def test_those_let_through_count_before_they_are_in_the_queue(warm_scorer: Scorer) -> None:
-    batcher = Batcher(warm_scorer, load=Load(max_queue=4))
-    door = door_of(batcher)
+    batcher = Batcher(warm_scorer, limits=ServiceLimits(max_queue=4))
+    shedder = shedder_of(batcher)
 
     async def test() -> None:
         await batcher.submit(Work([{}], 1, None))
         async with held(batcher):
             waiting = batcher.submit(Work([{}], 1, None))
-            assert [entered(door) is None for _ in range(5)] == [True, True, True, False, False]
+            assert [entered(shedder) is None for _ in range(5)] == [True, True, True, False, False]
             await asyncio.sleep(0)  # in this turn they would have entered the queue
-            assert entered(door) is None
+            assert entered(shedder) is None
         await waiting
 
     run(batcher, test())
@@ -146,25 +150,25 @@ def test_those_let_through_count_before_they_are_in_the_queue(warm_scorer: Score
 
 def test_a_deadline_that_cannot_be_kept_is_refused_at_the_door(warm_scorer: Scorer) -> None:
     batcher = Batcher(warm_scorer)
-    door = door_of(batcher)
+    shedder = shedder_of(batcher)
 
     async def test() -> None:
         await batcher.submit(Work([{}], 1, None))
         async with held(batcher):
             waiting = batcher.submit(Work([{}], 1, None))
-            assert "longer than the request allows" in entered(door, x_deadline_ms="0")[1]
+            assert "longer than the request allows" in entered(shedder, x_deadline_ms="0")[1]
         await waiting
 
     run(batcher, test())
 
 
 def test_a_connection_goes_on_after_a_refusal(warm_scorer: Scorer) -> None:
-    batcher = Batcher(warm_scorer, load=Load(max_queue=1))
+    batcher = Batcher(warm_scorer, limits=ServiceLimits(max_queue=1))
     seen: list[Any] = []
 
     async def test() -> None:
         await batcher.submit(Work([{}], 1, None))
-        async with connected(door_of(batcher, seen), Telemetry(warm_scorer, {})) as (reader, writer):
+        async with connected(shedder_of(batcher, seen), Telemetry(warm_scorer, {})) as (reader, writer):
             async with held(batcher):
                 waiting = batcher.submit(Work([{}], 1, None))
                 writer.write(HEAD + b"1")
@@ -186,11 +190,11 @@ def test_a_connection_goes_on_after_a_refusal(warm_scorer: Scorer) -> None:
 def test_who_is_refused_by_its_head_gets_the_answer_and_no_more_is_read(warm_scorer: Scorer) -> None:
     """Before the body is there, or after it; and it is the last answer of its connection."""
     batcher = Batcher(warm_scorer)
-    door = door_of(batcher, tokens=Tokens.of("a-token-of-the-tests"))
+    shedder = shedder_of(batcher, tokens=Tokens.of("a-token-of-the-tests"))
     secret = HEAD.replace(b"\r\n", b"\r\nAuthorization: Bearer a-token-of-the-tests\r\n", 1)
 
     async def test() -> None:
-        async with listening(door, Telemetry(warm_scorer, {})) as site:
+        async with listening(shedder, Telemetry(warm_scorer, {})) as site:
             for sent in (HEAD, HEAD + b"1234", HEAD + b"1234" + secret + b"5678", HEAD + b"1234" * 9):
                 async with client_of(site) as (reader, writer):
                     writer.write(sent)
@@ -205,12 +209,12 @@ def test_who_is_refused_by_its_head_gets_the_answer_and_no_more_is_read(warm_sco
 
 def test_a_token_in_a_trailer_counts_nowhere(warm_scorer: Scorer) -> None:
     batcher, seen = Batcher(warm_scorer), []
-    door = door_of(batcher, seen, tokens=Tokens.of("a-token-of-the-tests"))
+    shedder = shedder_of(batcher, seen, tokens=Tokens.of("a-token-of-the-tests"))
     authorization = b"Authorization: Bearer a-token-of-the-tests\r\n"
     upgrade = b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
 
     async def test() -> None:
-        async with listening(door, Telemetry(warm_scorer, {})) as site:
+        async with listening(shedder, Telemetry(warm_scorer, {})) as site:
             for path in (RANK.encode(), b"/other"):
                 for more in (b"\r\n", upgrade):
                     head = CHUNKED.replace(RANK.encode(), path).replace(b"\r\n", more, 1)
@@ -235,7 +239,7 @@ def test_a_request_counts_from_when_it_came_not_from_when_it_was_read(warm_score
     seen: list[Any] = []
 
     async def test() -> None:
-        async with connected(door_of(batcher, seen), Telemetry(warm_scorer, {})) as (reader, writer):
+        async with connected(shedder_of(batcher, seen), Telemetry(warm_scorer, {})) as (reader, writer):
             writer.write(b"POST /other HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
             time.sleep(0.2)  # the event loop does something else
             read_at = time.perf_counter()
@@ -248,12 +252,12 @@ def test_a_request_counts_from_when_it_came_not_from_when_it_was_read(warm_score
 def test_the_headers_of_all_answers(warm_scorer: Scorer) -> None:
     """Of ads, of errors, of refusals; and what a browser asks before it asks."""
     batcher = Batcher(warm_scorer)
-    door = door_of(batcher, origin="http://there", tokens=Tokens.of("a-token-of-the-tests"))
+    shedder = shedder_of(batcher, origin="http://there", tokens=Tokens.of("a-token-of-the-tests"))
     token = b"\r\nAuthorization: Bearer a-token-of-the-tests\r\n"
     body = b'{"query": {}, "k": 3}'
 
     async def test() -> None:
-        async with listening(door, Telemetry(warm_scorer, {})) as site:
+        async with listening(shedder, Telemetry(warm_scorer, {})) as site:
             ranked = HEAD.replace(b"4", b"%d" % len(body)).replace(b"\r\n", token, 1) + body
             asked = b"OPTIONS /v1/rank HTTP/1.1\r\nHost: x\r\nAccess-Control-Request-Method: POST\r\n\r\n"
             sent = {200: ranked, 204: asked, 401: HEAD, 400: b"nonsense\r\n\r\n"}
@@ -275,7 +279,7 @@ def test_nobody_ranks_for_a_client_of_the_door_that_left(warm_scorer: Scorer) ->
     body = b'{"query": {}}'
 
     async def test() -> None:
-        async with listening(door_of(batcher, telemetry=telemetry), telemetry) as site:
+        async with listening(shedder_of(batcher, telemetry=telemetry), telemetry) as site:
             async with held(batcher):
                 async with client_of(site) as (_, writer):
                     writer.write(HEAD.replace(b"4", b"%d" % len(body)) + body)
@@ -295,7 +299,10 @@ def test_what_the_door_has_taken_is_answered_when_the_process_drains(warm_scorer
     request = HEAD.replace(b"4", b"%d" % len(body)) + body
 
     async def test() -> None:
-        async with listening(door_of(batcher), Telemetry(warm_scorer, {})) as site, client_of(site) as (reader, writer):
+        async with (
+            listening(shedder_of(batcher), Telemetry(warm_scorer, {})) as site,
+            client_of(site) as (reader, writer),
+        ):
             async with held(batcher):
                 writer.write(2 * request)
                 await asyncio.sleep(0.05)
