@@ -233,8 +233,8 @@ def _full() -> None:
 _KILLED = """
     import os, pickle, shutil, signal, sys, warnings
     from pathlib import Path
-    from serving import journal
-    from tt_jax import publish
+    from serving.index import journal
+    from tt_jax.io import publish
 
     publish.sync = journal.sync = lambda path: None  # a kill leaves what was written to the system
     warnings.simplefilter("ignore")  # of JAX, which is not used here, about os.fork
