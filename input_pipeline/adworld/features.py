@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from input_pipeline.adworld.funnel import Memory, ad_quality
+from input_pipeline.adworld.funnel import Memory
+from input_pipeline.adworld.truth import ad_quality
 from input_pipeline.adworld.world import SCENARIOS, SURFACES, TOP_CATEGORIES, AdWorldConfig, World
 from tt_jax.schema import Feature, Schema, Task
 

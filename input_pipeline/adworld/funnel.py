@@ -1,12 +1,4 @@
-"""AdWorld's truth and funnel: requests -> candidates -> heavy ranker -> auction -> impressions -> engagement.
-
-The true click logit of a request (n), user and ad is
-
-    base + logit_std * ( sqrt(1 - share) * two-tower part + sqrt(share) * interaction ) - fatigue
-
-where the two-tower part is a dot product of a query vector and an ad vector, and the interaction a table over user
-segments x ad segments whose singular values are all equal: the best D-wide dot product recovers D / (segments - 1) of
-its variance.
+"""AdWorld's funnel: requests -> candidates -> heavy ranker -> auction -> impressions -> engagement.
 
 Shapes: N requests of a chunk, C candidates each, K slots, R log rows. Users, ads and categories are rows of `World`.
 """
@@ -17,30 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from input_pipeline.adworld.world import HOUR_SHARE, SCENARIOS, SURFACE_SHARE, TOP_CATEGORIES, World, standardise
+from input_pipeline.adworld.truth import Probabilities, Requests, ad_quality
+from input_pipeline.adworld.world import HOUR_SHARE, SCENARIOS, SURFACE_SHARE, TOP_CATEGORIES, World
 
 DAY_0 = 1_735_689_600  # 2025-01-01 00:00:00 UTC, Unix seconds
 DAY = 86_400
-BASE_LOGIT = np.array([-6.2, -5.7], np.float32)  # of a click, by scenario
-_AFFINITY, _QUALITY, _PROPENSITY, _CONTEXT = 0.45, 0.25, 0.2, 0.1  # shares of the two-tower part's variance
 _POOL = 16_384  # draws from the popularity distribution, made once per day and scenario
 _NO_CLICKS = (np.empty(0, np.int64),) * 3  # time, user, ad
 _RECENT = 0.7  # what a day leaves of an exposure count
-
-
-@dataclass(frozen=True)
-class Requests:
-    """Requests of one scenario, in time order: `[N]` each.
-
-    `request_id` int64, unique in the world; `time` int64, Unix seconds; `surface`, `hour` and `user` int64 indices.
-    """
-
-    scenario: int
-    request_id: np.ndarray
-    time: np.ndarray
-    surface: np.ndarray
-    hour: np.ndarray
-    user: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -59,14 +35,6 @@ class Inventory:
 
 
 @dataclass(frozen=True)
-class LogitParts:
-    """Parts of the click logit, before base rate and fatigue: float32 `[N, C]`."""
-
-    two_tower: np.ndarray
-    interaction: np.ndarray
-
-
-@dataclass(frozen=True)
 class Auction:
     """`[N, K]` each: `winners` int64, candidate columns, best first; `price` float32, per click; `shown` bool, False
     where there were fewer valid candidates than slots.
@@ -75,15 +43,6 @@ class Auction:
     winners: np.ndarray
     price: np.ndarray
     shown: np.ndarray
-
-
-@dataclass(frozen=True)
-class Probabilities:
-    """Of a click, of a long click, and of a conversion *given a click*: float32 `[R]` each."""
-
-    click: np.ndarray
-    long_click: np.ndarray
-    conversion: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -147,16 +106,6 @@ class Memory:
         from_end = np.repeat(first + count, count) - 1 - np.arange(len(user))
         kept = from_end < length
         self.clicked[user[kept], length - 1 - from_end[kept]] = ad[kept]
-
-
-def ad_quality(world: World, day: int) -> np.ndarray:
-    """Quality of every ad on a day, drift included: mean 0, variance 1 over the ads of a scenario. float32 `[ads]`."""
-    ads = world.ads
-    raw = ads.quality + world.category_walk[day, ads.category] + world.advertiser_walk[day, ads.advertiser]
-    quality = np.empty_like(ads.quality)
-    for s in range(len(SCENARIOS)):
-        quality[ads.scenario == s] = standardise(raw[ads.scenario == s])
-    return quality
 
 
 def take_inventory(world: World, day: int, scenario: int, rng: np.random.Generator) -> Inventory:
@@ -228,49 +177,6 @@ def retrieve(
     return ad, valid
 
 
-def click_logit_parts(world: World, quality: np.ndarray, requests: Requests, ad: np.ndarray) -> LogitParts:
-    """The parts of the true click logit of requests and ads `[N, C]`; `quality` is `ad_quality` of the day."""
-    users, ads, config, s = world.users, world.ads, world.config, requests.scenario
-    query = np.float32(np.sqrt(_PROPENSITY)) * users.propensity[requests.user]
-    context = world.surface_effect[s, requests.surface] + world.hour_effect[s, requests.hour]
-    query += np.float32(np.sqrt(_CONTEXT / 2)) * context
-    wanted = users.latent[requests.user] * (world.click_weights[s] * np.float32(np.sqrt(_AFFINITY)))
-    two_tower = np.matmul(ads.latent[ad], wanted[:, :, None])[:, :, 0]
-    two_tower += query[:, None]
-    two_tower += (np.float32(np.sqrt(_QUALITY)) * quality)[ad]
-    two_tower *= np.float32(config.logit_std * np.sqrt(1 - config.interaction_share))
-    cell = (users.segment[requests.user] * config.segments)[:, None] + ads.segment[ad]
-    scale = np.float32(config.logit_std * np.sqrt(config.interaction_share))
-    return LogitParts(two_tower, (world.interaction * scale).ravel()[cell])
-
-
-def click_logit(world: World, inventory: Inventory, requests: Requests, ad: np.ndarray, memory: Memory) -> np.ndarray:
-    """The true click logit, fatigue included: float32 `[N, C]`."""
-    parts = click_logit_parts(world, inventory.quality, requests, ad)
-    fatigue = np.float32(world.config.fatigue) * np.log1p(memory.exposures(requests.user[:, None], ad))
-    return parts.two_tower + parts.interaction + BASE_LOGIT[requests.scenario] - fatigue
-
-
-def log_logits(world: World, scenario: int, click: np.ndarray, user: np.ndarray, ad: np.ndarray) -> np.ndarray:
-    """The true logits of a click, of a long click given a click, and of a conversion given a click: float32 `[R, 3]`.
-
-    `click` are the click logits of users and ads, `[R]` each.
-    """
-    users, ads = world.users, world.ads
-    latent, wanted = users.latent[user], ads.latent[ad]
-    long_match = np.einsum("rl,rl->r", latent * world.long_weights[scenario], wanted)
-    offer_match = np.einsum("rl,rl->r", latent * world.conversion_weights[scenario], wanted)
-    long_click = -0.6 + 0.7 * ads.landing[ad] + 0.7 * long_match
-    conversion = -2.3 + 0.6 * ads.offer[ad] + 0.5 * users.purchase[user] + 0.6 * offer_match
-    return np.stack([click, long_click, conversion], axis=1)
-
-
-def probabilities(logits: np.ndarray) -> Probabilities:
-    """From the logits of `log_logits`, with or without a ranker's error, `[R, 3]`."""
-    p = sigmoid(logits)
-    return Probabilities(p[:, 0], p[:, 0] * p[:, 1], p[:, 2])
-
-
 def auction(bid: np.ndarray, p_click: np.ndarray, valid: np.ndarray, slots: int, reserve: float) -> Auction:
     """Generalised second-price auction on bid x p: a winner pays, per click, what would just keep its place.
 
@@ -291,8 +197,3 @@ def engage(p: Probabilities, draws: np.ndarray) -> Labels:
     click = draws[:, 0] < p.click
     # Given a click, draws[:, 0] / p.click is again uniform, so one draw serves the click and the long click.
     return Labels(click, draws[:, 0] < p.long_click, click & (draws[:, 1] < p.conversion))
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    """Logistic function, in the dtype of `x`."""
-    return 1 / (1 + np.exp(-x))

@@ -1,6 +1,6 @@
 """AdWorld, the synthetic ads world: seeded logs of an ads funnel whose true probabilities are known.
 
-    adworld_world (population) -> adworld_funnel (truth, funnel) -> adworld_features (what shows of it) -> logs, here
+    world (population) -> truth (probabilities) -> funnel -> features (what shows of it) -> logs, here
 
 Two logs of the same columns: `impressions`, the auction's winners with what users did, and `candidates`, a sample of
 each auction's candidates, whose outcomes are null if they were not shown. Both have the heavy ranker's probabilities.
@@ -26,17 +26,13 @@ from input_pipeline.adworld.funnel import (
     Inventory,
     Labels,
     Memory,
-    Requests,
     auction,
-    click_logit,
     engage,
-    log_logits,
-    probabilities,
     retrieve,
     sample_requests,
-    sigmoid,
     take_inventory,
 )
+from input_pipeline.adworld.truth import Requests, click_logit, log_logits, probabilities, sigmoid
 from input_pipeline.adworld.world import SCENARIOS, SURFACES, AdWorldConfig, World, build_world
 from tt_jax.io.publish import published_directory
 
@@ -168,7 +164,8 @@ def _run_funnel(
     """One chunk of requests through the funnel; what users saw and clicked goes to `memory`."""
     config, s = world.config, requests.scenario
     ad, valid = retrieve(world, inventory, requests, arrive)
-    logit = click_logit(world, inventory, requests, ad, memory)
+    exposures = memory.exposures(requests.user[:, None], ad)
+    logit = click_logit(world, inventory.quality, requests, ad, exposures)
     noise = rank.standard_normal((*ad.shape, 3), np.float32) * np.float32(config.heavy_noise)
     sold = auction(world.ads.bid[ad], sigmoid(logit + noise[:, :, 0]), valid, config.slots, config.reserve)
     request, position = np.nonzero(sold.shown)

@@ -1,7 +1,7 @@
 """AdWorld's rules and population: the config, the users, the ads, and what is true of them.
 
-Latent interests drive all observable features through noise (`adworld_features`), and all true logits without
-(`adworld_funnel`). Every term of a logit has a known variance over uniformly drawn users and ads, by construction.
+Latent interests drive all observable features through noise (`features.py` beside this), and all true logits without
+(`truth.py`). Every term of a logit has a known variance over uniformly drawn users and ads, by construction.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ import numpy as np
 import pyarrow as pa
 
 from input_pipeline.adworld.features import FIRST_AD_ID
-from input_pipeline.adworld.funnel import BASE_LOGIT, Requests, ad_quality, click_logit_parts, log_logits
 from input_pipeline.adworld.simulate import ORACLE_COLUMNS, AdWorldConfig, Batch, Log, days_of, simulate
+from input_pipeline.adworld.truth import BASE_LOGIT, Requests, ad_quality, click_logit_parts, log_logits
 from input_pipeline.adworld.world import SCENARIOS, SURFACES, World, build_world
 from tt_jax.metrics import probability
 

@@ -21,21 +21,9 @@ import numpy as np
 import pyarrow as pa
 
 from input_pipeline.adworld.features import observe, strings, users_on
-from input_pipeline.adworld.funnel import (
-    Inventory,
-    Memory,
-    Requests,
-    auction,
-    click_logit,
-    engage,
-    log_logits,
-    probabilities,
-    retrieve,
-    sample_requests,
-    sigmoid,
-    take_inventory,
-)
+from input_pipeline.adworld.funnel import Inventory, Memory, auction, engage, retrieve, sample_requests, take_inventory
 from input_pipeline.adworld.simulate import memory_before
+from input_pipeline.adworld.truth import Requests, click_logit, log_logits, probabilities, sigmoid
 from input_pipeline.adworld.world import SCENARIOS, SURFACES, AdWorldConfig, World, build_world
 
 # Requests, their columns as in the logs, and their candidates int32 [N, C] -> utilities [N, C], the higher the better.
@@ -185,7 +173,8 @@ def _chunk(
     act: np.random.Generator,
 ) -> _Chunk:
     ad, valid = retrieve(world, inventory, requests, arrive)
-    logit = click_logit(world, inventory, requests, ad, memory)
+    exposures = memory.exposures(requests.user[:, None], ad)
+    logit = click_logit(world, inventory.quality, requests, ad, exposures)
     noise = rank.standard_normal(ad.shape, np.float32) * np.float32(world.config.heavy_noise)
     return _Chunk(world, requests, ad, valid, logit, noise, act.random((*ad.shape, 2), np.float32))
 

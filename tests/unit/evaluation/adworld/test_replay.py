@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 from scipy.stats import binomtest
 
-from input_pipeline.adworld.funnel import Requests, click_logit, sigmoid, take_inventory
+from input_pipeline.adworld.funnel import take_inventory
 from input_pipeline.adworld.simulate import AdWorldConfig, corpus, simulate
+from input_pipeline.adworld.truth import Requests, click_logit, sigmoid
 from input_pipeline.adworld.world import SCENARIOS
 from tt_jax.evaluation.adworld.experiment import FIGURES, arm_of, count_significant, effects, groups, report, sums
 from tt_jax.evaluation.adworld.replay import Morning, Outcomes, Ranker, Replay, replay, wake
@@ -35,7 +36,8 @@ def oracle(requests: Requests, _: pa.Table, ad: np.ndarray) -> np.ndarray:
     """Bid times the true probability of a click."""
     m = morning()
     inventory = take_inventory(m.world, m.day, requests.scenario, np.random.default_rng(0))
-    return m.world.ads.bid[ad] * sigmoid(click_logit(m.world, inventory, requests, ad, m.memory))
+    exposures = m.memory.exposures(requests.user[:, None], ad)
+    return m.world.ads.bid[ad] * sigmoid(click_logit(m.world, inventory.quality, requests, ad, exposures))
 
 
 def both(*rankers: Ranker, how: Replay = HOW) -> Outcomes:

@@ -6,8 +6,9 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from input_pipeline.adworld.funnel import Memory, auction, click_logit_parts, sample_requests, take_inventory
+from input_pipeline.adworld.funnel import Memory, auction, sample_requests, take_inventory
 from input_pipeline.adworld.simulate import AdWorldConfig, simulate
+from input_pipeline.adworld.truth import click_logit_parts
 from input_pipeline.adworld.world import SCENARIOS, SURFACES, build_world
 
 SMALL = AdWorldConfig(seed=3, users=1500, advertisers=40, ads=400, days=4, requests_per_day=5000, new_ads_per_day=20)
