@@ -1,7 +1,7 @@
 """Pages of docs/reference that are written from the code: `python docs/generate_reference.py`.
 
 The schema and the configuration come from the dataclasses and their docstrings, the command line from its parsers, the
-paths of the HTTP API from the service's OpenAPI document.
+paths of the HTTP API from the service's OpenAPI document, the Python API from the docstrings of what packages export.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import importlib
 import inspect
 import re
 import textwrap
@@ -56,6 +57,17 @@ one line on standard error for bad input; `TT_JAX_TRACEBACK=1` shows where the e
 `parity` and `skew` exit with 1 when what they measure is past its limit, `serve` with 70 when its
 dispatcher has died.
 """
+_PYTHON = """# The Python API
+
+What the packages export. Every other name may change with any version.
+"""
+PACKAGES = ("serving", "serving.client")
+_OWN_PAGE = {
+    "Schema": "schema.md#schema",
+    "Feature": "schema.md#feature",
+    "Task": "schema.md#task",
+    "Config": "config.md",
+}
 
 
 def pages() -> dict[str, str]:
@@ -65,6 +77,7 @@ def pages() -> dict[str, str]:
         "config.md": _config_page(),
         "cli.md": _cli_page(),
         "http_api.md": _http_page(),
+        "python_api.md": _python_page(),
     }
 
 
@@ -190,6 +203,73 @@ def _operation(title: str, operation: dict[str, Any]) -> str:
 def _message(name: str, schema: dict[str, Any]) -> str:
     told = {cls.__name__: cls.__doc__ or "" for cls in (ScoredAd, *msgspec.Struct.__subclasses__())}
     return f"### {name}\n\n{_filled(inspect.cleandoc(told[name]))}\n\n{_fields(schema)}"
+
+
+def _python_page() -> str:
+    """Every public name of the packages, with its signature and docstring."""
+    sections = [_PYTHON, _WRITTEN]
+    for package in (importlib.import_module(name) for name in PACKAGES):
+        sections.append(f"## {package.__name__}\n")
+        sections += [_described(f"### {name}", name, getattr(package, name)) for name in package.__all__]
+    return "\n".join(sections)
+
+
+def _described(heading: str, name: str, value: Any) -> str:
+    """A public name; of a class, its public methods too."""
+    if name in _OWN_PAGE:
+        return f"{heading}\n\nAll fields are in [a page of their own]({_OWN_PAGE[name]}).\n"
+    if not callable(value):
+        return f"{heading}\n\n`{value!r}`\n"
+    if inspect.isclass(value) and issubclass(value, Exception):
+        return f"{heading}\n\n{_told(f'An error. {inspect.cleandoc(value.__doc__ or str())}')}\n"
+    parts = [
+        heading,
+        "",
+        "```text",
+        _signature(name, value),
+        "```",
+        "",
+        _told(inspect.cleandoc(value.__doc__ or "")),
+        "",
+    ]
+    if inspect.isclass(value):
+        for method, raw in vars(value).items():
+            function = getattr(raw, "__func__", raw)
+            if not method.startswith("_") and inspect.isfunction(function):
+                signature = _signature(f"{name}.{method}", getattr(value, method))
+                parts += ["```text", signature, "```", "", _told(inspect.cleandoc(function.__doc__ or "")), ""]
+    return "\n".join(parts)
+
+
+def _signature(name: str, value: Any) -> str:
+    """On one line if that fits, else a line a parameter; without the quotes of annotations."""
+    signature = inspect.signature(value)
+    parameters = [p for p in signature.parameters.values() if p.name != "self"]
+    lines = [re.sub(r": '([^']*)'", r": \1", str(inspect.Signature([p]))[1:-1]) for p in parameters]
+    keyword_only = [i for i, p in enumerate(parameters) if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    lines = [line.removeprefix("*, ") for line in lines]
+    if keyword_only:
+        lines.insert(keyword_only[0], "*")
+    returned = signature.return_annotation
+    end = ")" if inspect.isclass(value) or returned is signature.empty else f") -> {returned}"
+    line = f"{name}({', '.join(lines)}{end}"
+    return line if len(line) <= _COLUMNS else f"{name}(\n    " + ",\n    ".join(lines) + f",\n{end}"
+
+
+def _told(docstring: str) -> str:
+    """Paragraphs of a docstring filled, its sections of arguments and attributes as lists."""
+    parts = []
+    for block in docstring.split("\n\n"):
+        title, _, rest = block.partition("\n")
+        if title in ("Args:", "Attributes:"):
+            entries = [
+                textwrap.fill(f"`{n}`: {m}", _COLUMNS, initial_indent="- ", subsequent_indent="  ")
+                for n, m in _entries(rest)
+            ]
+            parts.append("\n".join(entries))
+        else:
+            parts.append(_filled(" ".join(block.split())))
+    return "\n\n".join(parts)
 
 
 def _fields(schema: dict[str, Any]) -> str:

@@ -106,7 +106,7 @@ class Scorer:
         Args:
           bundle, index: directories.
           max_k, max_candidates: largest `k`, longest list of candidates.
-          warm: compile every program that ranks now, which takes seconds; others, and else all, when first needed.
+          warm: compile every program that ranks at once, which takes seconds; others, and else all, when first needed.
           headroom: free places for new ads, as a share of the ads. Every scan reads those too.
           like: a scorer whose compiled programs are used where they fit.
 

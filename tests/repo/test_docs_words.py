@@ -16,6 +16,8 @@ COLUMNS = 100
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"(`+).+?\1")
 BARE = re.compile(r"(?<![\w./])[-−+±]?\.\d")
+FILE = re.compile(r"`((?:tt_jax|input_pipeline|serving|configs|benchmarks|tests|deploy)/[\w./-]*)`")
+PLACEHOLDER = "NAME"  # of a file that a reader is to write
 DATED = re.compile(r"\b(now|lately|nowadays)\b", re.IGNORECASE)
 
 
@@ -58,6 +60,12 @@ def test_links_lead_somewhere(page: Path) -> None:
             if "://" not in link and not (target.exists() and (not anchor or anchor in anchors(target))):
                 dead.append(f"{name(page)}:{number}: {link}")
     assert not dead
+
+
+@pytest.mark.parametrize("page", USER_PAGES, ids=name)
+def test_files_that_are_named_exist(page: Path) -> None:
+    files = [file for _, line in lines(page) for file in FILE.findall(line) if PLACEHOLDER not in file]
+    assert not [file for file in files if not (ROOT / file).exists()]
 
 
 @pytest.mark.parametrize("page", USER_PAGES, ids=name)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from tt_jax.cli.main import VERBS
+from tt_jax.cli.main import VERBS, parser_of
 from tt_jax.config import Config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if p.parent.name != "log")]
-BLOCK = re.compile(r"^( *)```sh\n(.*?)^\1```|^((?: {4}.*\n)+)", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^( *)```sh\n(.*?)^\1```|^((?: {4}[^\n]*\n)+)", re.DOTALL | re.MULTILINE)
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -25,9 +23,7 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def flags_of(verb: str) -> set[str]:
-    parser = argparse.ArgumentParser()
-    importlib.import_module(f"tt_jax.cli.{verb}").add_arguments(parser)
-    return set(re.findall(r"--[a-z][a-z-]*", parser.format_help()))
+    return set(re.findall(r"--[a-z][a-z-]*", parser_of(verb).format_help()))
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=lambda p: str(p.relative_to(ROOT)))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, fields
 
 import pytest
 
-from docs.generate_reference import COMMAND, REFERENCE, described, pages
+from docs.generate_reference import COMMAND, PACKAGES, REFERENCE, described, pages
 from tt_jax.cli.main import VERBS
 from tt_jax.config import Config
 from tt_jax.schema import Feature
 
 
-@pytest.mark.parametrize("name", ["schema.md", "config.md", "cli.md", "http_api.md"])
+@pytest.mark.parametrize("name", ["schema.md", "config.md", "cli.md", "http_api.md", "python_api.md"])
 def test_the_page_is_of_today(name: str) -> None:
     assert (REFERENCE / name).read_text() == pages()[name], f"docs/reference/{name} is stale: {COMMAND}"
 
@@ -69,3 +70,14 @@ def test_every_verb_has_its_flags_and_every_path_its_statuses() -> None:
     assert "| 504 | [ErrorAnswer](#erroranswer): The deadline of the request passed. |" in rank
     assert "\n### GET /health/ready\n" in http
     assert "| `features` | array of [FeatureInfo](#featureinfo) |  |" in http
+
+
+def test_the_python_api_has_every_public_name_with_signature_and_docstring() -> None:
+    page = pages()["python_api.md"]
+    for package in PACKAGES:
+        section = page.partition(f"\n## {package}\n")[2].partition("\n## ")[0]
+        names = importlib.import_module(package).__all__
+        assert [line.removeprefix("### ") for line in section.splitlines() if line.startswith("### ")] == names
+    assert "AdIndex.load(path: str | os.PathLike[str]) -> AdIndex\n" in page
+    assert "\n- `bids`: float32 `[N]`, in the currency of the auction.\n" in page
+    assert "\n    *,\n    max_k: int = 1000,\n" in page
