@@ -1,4 +1,4 @@
-"""A client of the service, for threads and for asyncio, over one core that decides what is sent again and when.
+"""A client of the service: `AsyncClient` for asyncio, and `Client`, which runs one for threads.
 
     with Client("http://127.0.0.1:8080") as client:
         answer = client.rank({"user_id": 7}, k=10, deadline_s=0.2)
@@ -13,16 +13,31 @@ the service is told (`X-Deadline-Ms`), so that it drops what nobody waits for. N
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import httpx
 import msgspec
 
-from serving.client.deadline import Transport
-from serving.client.retries import RETRIES, Core, DeadlinePassedError, NoAnswerError, Retries, Wait, message
+from serving.client.retries import (
+    AGAIN,
+    RETRIES,
+    DeadlinePassedError,
+    NoAnswerError,
+    Problem,
+    Retries,
+    RetryBudget,
+    check_deadline,
+    describe,
+    message,
+)  # fmt: skip
 
 __all__ = [
     "Ad", "AdId", "AsyncClient", "Client", "DeadlinePassedError", "NoAnswerError", "Ranked", "Retries", "ServiceError",
@@ -30,7 +45,7 @@ __all__ = [
 
 AdId = int | str
 A = TypeVar("A")
-_NO_ANSWER = (httpx.TransportError,)  # refused, reset, closed half-way, timed out
+DEADLINE = "x-deadline-ms"
 
 
 class ServiceError(Exception):
@@ -71,77 +86,25 @@ class _Several:
     index: str
 
 
-class Client:
-    """Calls from threads. Close it, or use it in a `with` block.
+class AsyncClient:
+    """Calls from one event loop. Close it, or use it in an `async with` block.
 
     Args:
       base_url: of the service.
-      deadline_s: seconds for a call with its retries, unless the call says otherwise. Only the lookup of a name can
-        take longer, and that in a thread only.
+      deadline_s: seconds for a call with its retries, unless the call says otherwise.
       retries: see `Retries`.
       token: sent as a bearer token; "" = none.
-      transport: of httpx, in place of ours, which uses no proxies; another bounds single reads, not a whole call.
+      transport: of httpx, in place of ours, which uses no proxies.
 
     Calls raise `ServiceError`, `NoAnswerError` or `DeadlinePassedError`; ValueError for a deadline that is none.
     """
 
     def __init__(
         self, base_url: str, *, deadline_s: float = 1.0, retries: Retries = RETRIES, token: str = "",
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:  # fmt: skip
-        self._core = Core(retries, deadline_s)
-        self._http = httpx.Client(base_url=base_url, headers=_headers(token), transport=transport or Transport())
-
-    def rank(
-        self, query: Mapping[str, Any], k: int = 10, candidates: Sequence[AdId] | None = None,
-        deadline_s: float | None = None,
-    ) -> Ranked:  # fmt: skip
-        """The best `k` ads for a query (feature -> value), of all or of the candidates."""
-        return _read(self._post(_one(query, k, candidates), deadline_s), Ranked)
-
-    def rank_several(
-        self, queries: Sequence[Mapping[str, Any]], k: int = 10,
-        candidates: Sequence[Sequence[AdId]] | None = None, deadline_s: float | None = None,
-    ) -> list[Ranked]:  # fmt: skip
-        """The best `k` ads for each of several queries, in order, of all or of a list of candidates for each."""
-        return _split(_read(self._post(_many(queries, k, candidates), deadline_s), _Several))
-
-    def _post(self, body: bytes, deadline_s: float | None) -> httpx.Response:
-        plan = self._core.plan(deadline_s)
-        step = next(plan)
-        while True:
-            found = None
-            if isinstance(step, Wait):
-                time.sleep(step.seconds)
-            else:
-                try:
-                    found = self._http.post("/v1/rank", content=body, headers=step.headers, timeout=step.timeout_s)
-                except _NO_ANSWER as e:
-                    found = e
-            try:
-                step = plan.send(found)
-            except StopIteration as done:
-                return done.value
-
-    def close(self) -> None:
-        """Closes its connections."""
-        self._http.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class AsyncClient:
-    """Calls from one event loop; otherwise as `Client`. Close it, or use it in an `async with` block."""
-
-    def __init__(
-        self, base_url: str, *, deadline_s: float = 1.0, retries: Retries = RETRIES, token: str = "",
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:  # fmt: skip
-        self._core = Core(retries, deadline_s)
+        check_deadline(deadline_s)
+        self._deadline_s, self._retries, self._budget = deadline_s, retries, RetryBudget(retries)
         transport = transport or httpx.AsyncHTTPTransport()
         self._http = httpx.AsyncClient(base_url=base_url, headers=_headers(token), transport=transport)
 
@@ -149,33 +112,49 @@ class AsyncClient:
         self, query: Mapping[str, Any], k: int = 10, candidates: Sequence[AdId] | None = None,
         deadline_s: float | None = None,
     ) -> Ranked:  # fmt: skip
-        """As `Client.rank`."""
+        """The best `k` ads for a query (feature -> value), of all or of the candidates."""
         return _read(await self._post(_one(query, k, candidates), deadline_s), Ranked)
 
     async def rank_several(
         self, queries: Sequence[Mapping[str, Any]], k: int = 10,
         candidates: Sequence[Sequence[AdId]] | None = None, deadline_s: float | None = None,
     ) -> list[Ranked]:  # fmt: skip
-        """As `Client.rank_several`."""
+        """The best `k` ads for each of several queries, in order, of all or of a list of candidates for each."""
         return _split(_read(await self._post(_many(queries, k, candidates), deadline_s), _Several))
 
     async def _post(self, body: bytes, deadline_s: float | None) -> httpx.Response:
-        plan = self._core.plan(deadline_s)
-        step = next(plan)
-        while True:
-            found = None
-            if isinstance(step, Wait):
-                await asyncio.sleep(step.seconds)
-            else:
-                try:
-                    async with asyncio.timeout(step.timeout_s):
-                        found = await self._http.post("/v1/rank", content=body, headers=step.headers, timeout=None)
-                except (*_NO_ANSWER, TimeoutError) as e:
-                    found = e
-            try:
-                step = plan.send(found)
-            except StopIteration as done:
-                return done.value
+        """The response that a call ends with, after retries. Raises `NoAnswerError` or `DeadlinePassedError`."""
+        deadline_s = self._deadline_s if deadline_s is None else deadline_s
+        check_deadline(deadline_s)
+        end, problem = time.monotonic() + deadline_s, None
+        self._budget.earn()
+        for attempt in range(self._retries.attempts):
+            left = end - time.monotonic()
+            if left < 1e-3:
+                break
+            problem = await self._send(body, left)
+            if isinstance(problem, httpx.Response) and problem.status_code not in AGAIN:
+                return problem
+            wait, now = self._retries.wait(attempt, problem), time.monotonic()
+            is_last = attempt + 1 == self._retries.attempts or now + wait >= end
+            if is_last or not self._budget.spend():
+                if isinstance(problem, httpx.Response):
+                    return problem
+                if now < end:
+                    raise NoAnswerError(f"no answer: {describe(problem)}") from problem
+                break
+            await asyncio.sleep(wait)
+        before = "" if problem is None else f"; before: {describe(problem)}"
+        raise DeadlinePassedError(f"no answer within {deadline_s} s{before}")
+
+    async def _send(self, body: bytes, seconds: float) -> Problem:
+        """Sends a request once; the response, or why there is none."""
+        try:
+            async with asyncio.timeout(seconds):
+                headers = {DEADLINE: str(int(seconds * 1e3))}
+                return await self._http.post("/v1/rank", content=body, headers=headers, timeout=None)
+        except (httpx.TransportError, TimeoutError) as e:  # refused, reset, closed half-way, timed out
+            return e
 
     async def close(self) -> None:
         """Closes its connections."""
@@ -186,6 +165,104 @@ class AsyncClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+class Client:
+    """Calls from threads; otherwise as `AsyncClient`, which it runs in the event loop of a thread of its own.
+
+    That thread starts with the first call, again in a process that was forked since, and ends with `close`, with the
+    garbage collection of the client, or with the process.
+    """
+
+    def __init__(
+        self, base_url: str, *, deadline_s: float = 1.0, retries: Retries = RETRIES, token: str = "",
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:  # fmt: skip
+        settings: Any = {"deadline_s": deadline_s, "retries": retries, "token": token, "transport": transport}
+        self._make = partial(AsyncClient, base_url, **settings)
+        self._first: AsyncClient | None = self._make()  # made here, so that a wrong argument raises here
+        self._thread: _LoopThread | None = None
+        self._lock, self._is_closed = threading.Lock(), False
+
+    def rank(
+        self, query: Mapping[str, Any], k: int = 10, candidates: Sequence[AdId] | None = None,
+        deadline_s: float | None = None,
+    ) -> Ranked:  # fmt: skip
+        """As `AsyncClient.rank`."""
+        thread = self._started()
+        return thread.run(thread.client.rank(query, k, candidates, deadline_s))
+
+    def rank_several(
+        self, queries: Sequence[Mapping[str, Any]], k: int = 10,
+        candidates: Sequence[Sequence[AdId]] | None = None, deadline_s: float | None = None,
+    ) -> list[Ranked]:  # fmt: skip
+        """As `AsyncClient.rank_several`."""
+        thread = self._started()
+        return thread.run(thread.client.rank_several(queries, k, candidates, deadline_s))
+
+    def _started(self) -> _LoopThread:
+        """The thread of this process. Raises RuntimeError once the client is closed."""
+        thread = self._thread
+        if thread is None or thread.pid != os.getpid():
+            with self._lock:
+                if self._is_closed:
+                    raise RuntimeError("the client is closed")
+                if self._thread is None or self._thread.pid != os.getpid():
+                    client, self._first = self._first or self._make(), None
+                    self._thread = _LoopThread(client)
+                    weakref.finalize(self, self._thread.stop)
+                thread = self._thread
+        return thread
+
+    def close(self) -> None:
+        """Closes its connections and ends its thread. Idempotent."""
+        with self._lock:
+            thread, self._thread, self._is_closed = self._thread, None, True
+        if thread is not None:
+            thread.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _LoopThread:
+    """A client, and the event loop that it runs in, in a thread that does not keep the process from ending."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self.client, self.pid = client, os.getpid()
+        started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+        self._thread = threading.Thread(target=_serve, args=(client, started), name="serving client", daemon=True)
+        self._thread.start()
+        self._loop, self._ended = started.result()
+
+    def run(self, call: Coroutine[Any, Any, A]) -> A:
+        """What the call returns or raises. An interrupt of the caller cancels it."""
+        future = asyncio.run_coroutine_threadsafe(call, self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+
+    def stop(self) -> None:
+        """Ends the thread, and cancels what it still does. Does nothing in a forked process, or a second time."""
+        if self.pid != os.getpid() or self._loop.is_closed():
+            return
+        self._loop.call_soon_threadsafe(self._ended.set)
+        if threading.current_thread() is not self._thread:  # the garbage collector runs in any thread
+            self._thread.join()
+
+
+def _serve(client: AsyncClient, started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> None:
+    async def until_ended() -> None:
+        ended = asyncio.Event()
+        async with client:
+            started.set_result((asyncio.get_running_loop(), ended))
+            await ended.wait()
+
+    asyncio.run(until_ended())
 
 
 def _one(query: Mapping[str, Any], k: int, candidates: Sequence[AdId] | None) -> bytes:

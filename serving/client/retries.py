@@ -1,19 +1,14 @@
-"""What of a call is sent again and when, within its deadline: decided here, sent by the clients of threads and asyncio.
-Needs no JAX."""
+"""What of a call is sent again, and when: limits, waits and the budget of a client. Needs no JAX."""
 
 from __future__ import annotations
 
 import random
-import threading
-import time
-from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import httpx
 import msgspec
 
 AGAIN = (429, 503)
-DEADLINE = "x-deadline-ms"
 
 
 class NoAnswerError(ConnectionError):
@@ -45,80 +40,33 @@ class Retries:
         if self.attempts < 1 or min(self.first_wait_s, self.longest_wait_s, self.budget, self.burst) < 0:
             raise ValueError(f"expected attempts >= 1, and nothing below 0, got {self}")
 
+    def wait(self, attempt: int, problem: Problem) -> float:
+        """Seconds from an attempt, counted from 0, to the next one: `Retry-After`, and some more by chance."""
+        jitter = random.uniform(0, min(self.longest_wait_s, self.first_wait_s * 2**attempt))
+        asked = problem.headers.get("retry-after", "") if isinstance(problem, httpx.Response) else ""
+        return int(asked) + jitter if asked.isdecimal() else jitter
+
 
 RETRIES = Retries()
+Problem = httpx.Response | httpx.TransportError | TimeoutError  # what came of a request
 
 
-@dataclass(frozen=True)
-class Send:
-    """Send the request with these headers, and wait so long for the answer."""
+class RetryBudget:
+    """How many retries the requests of a client have earned. For one event loop."""
 
-    headers: dict[str, str]
-    timeout_s: float
+    def __init__(self, retries: Retries) -> None:
+        self._retries, self._left = retries, retries.burst
 
+    def earn(self) -> None:
+        """For a request."""
+        self._left = min(self._retries.burst, self._left + self._retries.budget)
 
-@dataclass(frozen=True)
-class Wait:
-    """Do nothing for a while."""
-
-    seconds: float
-
-
-Plan = Generator[Send | Wait, httpx.Response | Exception | None, httpx.Response]
-
-
-@dataclass
-class Core:
-    """Decides; sends nothing. Shared by all calls of a client, safe in threads."""
-
-    retries: Retries
-    deadline_s: float
-    random: random.Random = field(default_factory=random.Random)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __post_init__(self) -> None:
-        _check_deadline(self.deadline_s)
-        self.tokens = self.retries.burst
-
-    def plan(self, deadline_s: float | None) -> Plan:
-        """Yields what to do next and is sent what came of it; returns the response of a call."""
-        deadline_s = self.deadline_s if deadline_s is None else deadline_s
-        _check_deadline(deadline_s)
-        end, problem = time.monotonic() + deadline_s, None
-        with self.lock:
-            self.tokens = min(self.retries.burst, self.tokens + self.retries.budget)
-        for attempt in range(self.retries.attempts):
-            left = end - time.monotonic()
-            if left < 1e-3:
-                break
-            found = yield Send({DEADLINE: str(int(left * 1e3))}, left)
-            assert found is not None
-            if isinstance(found, httpx.Response) and found.status_code not in AGAIN:
-                return found
-            problem, wait, now = found, self._wait(attempt, found), time.monotonic()
-            last = attempt + 1 == self.retries.attempts or now + wait >= end
-            if last or not self._may_retry():
-                if isinstance(found, httpx.Response):
-                    return found
-                if now < end:
-                    raise NoAnswerError(f"no answer: {_describe(found)}") from found
-                break
-            yield Wait(wait)
-        said = "" if problem is None else f"; before: {_describe(problem)}"
-        raise DeadlinePassedError(f"no answer within {deadline_s} s{said}")
-
-    def _may_retry(self) -> bool:
-        with self.lock:
-            if self.tokens < 1:
-                return False
-            self.tokens -= 1
-            return True
-
-    def _wait(self, attempt: int, found: httpx.Response | Exception) -> float:
-        bound = min(self.retries.longest_wait_s, self.retries.first_wait_s * 2**attempt)
-        jitter = self.random.uniform(0, bound)
-        told = found.headers.get("retry-after", "") if isinstance(found, httpx.Response) else ""
-        return int(told) + jitter if told.isdecimal() else jitter
+    def spend(self) -> bool:
+        """Whether there is one more retry, which is then taken."""
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 def message(response: httpx.Response) -> str:
@@ -129,12 +77,14 @@ def message(response: httpx.Response) -> str:
         return " ".join(response.text.split())[:200] or response.reason_phrase
 
 
-def _describe(found: httpx.Response | Exception) -> str:
-    if isinstance(found, httpx.Response):
-        return f"{found.status_code}: {message(found)}"
-    return f"{type(found).__name__}: {found}" if str(found) else type(found).__name__
+def describe(problem: Problem) -> str:
+    """One line of it."""
+    if isinstance(problem, httpx.Response):
+        return f"{problem.status_code}: {message(problem)}"
+    return f"{type(problem).__name__}: {problem}" if str(problem) else type(problem).__name__
 
 
-def _check_deadline(seconds: float) -> None:
+def check_deadline(seconds: float) -> None:
+    """Raises ValueError for what is no number of seconds above 0."""
     if not 0 < seconds < 1e9:
         raise ValueError(f"deadline_s: expected a number of seconds above 0, got {seconds}")

@@ -61,7 +61,6 @@ ROOMS_OF = {
     "uvloop": ("serving/http/server.py",),
     "uvicorn": (),
     "httpx": ("serving/client/",),
-    "httpcore": ("serving/client/deadline.py",),
     "msgspec": ("serving/", "input_pipeline/readers/", "input_pipeline/values/"),
     "prometheus_client": ("serving/",),
     "tensorboardX": ("tt_jax/runs/metrics_log.py",),
@@ -88,7 +87,7 @@ ONLY = {
     "tt_jax/models/": {"jax", "numpy", "flax"},
     "serving/portable.py": {"jax", "numpy"},
     "serving/parity/profile.py": {"numpy"},
-    "serving/client/": {"httpcore", "httpx", "msgspec"},
+    "serving/client/": {"httpx", "msgspec"},
     "tt_jax/cli/main.py": set(),
 }
 
