@@ -40,7 +40,7 @@ import pyarrow as pa
 
 from benchmarks.train_step import add_shape, make_config, synthetic_schema
 from serving import AdIndex, Scorer
-from serving.index.ad_index import build_index
+from serving.index.ad_index import index_table
 from tt_jax.bundle.reader import Bundle
 from tt_jax.bundle.writer import write_bundle
 from tt_jax.models.two_tower import TwoTower
@@ -98,7 +98,7 @@ def prepare(a: argparse.Namespace, folder: Path) -> None:
     )
     ads = {**random_rows(schema, "ad", a.ads, rng), "ad": np.arange(a.ads)}
     table = pa.table({**ads, "bid": rng.exponential(1.0, a.ads), "eligible": np.ones(a.ads, bool)})
-    build_index(Bundle.load(folder / "bundle"), table).save(folder / "index")
+    index_table(Bundle.load(folder / "bundle"), table).save(folder / "index")
     queries = as_dicts(random_rows(schema, "query", REQUESTS, rng))
     (folder / "requests.jsonl").write_text("".join(json.dumps({"query": q, "k": a.k}) + "\n" for q in queries))
 

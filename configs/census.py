@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs import config_dict
-from tt_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from tt_jax import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig, config_dict
 
 
 def config() -> Config:

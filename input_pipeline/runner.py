@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from input_pipeline.sources.notices import tell, told
+from tt_jax.io.extras import missing_package
 
 I = TypeVar("I")  # noqa: E741
 R = TypeVar("R")
@@ -77,7 +78,7 @@ class OnRay:
         try:
             import ray
         except ModuleNotFoundError as e:
-            raise RunnerError(f"--runner=ray needs {e.name}; pip install 'tt-jax[ray]'") from None
+            raise RunnerError(f"--runner=ray {missing_package(e)}") from None
         logging.getLogger("ray").setLevel(logging.ERROR)
         own: dict[str, Any] = {"num_cpus": self.workers or None, "include_dashboard": False}
         try:

@@ -87,12 +87,12 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_index(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index of 200 ads, four in five eligible, made by the tiny bundle."""
-    from serving.index.ad_index import build_index
+    from serving.index.ad_index import index_table
     from tests.support import tiny
     from tt_jax.bundle.reader import Bundle
 
     def build(out: Path) -> None:
-        build_index(Bundle.load(tiny_bundle), tiny.ads_table(np.random.default_rng(2), 200)).save(out)
+        index_table(Bundle.load(tiny_bundle), tiny.ads_table(np.random.default_rng(2), 200)).save(out)
 
     return built_once(tmp_path_factory, "index", build)
 

@@ -144,10 +144,8 @@ means: docs/reference/schema.md.
 
 from ml_collections import ConfigDict
 
-from configs import config_dict
 from input_pipeline import logs
-from tt_jax.config import Config, DataConfig, ModelConfig, TrainConfig
-from tt_jax.schema import Feature, Schema, Task
+from tt_jax import Config, DataConfig, Feature, ModelConfig, Schema, Task, TrainConfig, config_dict
 '''
 
 
@@ -284,7 +282,7 @@ def ads(source):
 
 
 def get_config(_arg: str = "") -> ConfigDict:
-    """For `tt-jax train`. All fields and their meaning: tt_jax/config.py."""
+    """For `tt-jax train`. All fields and their meaning: docs/reference/config.md."""
     return config_dict(
         Config(
             model=ModelConfig(experts=3, full_rank_layers=1, low_rank_layers=1, rank=32, mlp=(128, 64), output_dim=32),

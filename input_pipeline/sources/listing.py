@@ -27,6 +27,7 @@ from input_pipeline.sources.detect_format import (
     is_hidden,
 )
 from input_pipeline.sources.source import ReadError, Source
+from tt_jax.io.extras import missing_package
 
 MISSING_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 _TABLE_LOGS = {"_delta_log": "Delta", ".hoodie": "Hudi"}  # the folder in which a table logs its changes
@@ -103,7 +104,7 @@ def first_below(source: str | Path, *names: str) -> str | None:
         system, _ = fsspec.core.url_to_fs(str(source))
         return next((path for path in paths if system.isfile(path)), None)
     except (OSError, ImportError, ValueError) as e:
-        raise ReadError(f"{source}: cannot be listed: {e}") from e
+        raise ReadError(f"{source}: cannot be listed: {missing_package(e) or e}") from e
 
 
 def _local_names(text: str) -> tuple[None, list[str], bool]:
@@ -178,7 +179,7 @@ def _remote_names(url: str) -> tuple[Any, list[str], bool]:
     except ReadError:
         raise
     except (OSError, ImportError, ValueError) as e:
-        raise ReadError(f"{url}: cannot be listed: {e}") from e
+        raise ReadError(f"{url}: cannot be listed: {missing_package(e) or e}") from e
 
 
 def partitions(names: Sequence[str]) -> dict[str, dict[str, str | int | None]]:

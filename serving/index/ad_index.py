@@ -5,7 +5,7 @@
     ids.npy | ids.json          int64 [N] | a list of strings
     bids.npy valid.npy          float32 [N], bool [N]
 
-`build_index` makes it of a table, `AdIndex.save` publishes it, `AdIndex.load` checks every byte.
+`index_table` makes it of a table, `AdIndex.save` publishes it, `AdIndex.load` checks every byte.
 `serving.index.build` does the first two of a file that need not fit into memory.
 """
 
@@ -255,7 +255,7 @@ def timestamp(created: str) -> float:
     return datetime.datetime.fromisoformat(created).timestamp()
 
 
-def build_index(bundle: Bundle, ads: Any, dtype: VectorDType = "f32", batch: int = BATCH) -> AdIndex:
+def index_table(bundle: Bundle, ads: Any, dtype: VectorDType = "f32", batch: int = BATCH) -> AdIndex:
     """Embeds a corpus of ads.
 
     Args:

@@ -1,4 +1,4 @@
-"""An index of a corpus in a file, range by range, here or by workers: the bytes of `build_index` of its table.
+"""An index of a corpus in a file, range by range, here or by workers: the bytes of `index_table` of its table.
 
 Each range of ads becomes a file of vectors in a scratch folder inside the unpublished directory. They are joined in
 their order while more are made, and hashed on the way.
@@ -58,17 +58,22 @@ class _Range:
     scratch: str
 
 
-def write_index(
-    bundle: Path, ads: Path, out: Path, dtype: VectorDType = "f32", batch: int = BATCH, map_work: Map = map
+def build_index(
+    bundle: str | Path,
+    ads: str | Path,
+    out: str | Path,
+    dtype: VectorDType = "f32",
+    batch: int = BATCH,
+    map_work: Map = map,
 ) -> int:
-    """Embeds the ads of a Parquet file, with the columns that `build_index` wants; returns their number.
+    """Embeds the ads of a Parquet file, with the columns that `index_table` wants; returns their number.
 
     In memory are ids, bids and eligibility of all ads; of features and vectors, some batches.
 
     Args:
-      bundle: its ad tower makes the vectors.
+      bundle: directory that `export` wrote; its ad tower makes the vectors.
       ads: the file.
-      out: directory, which appears complete or not at all.
+      out: directory, which appears whole or not at all.
       dtype: of the vectors.
       batch: ads embedded at a time.
       map_work: has the work done, here or where the same files are at the same paths. Processors of one kind make the
@@ -77,6 +82,7 @@ def write_index(
     Raises `SchemaError` naming file, column, row and value of what does not fit, `PublishError` if `out` exists,
     `BundleError`, or ValueError for what is no Parquet file.
     """
+    bundle, ads, out = Path(bundle), Path(ads), Path(out)
     require_absent(out)  # before the work, not after it
     try:
         tower = _tower(bundle, dtype)

@@ -218,7 +218,7 @@ def make_delta(bundle: Bundle, base: Base, ads: Any = None, changes: Any = None)
 
     Args:
       bundle: that made the index.
-      ads: an Arrow table of ads to put, as for `build_index`; None = none.
+      ads: an Arrow table of ads to put, as for `index_table`; None = none.
       changes: an Arrow table as for `AdUpdates.read`; None = none.
 
     Raises `DeltaError` for another bundle, `EncodeError` for a value that does not fit, `ChangeError` for an ad named

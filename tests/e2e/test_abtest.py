@@ -15,7 +15,7 @@ from input_pipeline.adworld.features import ad_ids
 from input_pipeline.adworld.simulate import AdWorldConfig, corpus, impressions, schema
 from input_pipeline.adworld.world import SCENARIOS
 from serving import Scorer
-from serving.index.ad_index import build_index
+from serving.index.ad_index import index_table
 from tests.support.cli import Call
 from tt_jax.bundle.reader import Bundle
 from tt_jax.bundle.writer import write_bundle
@@ -67,7 +67,7 @@ def test_scores_are_those_of_the_service(home: Path) -> None:
 
     replay(morning, SCENARIOS.index("shopping"), [watched], Replay(requests=7, candidates=40, passed=8, wanted=5))
     ((queries, ad, utility),) = seen
-    scorer = Scorer(bundle, build_index(bundle, ads), warm=False)
+    scorer = Scorer(bundle, index_table(bundle, ads), warm=False)
     answers = scorer.score(queries.to_pylist(), [ids.tolist() for ids in ad_ids(ad)])
     online = np.array([[scored.score for scored in answer] for answer in answers])
     assert utility.shape == online.shape == (7, 40)

@@ -17,7 +17,7 @@ import pytest
 
 from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
-from serving.index.ad_index import build_index
+from serving.index.ad_index import index_table
 from tests.support import run_configs, tiny
 from tests.support.cli import Call
 from tests.support.paths import KUAIRAND
@@ -73,7 +73,7 @@ def other_index(tmp_path: Path) -> Path:
     arguments = {"schema": tiny.SCHEMA, "config": tiny.CONFIG, "params": params, "tables": tables, "metrics": {}}
     write_bundle(tmp_path / "other_bundle", **arguments, golden_rows=golden)
     ads = tiny.ads_table(np.random.default_rng(2), 20)
-    build_index(Bundle.load(tmp_path / "other_bundle"), ads).save(tmp_path / "other_index")
+    index_table(Bundle.load(tmp_path / "other_bundle"), ads).save(tmp_path / "other_index")
     return tmp_path / "other_index"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,14 @@ import pytest
 
 from configs import adworld, kuairand
 from tests.support import tiny
+from tests.support.paths import ROOT
 from tt_jax.cli.configuration import load_config
-from tt_jax.config import Config, ConfigError
+from tt_jax.config import Config, ConfigError, ModelConfig
 
 GOOD = """
 from __future__ import annotations
 import dataclasses
-from configs import config_dict
+from tt_jax.config_files import config_dict
 from tests.support import tiny
 
 @dataclasses.dataclass
@@ -167,3 +169,17 @@ def test_a_file_that_is_not_there_or_no_file(write, tmp_path):
             load_config(file, [])
     with pytest.raises(ConfigError, match=r"expected a Python file, \*\.py"):
         load_config(write("seed: 3\n", "run.yaml"), [])
+
+
+def test_a_file_imports_what_lies_beside_it_and_in_the_repository_the_old_place_of_config_dict(
+    write, tmp_path, monkeypatch
+):
+    here = {str(ROOT), ""}
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in here])
+    for name in ("configs", "my_sizes"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.chdir(ROOT)
+    write("RANK = 3\n", "my_sizes.py")
+    old = "from configs import config_dict\nfrom my_sizes import RANK\nfrom tt_jax.config import Config, ModelConfig\n"
+    path = write(old + "def get_config(_=''):\n    return config_dict(Config(model=ModelConfig(rank=RANK)))\n")
+    assert load_config(path, []) == Config(model=ModelConfig(rank=3))

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from serving.index.ad_index import AdIndex, IndexManifest, build_index
+from serving.index.ad_index import AdIndex, IndexManifest, index_table
 from serving.index.delta import Base, make_delta
 from tests.support import tiny
 from tests.support.paths import ROOT
@@ -47,7 +47,7 @@ def test_the_process_reloads_what_a_link_points_to(tiny_bundle: Path, tiny_index
     (tmp_path / "token").write_text(TOKEN)
     (tmp_path / "index").symlink_to(tiny_index)
     (tmp_path / "deltas").mkdir()
-    build_index(bundle, tiny.ads_table(rng, 200)).save(tmp_path / "next")
+    index_table(bundle, tiny.ads_table(rng, 200)).save(tmp_path / "next")
     arguments = [f"--bundle={tiny_bundle}", f"--index={tmp_path / 'index'}", f"--deltas={tmp_path / 'deltas'}"]
     arguments += ["--port=0", "--max-k=20", "--admin-port=0", f"--admin-token-file={tmp_path / 'token'}"]
     process = subprocess.Popen(

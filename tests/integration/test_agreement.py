@@ -15,12 +15,11 @@ import jax
 import numpy as np
 import pytest
 
-from serving.index.ad_index import build_index
+from serving.index.ad_index import index_table
 from serving.scorer import Scorer
 from tests.support import tiny
 from tt_jax.bundle.reader import Bundle
-from tt_jax.cli.export import export_trained
-from tt_jax.training.trained import load_trained
+from tt_jax.training.trained import export, load_trained
 
 ADS, QUERIES, K = 1000, 100, 100
 PROBABILITY = {"f32": 1e-5, "bf16": 0.02}  # largest difference
@@ -38,7 +37,7 @@ class Scores:
 @pytest.fixture(scope="module")
 def bundle(told_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("trained") / "bundle"
-    export_trained(load_trained(told_run), out)
+    export(load_trained(told_run), out)
     return Bundle.load(out)
 
 
@@ -48,7 +47,7 @@ def scores(bundle: Bundle, platform: str, precision: Any) -> Scores:
     with jax.default_device(jax.devices(platform)[0]):
         bundle = dataclasses.replace(bundle, config=dataclasses.replace(bundle.config, precision=precision))
         assert bundle.model.precision == precision
-        index = build_index(bundle, tiny.ads_table(rng, ADS, eligible=1.0), precision)
+        index = index_table(bundle, tiny.ads_table(rng, ADS, eligible=1.0), precision)
         scorer = Scorer(bundle, index, max_k=K, warm=False)
         columns = {**tiny.query_columns(rng, QUERIES), "scenario": [tiny.SCENARIOS[i % 2] for i in range(QUERIES)]}
         queries, ids = tiny.rows(columns), scorer.ads.ids.at(np.arange(ADS))

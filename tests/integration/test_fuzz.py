@@ -26,7 +26,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from serving.index.ad_index import AdIndex, AdIndexError, IndexManifest, build_index
+from serving.index.ad_index import AdIndex, AdIndexError, IndexManifest, index_table
 from serving.parity.request_log import RequestLogError, read_log
 from serving.scorer import Scorer
 from serving.service.app import create_app
@@ -50,7 +50,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def index(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("fuzzed") / "index"
-    build_index(Bundle.load(tiny_bundle), tiny.ads_table(np.random.default_rng(2), 3)).save(out)
+    index_table(Bundle.load(tiny_bundle), tiny.ads_table(np.random.default_rng(2), 3)).save(out)
     return out
 
 

@@ -20,7 +20,7 @@ from litestar.testing import TestClient
 
 from serving.admin.app import create_admin
 from serving.admin.updates import LiveUpdates, Sources
-from serving.index.ad_index import build_index
+from serving.index.ad_index import index_table
 from serving.scorer import Scorer
 from serving.scorer_updates import HEADROOM, load
 from serving.service.app import create_app
@@ -58,7 +58,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory, warm_scorer: Scorer) -> dict
         )
         for ads in range(seed + 1):
             index = root / f"index{seed}{ads}"
-            build_index(Bundle.load(bundle), tiny.ads_table(np.random.default_rng(ads), ADS)).save(index)
+            index_table(Bundle.load(bundle), tiny.ads_table(np.random.default_rng(ads), ADS)).save(index)
             scorer = Scorer.load(bundle, index, max_k=MAX_K, warm=False, headroom=HEADROOM, like=warm_scorer)
             answers = [plain(scorer.top_k([query], 5)[0]) for query in QUERIES]
             made[scorer.fingerprint, scorer.index_id] = Pair(bundle, index, answers)

@@ -1,4 +1,4 @@
-"""An index of a file, made range by range here or by workers that are killed, is that of `build_index` of its table."""
+"""An index of a file, made range by range here or by workers that are killed, is that of `index_table` of its table."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ import pytest
 from input_pipeline.runner import OnRay
 from serving.index import build as indexing
 from serving.index import parquet_corpus as ads_file
-from serving.index.ad_index import AdIndex, build_index
-from serving.index.build import write_index
+from serving.index.ad_index import AdIndex, index_table
+from serving.index.build import build_index
 from serving.index.parquet_corpus import ParquetCorpus, batches
 from tests.support import tiny
 from tests.support.corpora import with_column, with_string_ids
@@ -61,7 +61,7 @@ def content(index: Path) -> dict[str, bytes]:
 
 
 def by_table(bundle: Bundle, ads: pa.Table, out: Path, dtype: Any = "f32") -> dict[str, bytes]:
-    build_index(bundle, ads, dtype, BATCH).save(out)
+    index_table(bundle, ads, dtype, BATCH).save(out)
     return content(out)
 
 
@@ -83,7 +83,7 @@ def test_any_row_groups_give_the_index_of_the_table(
     file = write(ads, tmp_path / "ads.parquet", groups)
     assert ParquetCorpus.read(file, bundle.schema).ranges(min(n, BATCH)) == list(pairwise(ranges))
     expected = by_table(bundle, ads, tmp_path / "whole", dtype)
-    assert write_index(tiny_bundle, file, tmp_path / "index", dtype, BATCH) == n
+    assert build_index(tiny_bundle, file, tmp_path / "index", dtype, BATCH) == n
     assert content(tmp_path / "index") == expected
     assert AdIndex.load(tmp_path / "index").dtype == dtype
     assert sorted(os.listdir(tmp_path)) == ["ads.parquet", "index", "whole"]
@@ -93,7 +93,7 @@ def test_ids_may_be_strings(tiny_bundle: Path, tmp_path: Path, monkeypatch: pyte
     bundle = with_string_ids(Bundle.load(tiny_bundle))
     monkeypatch.setattr(Bundle, "load", lambda _: bundle)
     ads = table().append_column("name", pa.array([f"ad {i} \u00e9" for i in range(N)]))
-    write_index(tiny_bundle, write(ads, tmp_path / "ads.parquet"), tmp_path / "index", batch=BATCH)
+    build_index(tiny_bundle, write(ads, tmp_path / "ads.parquet"), tmp_path / "index", batch=BATCH)
     assert content(tmp_path / "index") == by_table(bundle, ads, tmp_path / "whole")
     assert "ids.json" in content(tmp_path / "index")
 
@@ -113,7 +113,7 @@ def test_parts_are_joined_as_they_are_made(tiny_bundle: Path, tmp_path: Path) ->
             seen.append((item.start, item.stop, os.listdir(item.scratch), whole.stat().st_size > 0 or item.start == 0))
             yield work(item)
 
-    write_index(tiny_bundle, write(table(), tmp_path / "ads.parquet"), tmp_path / "i", batch=BATCH, map_work=one_by_one)
+    build_index(tiny_bundle, write(table(), tmp_path / "ads.parquet"), tmp_path / "i", batch=BATCH, map_work=one_by_one)
     assert [s[:2] for s in seen] == [(0, 48), (48, 64), (64, 144), (144, N)]
     assert [s[2:] for s in seen] == [([], True)] * 4
 
@@ -154,7 +154,7 @@ def test_killed_workers_change_nothing(tiny_bundle: Path, on_ray: OnRay, tmp_pat
     expected = by_table(Bundle.load(tiny_bundle), ads, tmp_path / "whole")
     file = write(ads, tmp_path / "ads.parquet")
     deadly = lambda _, items: on_ray.map(Deadly(flags), items)  # noqa: E731
-    write_index(tiny_bundle, file, tmp_path / "index", batch=BATCH, map_work=deadly)
+    build_index(tiny_bundle, file, tmp_path / "index", batch=BATCH, map_work=deadly)
     assert content(tmp_path / "index") == expected
     assert sorted(os.listdir(flags)) == ["end", "middle"]
     assert sorted(os.listdir(tmp_path)) == ["ads.parquet", "flags", "index", "whole"]
@@ -189,11 +189,11 @@ def test_a_wrong_ad_is_told_the_same_wherever_it_is_read(tiny_bundle: Path, on_r
     ):
         write(ads, file, GROUPS if len(ads) else (0,))
         with pytest.raises(EncodeError) as told:
-            build_index(bundle, ads, batch=BATCH)
+            index_table(bundle, ads, batch=BATCH)
         assert message in str(told.value)
         for run in runs:
             with pytest.raises(SchemaError) as error:
-                write_index(tiny_bundle, file, tmp_path / "index", batch=BATCH, map_work=run)
+                build_index(tiny_bundle, file, tmp_path / "index", batch=BATCH, map_work=run)
             assert str(error.value) == f"{file}: {told.value}"
         assert os.listdir(tmp_path) == ["ads.parquet"]
 
@@ -205,10 +205,10 @@ def test_a_damaged_file_is_named(tiny_bundle: Path, tmp_path: Path) -> None:
     for data in (whole[:-9], whole[:place] + bytes(40) + whole[place + 40 :]):
         file.write_bytes(data)
         with pytest.raises(ValueError, match=rf"{file}: not a readable Parquet file: .") as error:
-            write_index(tiny_bundle, file, tmp_path / "index", batch=BATCH)
+            build_index(tiny_bundle, file, tmp_path / "index", batch=BATCH)
         assert "\n" not in str(error.value)
     with pytest.raises(FileNotFoundError, match=r"none\.parquet"):
-        write_index(tiny_bundle, tmp_path / "none.parquet", tmp_path / "index")
+        build_index(tiny_bundle, tmp_path / "none.parquet", tmp_path / "index")
     assert os.listdir(tmp_path) == ["ads.parquet"]
 
 
@@ -219,12 +219,12 @@ def test_a_bundle_that_changes_meanwhile_is_refused(tiny_bundle: Path, tmp_path:
         return (work(replace(item, fingerprint="0" * 64)) for item in items)
 
     with pytest.raises(BundleError, match="another bundle since the index was begun"):
-        write_index(tiny_bundle, file, tmp_path / "index", map_work=work_of_another)
+        build_index(tiny_bundle, file, tmp_path / "index", map_work=work_of_another)
     (tmp_path / "index").mkdir()
     with pytest.raises(PublishError, match="already exists"):
-        write_index(tiny_bundle, file, tmp_path / "index")
+        build_index(tiny_bundle, file, tmp_path / "index")
     with pytest.raises(BundleError, match="expected a directory with a manifest"):
-        write_index(tmp_path / "none", file, tmp_path / "other")
+        build_index(tmp_path / "none", file, tmp_path / "other")
 
 
 def test_batches_of_a_range_begin_where_it_does(tmp_path: Path) -> None:

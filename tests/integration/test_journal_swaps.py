@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from serving.admin.updates import Sources
-from serving.index.ad_index import AdIndex, build_index
+from serving.index.ad_index import AdIndex, index_table
 from serving.index.delta import Base, DeltaError, make_delta
 from serving.index.journal import compact_records, others, prune, read_journal
 from serving.scorer import Scorer
@@ -112,7 +112,7 @@ def test_changes_are_carried_where_the_other_index_has_the_ad(
     shared = tmp_path / "shared"
     index = AdIndex.load(tiny_index)
     table = tiny.ads_table(np.random.default_rng(2), 200)  # as the tiny index
-    build_index(Bundle.load(tiny_bundle), table.slice(0, 150)).save(shared)  # without its last 50 ads
+    index_table(Bundle.load(tiny_bundle), table.slice(0, 150)).save(shared)  # without its last 50 ads
     kept, gone = [[int(ad) for ad in index.ids[part]] for part in (slice(0, 150), slice(150, 200))]
     row = tiny.rows(tiny.ad_columns(rng, 1, [123_456]))[0] | {"bid": 1e9, "eligible": True}
     with serving(Sources(tiny_bundle, tiny_index, journal=journal), warm_scorer) as (client, admin):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import serving.portable
-from serving.index.ad_index import AdIndex, build_index
+from serving.index.ad_index import AdIndex, index_table
 from serving.portable import ARTEFACTS, K, PortableBundle, PortableError, PortableIndex
 from serving.scorer import Scorer
 from tests.support import tiny
@@ -68,7 +68,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
         golden_rows=golden, calibration=calibration,
     )  # fmt: skip
     ads = tiny.ads_table(np.random.default_rng(3), 130)
-    build_index(Bundle.load(home / "bundle"), ads).save(home / "index")
+    index_table(Bundle.load(home / "bundle"), ads).save(home / "index")
     return home
 
 
@@ -120,7 +120,7 @@ def test_a_calibrated_bundle_by_scenario(calibrated: Path) -> None:
 
 def test_an_index_of_few_ads_and_of_strings(calibrated: Path, tmp_path: Path) -> None:
     bundle, table = Bundle.load(calibrated / "bundle"), tiny.ads_table(np.random.default_rng(4), 30)
-    few = build_index(bundle, table)
+    few = index_table(bundle, table)
     named = AdIndex(few.vectors, [f"ad é {i}" for i in few.ids], few.bids, few.valid, few.fingerprint, "x", few.created)
     named.save(tmp_path / "index")
     index = PortableIndex.load(tmp_path / "index")
@@ -129,7 +129,7 @@ def test_an_index_of_few_ads_and_of_strings(calibrated: Path, tmp_path: Path) ->
     encoded = Encoder(tiny.TOLD).encode_queries(asked).arrays
     found = PortableBundle.load(calibrated / "bundle").rank(index, encoded["query_ids"], encoded["query_floats"])
     check(found, calibrated / "bundle", tmp_path / "index", asked, index.ids)
-    rounded = build_index(bundle, table, "bf16")
+    rounded = index_table(bundle, table, "bf16")
     rounded.save(tmp_path / "rounded")
     np.testing.assert_array_equal(PortableIndex.load(tmp_path / "rounded").vectors, rounded.vectors.astype(np.float32))
 

@@ -17,11 +17,10 @@ from tests.support.cli import Call
 from tests.support.paths import ROOT
 from tests.support.reference_model import Reference
 from tests.support.training_process import CONFIG
-from tt_jax.cli.evaluate import evaluate_trained
 from tt_jax.cli.skew import EXAMPLE, table
 from tt_jax.metrics import sigmoid, task_metrics
 from tt_jax.metrics.funnel import funnel_metrics
-from tt_jax.training.trained import load_saved, load_trained
+from tt_jax.training.trained import evaluate, load_saved, load_trained
 
 PAGE = ROOT / "docs" / "how-to" / "detect_skew.md"
 
@@ -57,7 +56,7 @@ def test_old_ad_vectors_cost_what_the_towers_say(call: Call, told_run: Path, tol
     assert losses[3] > losses[0]
     for save, loss in zip(report["saves"], losses, strict=True):
         assert save["tasks"]["click"]["logloss"] == pytest.approx(loss, rel=1e-4)
-    fresh = evaluate_trained(load_trained(told_run), str(told_path))
+    fresh = evaluate(load_trained(told_run), str(told_path))
     for task, metrics in report["saves"][0]["tasks"].items():
         wanted = fresh["overall"][task]
         assert metrics == {name: v if v is None else pytest.approx(v, rel=1e-4) for name, v in wanted.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from serving.index.ad_index import build_index
+from serving.index.ad_index import index_table
 from serving.scorer import Scorer
 from tests.support import tiny
 from tt_jax.bundle.reader import Bundle, GoldenRow
@@ -58,4 +58,4 @@ def in_memory(
     if schema.feature("ad_id").dtype == "string":
         ids = pa.array([f"<b>{i}</b>" for i in ads.column("ad_id").to_pylist()])
         ads = ads.set_column(ads.column_names.index("ad_id"), "ad_id", ids)
-    return Scorer(bundle, build_index(bundle, ads), max_k=20, warm=False, like=compiled)
+    return Scorer(bundle, index_table(bundle, ads), max_k=20, warm=False, like=compiled)

@@ -16,7 +16,7 @@ from litestar.testing import TestClient
 
 from serving.admin.app import create_admin
 from serving.admin.updates import LiveUpdates, Sources
-from serving.index.ad_index import AdIndex, build_index
+from serving.index.ad_index import AdIndex, index_table
 from serving.index.change_set import IndexVersion
 from serving.index.compaction import Compacted
 from serving.index.delta import Delta, DeltaError
@@ -57,7 +57,7 @@ def some_ids(index: Path) -> list[int]:
 
 def other_index(bundle: Path, out: Path, seed: int = 3) -> Path:
     """An index of 200 ads, others than those of the tiny one but for some ids, made by this bundle."""
-    build_index(Bundle.load(bundle), tiny.ads_table(np.random.default_rng(seed), 200)).save(out)
+    index_table(Bundle.load(bundle), tiny.ads_table(np.random.default_rng(seed), 200)).save(out)
     return out
 
 

@@ -6,9 +6,9 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from configs import config_dict
 from tests.support import tiny
 from tt_jax.config import OptimizerConfig, TrainConfig
+from tt_jax.config_files import config_dict
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -77,16 +77,10 @@ def run(args: argparse.Namespace) -> int:
         written = {**settings, **by_arm, "world": dataclasses.asdict(world), **found}
         write_json(args.out / "abtest.json", written)
         if not args.repeat:
-            (args.out / "abtest.html").write_text(_page(written), encoding="utf-8")
+            from tt_jax.report.experiment import experiment_page
+
+            (args.out / "abtest.html").write_text(experiment_page(written), encoding="utf-8")
     return 0
-
-
-def _page(report: Mapping[str, Any]) -> str:
-    try:
-        from tt_jax.report.experiment import experiment_page
-    except ModuleNotFoundError as e:
-        raise ValueError(f"--out: abtest.html needs {e.name}; pip install 'tt-jax[report]'") from None
-    return experiment_page(report)
 
 
 def load_arm(text: str, name: str, world: Any) -> Arm:
@@ -121,7 +115,7 @@ def ranker(bundle: Any, corpus: Any, scenario: str) -> Any:
     import numpy as np
     import pyarrow as pa
 
-    from serving.index.ad_index import build_index
+    from serving.index.ad_index import index_table
     from serving.scorer import Encoded, Scorer
     from tt_jax.evaluation.adworld.replay import CHUNK
     from tt_jax.features.encoder import Encoder
@@ -129,7 +123,7 @@ def ranker(bundle: Any, corpus: Any, scenario: str) -> Any:
     rows = np.flatnonzero(corpus.column("scenario").to_numpy(zero_copy_only=False) == scenario)
     position = np.zeros(len(corpus), np.int32)
     position[rows] = np.arange(len(rows))
-    scorer = Scorer(bundle, build_index(bundle, corpus.take(pa.array(rows))), warm=False)
+    scorer = Scorer(bundle, index_table(bundle, corpus.take(pa.array(rows))), warm=False)
     encoder = Encoder(bundle.schema)
 
     def rank(_: object, queries: pa.Table, ad: np.ndarray) -> np.ndarray:

@@ -19,14 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Writes `WORKDIR/calibration.json`; prints what was fitted to how much."""
     from tt_jax.calibration.calibrate import fit_calibration, own_tasks, write_calibration
-    from tt_jax.cli.evaluate import predictions
-    from tt_jax.training.trained import load_trained
+    from tt_jax.training.trained import load_trained, predictions
 
     trained = load_trained(args.workdir, calibrated=False)
     schema, data = trained.record.schema, trained.record.config.data
     split = args.split or data.eval_split
     tasks = own_tasks(schema, tuple(filter(None, args.tasks.split(","))))
-    _, found = predictions(trained, args.data or data.path, split)
+    _, found = predictions(trained, args.data, split)
     fitted = fit_calibration(found, schema, args.method, tasks, split, trained.fingerprint)
     write_calibration(args.workdir, fitted)
     for where, maps in (("pooled", fitted.pooled), *fitted.scenarios.items()):

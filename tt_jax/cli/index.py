@@ -47,12 +47,12 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("expected --ads")
     from input_pipeline.blocks.manifest import ADS, MANIFEST
     from input_pipeline.blocks.prepared_set import PreparedSet
-    from serving.index.build import write_index
+    from serving.index.build import build_index
 
     if args.ads.name == ADS and (args.ads.parent / MANIFEST).is_file():
         PreparedSet.open(args.ads.parent)  # raises where the corpus is not as `prepare` wrote it
     with runner_of(args) as runner:
-        ads = write_index(args.bundle, args.ads, args.out, args.dtype or "f32", map_work=runner.map)
+        ads = build_index(args.bundle, args.ads, args.out, args.dtype or "f32", map_work=runner.map)
     print(f"{ads:,} ads embedded to {args.out}", file=sys.stderr)
     return 0
 

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from tt_jax.io.publish import write_json
 
     if args.out:
-        _page_maker()  # what it needs is missed before the work, not after it
+        import tt_jax.report.inspection  # noqa: F401  a package that it needs is missed before the work, not after it
     roles, progress = _roles(args), _Progress()
     errors = SkipUnknown() if args.skip_unknown else STRICT
     log = Log(args.data, args.recipe, errors, _text(args), partial(load_recipe, verb="inspect"))
@@ -77,8 +77,10 @@ def run(args: argparse.Namespace) -> int:
     for finding in report["findings"]:
         print(finding)
     if args.out:
+        from tt_jax.report.inspection import inspection_page
+
         write_json(args.out / "inspect.json", report)
-        (args.out / "inspect.html").write_text(_page_maker()(report), encoding="utf-8")
+        (args.out / "inspect.html").write_text(inspection_page(report), encoding="utf-8")
     return 0
 
 
@@ -154,11 +156,3 @@ def table(report: Mapping[str, Any]) -> str:
         top = f"{column['top'][0]['value']} ({column['top'][0]['share']:.1%})" if column.get("top") else ""
         lines.append(f"{name:<34}{column['kind']:<16}{column['missing']:>9.2%}{count:>14}  {top}")
     return "\n".join(lines)
-
-
-def _page_maker() -> Any:
-    try:
-        from tt_jax.report.inspection import inspection_page
-    except ModuleNotFoundError as e:
-        raise ValueError(f"--out: inspect.html needs {e.name}; pip install 'tt-jax[report]'") from None
-    return inspection_page

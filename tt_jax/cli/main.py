@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tt_jax.cli.signals import end_at_once, exec_anew
+from tt_jax.io.extras import missing_package
 from tt_jax.io.strict_json import nearest
 
 VERBS = {
@@ -70,6 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if os.environ.get("TT_JAX_TRACEBACK"):
             raise
         code = _fail(str(e) or type(e).__name__)
+    except ModuleNotFoundError as e:
+        if not (told := missing_package(e)) or os.environ.get("TT_JAX_TRACEBACK"):
+            raise
+        code = _fail(f"{verb} {told}")
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)

@@ -68,8 +68,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {i}. {finding}")
     print(table(report))
     if args.out:
+        from tt_jax.report.parity import parity_page
+
         write_json(args.out / "parity.json", report)
-        (args.out / "parity.html").write_text(_page(report), encoding="utf-8")
+        (args.out / "parity.html").write_text(parity_page(report), encoding="utf-8")
     return 1 if report["findings"] else 0
 
 
@@ -185,14 +187,6 @@ def table(report: Mapping[str, Any]) -> str:
             )
         lines.append(f"{name}: {shown}")
     return "\n".join([*lines, *counted(report)])
-
-
-def _page(report: Mapping[str, Any]) -> str:
-    try:
-        from tt_jax.report.parity import parity_page
-    except ModuleNotFoundError as e:
-        raise ValueError(f"--out: parity.html needs {e.name}; pip install 'tt-jax[report]'") from None
-    return parity_page(report)
 
 
 def _profile_queries(

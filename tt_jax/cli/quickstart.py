@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tt_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
+
 EXAMPLE = "  tt-jax quickstart --workdir=runs/quickstart"
 SPLIT = "test"  # the last day of the world, which training never saw
 
@@ -88,13 +90,12 @@ def _prepare(world: Any, out: Path) -> None:
 
 def _scenario(scenario: str, workdir: Path, prepared: Path, seed: int, bayes: dict[str, Any]) -> dict[str, Any]:
     """Trains, evaluates, exports, indexes and scores one scenario; what the summary says of it."""
-    from tt_jax.cli.evaluate import evaluate_trained
-    from tt_jax.training.trained import load_trained
+    from tt_jax.training.trained import evaluate, load_trained
 
     here = workdir / scenario
     speed = _train(scenario, here, prepared, seed)
     trained = load_trained(here)
-    report = evaluate_trained(trained, str(prepared), SPLIT)
+    report = evaluate(trained, prepared, SPLIT)
     _publish(trained, scenario, here, prepared)
     found = report["scenarios"][scenario]
     return {
@@ -108,15 +109,23 @@ def _scenario(scenario: str, workdir: Path, prepared: Path, seed: int, bayes: di
 
 def _train(scenario: str, here: Path, prepared: Path, seed: int) -> float | None:
     """Trains a scenario's run to its end; returns examples/s, None where there was nothing left to do."""
-    from configs.adworld import config as adworld_config
     from tt_jax.training.loop import train
 
-    config = adworld_config(scenario)
-    config = dataclasses.replace(config, seed=seed, data=dataclasses.replace(config.data, path=str(prepared)))
-    result = train(config, here, name=scenario)
+    result = train(run_config(scenario, prepared, seed), here, name=scenario)
     if result.stopped_by:
         raise KeyboardInterrupt
     return result.examples_per_s
+
+
+def run_config(scenario: str, prepared: Path, seed: int) -> Config:
+    """The run of a scenario, as in `configs/adworld.py`, which is not part of the package."""
+    return Config(
+        model=ModelConfig(experts=4, full_rank_layers=1, low_rank_layers=1, rank=32, mlp=(128, 64), output_dim=32),
+        data=DataConfig(path=str(prepared), scenarios=(scenario,), batch_size=1024),
+        optimizer=OptimizerConfig(learning_rate=6e-3, embedding_learning_rate=0.1),
+        seed=seed,
+        utility="bid * click",
+    )
 
 
 def _publish(trained: Any, scenario: str, here: Path, prepared: Path) -> None:
@@ -124,15 +133,15 @@ def _publish(trained: Any, scenario: str, here: Path, prepared: Path) -> None:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from serving.index.build import write_index
-    from tt_jax.cli.export import export_trained
+    from serving.index.build import build_index
+    from tt_jax.training.trained import export
 
     if not (here / "bundle").exists():
-        export_trained(trained, here / "bundle")
+        export(trained, here / "bundle")
     if not (here / "index").exists():
         of_scenario = pc.field("scenario").cast("string") == scenario
         pq.write_table(pq.read_table(prepared / "ads.parquet").filter(of_scenario), here / "ads.parquet")
-        write_index(here / "bundle", here / "ads.parquet", here / "index")
+        build_index(here / "bundle", here / "ads.parquet", here / "index")
 
 
 def _rank(scenario: str, here: Path, prepared: Path) -> dict[str, Any]:

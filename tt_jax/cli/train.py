@@ -101,6 +101,7 @@ def _own_config(workdir: Path, overrides: list[str]) -> Any:
 def _write_page(workdir: Path) -> None:
     """`progressive.html`, of what `progressive.json` has."""
     from tt_jax.io.disk_full import writing
+    from tt_jax.io.extras import missing_package
     from tt_jax.training.progressive import read
 
     found = read(workdir)
@@ -109,7 +110,7 @@ def _write_page(workdir: Path) -> None:
     try:
         from tt_jax.report.progressive import progressive_page
     except ModuleNotFoundError as e:
-        print(f"no progressive.html, which needs {e.name}; pip install 'tt-jax[report]'", file=sys.stderr)
+        print(f"no progressive.html, which {missing_package(e)}", file=sys.stderr)
         return
     page = workdir / "progressive.html"
     with writing(page):

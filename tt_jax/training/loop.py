@@ -78,7 +78,7 @@ class Result:
     examples_per_s: float | None
 
 
-def train(config: Config, workdir: Path, name: str = "train") -> Result:
+def train(config: Config, workdir: str | Path, name: str = "train") -> Result:
     """Trains the run of a working directory, or goes on with it.
 
     Args:
@@ -93,7 +93,7 @@ def train(config: Config, workdir: Path, name: str = "train") -> Result:
       ResumeError: the input position of the run cannot be resumed exactly.
       DivergedError: the loss or a weight became NaN or infinite.
     """
-    prepared = PreparedSet.open(config.data.path)
+    workdir, prepared = Path(workdir), PreparedSet.open(config.data.path)
     setup = Setup(config, prepared)
     with locked(workdir):
         open_workdir(workdir, describe(config, prepared.schema, prepared.fingerprint))

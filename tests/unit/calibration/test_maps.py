@@ -13,22 +13,20 @@ import numpy as np
 import pytest
 
 from input_pipeline.blocks.prepared_set import PreparedSet
-from serving.index.ad_index import build_index
+from serving.index.ad_index import index_table
 from serving.scorer import Scorer
 from tests.support import tiny
 from tt_jax.bundle.reader import Bundle, BundleError
 from tt_jax.bundle.stablehlo import SCORER_K
 from tt_jax.calibration.calibrate import calibrated_logits, fit_calibration, fit_heads, own_tasks, read_calibration
 from tt_jax.calibration.maps import METHODS, Calibration, CalibrationError, query_scenarios
-from tt_jax.cli.evaluate import evaluate_trained, predictions
-from tt_jax.cli.export import export_trained
 from tt_jax.cli.main import main
 from tt_jax.metrics import sigmoid, task_metrics
 from tt_jax.metrics.bootstrap import difference_intervals
 from tt_jax.metrics.predictions import Predictions
 from tt_jax.metrics.ranking import user_codes
 from tt_jax.metrics.task_rows import TaskRows
-from tt_jax.training.trained import load_trained
+from tt_jax.training.trained import evaluate, export, load_trained, predictions
 
 
 def test_the_scenario_is_what_the_query_says():
@@ -66,7 +64,7 @@ def test_online_equals_offline(method, run: Path, told_path: Path, tmp_path: Pat
     plain = load_trained(run, calibrated=False)
     assert calibration.model == plain.fingerprint != trained.fingerprint
     # Offline.
-    report = evaluate_trained(trained, str(told_path), replicates=5 if method == "platt" else 0)
+    report = evaluate(trained, str(told_path), replicates=5 if method == "platt" else 0)
     before, after = report["overall"]["click"], report["calibrated"]["overall"]["click"]
     assert after["logloss"] <= before["logloss"]
     _, found = predictions(trained, str(told_path))
@@ -81,14 +79,14 @@ def test_online_equals_offline(method, run: Path, told_path: Path, tmp_path: Pat
         pair = [TaskRows.of(p[:, 0], labels, weights, codes, soft=False) for p in both]
         assert report["calibrated"]["differences"]["click"] == difference_intervals(*pair, users, replicates=5)
     # Online: raw queries and ads of the log, through a bundle, an index and the compiled programs.
-    mark = export_trained(trained, tmp_path / "bundle")
+    mark = export(trained, tmp_path / "bundle")
     assert mark == trained.fingerprint
     bundle = Bundle.load(tmp_path / "bundle")
     assert bundle.calibration == calibration
     assert bundle.replay_golden() < 1e-5
     rng = np.random.default_rng(0)
     ads = tiny.ads_table(rng, 150, eligible=1.0)
-    scorer = Scorer(bundle, build_index(bundle, ads), max_k=100, warm=False)
+    scorer = Scorer(bundle, index_table(bundle, ads), max_k=100, warm=False)
     queries = tiny.queries(rng, 6)
     for query, scenario in zip(queries, ("standard", "shopping", None, "standard", "zz", "shopping"), strict=True):
         query["scenario"] = scenario

@@ -11,17 +11,18 @@ import pytest
 
 from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from tests.support import tiny
-from tt_jax.cli.evaluate import SHOWN, calibration_table, evaluate_trained, predictions
+from tt_jax.cli.evaluate import SHOWN, calibration_table
 from tt_jax.cli.main import main
 from tt_jax.cli.table import table
-from tt_jax.evaluation.predict import evaluate, make_predict
+from tt_jax.evaluation.predict import evaluate as evaluate_while_training
+from tt_jax.evaluation.predict import make_predict
 from tt_jax.metrics import sigmoid, task_metrics
 from tt_jax.metrics.bootstrap import INTERVALS, metric_intervals
 from tt_jax.metrics.funnel import funnel_metrics
 from tt_jax.metrics.ranking import user_codes
 from tt_jax.metrics.slices import MOST_VALUES, OTHER, Rows
 from tt_jax.metrics.task_rows import COUNTS, TaskRows
-from tt_jax.training.trained import load_trained
+from tt_jax.training.trained import evaluate, load_trained, predictions
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def stored(told_path: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def report(trained, told_path: Path):
-    return evaluate_trained(trained, str(told_path))
+    return evaluate(trained, str(told_path))
 
 
 def expected(trained, stored, mask) -> dict[str, dict[str, float]]:
@@ -63,7 +64,7 @@ def close(found, wanted):
 def test_it_begins_as_the_report_of_the_loop(trained, told_path: Path, report) -> None:
     prepared = PreparedSet.open(told_path)
     part = Part(prepared, ("eval",))
-    short = evaluate(make_predict(trained.model), trained.params, trained.tables, part, (), 64)
+    short = evaluate_while_training(make_predict(trained.model), trained.params, trained.tables, part, (), 64)
     assert {name: report[name] for name in short} == short
     assert list(report) == ["overall", "scenarios", "slices", "rows", "funnel", "gates", "fingerprint"]
     assert json.loads(json.dumps(report, allow_nan=False)) == report
@@ -98,7 +99,7 @@ def test_new_ids_are_those_that_training_never_saw(trained, told_path: Path, sto
 
 @pytest.fixture(scope="module")
 def bootstrapped(trained, told_path: Path):
-    return evaluate_trained(trained, str(told_path), "eval", replicates=10)
+    return evaluate(trained, str(told_path), "eval", replicates=10)
 
 
 def test_intervals_stand_beside_the_metrics(trained, told_path: Path, report, bootstrapped) -> None:

@@ -12,13 +12,12 @@ import pytest
 from input_pipeline.blocks.prepared_set import PreparedSet
 from tests.support import tiny
 from tests.support.reference_model import Reference, softmax
-from tt_jax.cli.evaluate import evaluate_trained
 from tt_jax.evaluation.gate_report import predict_with_gates
 from tt_jax.evaluation.predict import make_predict, predict_rows
 from tt_jax.metrics.gates import batch_sums, gate_metrics
 from tt_jax.metrics.predictions import Predictions
 from tt_jax.models.two_tower import TwoTower
-from tt_jax.training.trained import load_trained
+from tt_jax.training.trained import evaluate, load_trained
 
 
 def test_the_report_is_that_of_a_reference(prepared_path: Path) -> None:
@@ -115,6 +114,6 @@ def test_kinds_of_model(kind, mixtures, prepared_path: Path) -> None:
 
 
 def test_evaluate_reports_them(told_run: Path, told_path: Path) -> None:
-    gates = evaluate_trained(load_trained(told_run), str(told_path))["gates"]
+    gates = evaluate(load_trained(told_run), str(told_path))["gates"]
     assert list(gates) == ["ad", "query"]
     assert list(gates["query"]["overall"]["tasks"]) == list(tiny.TOLD.heads)

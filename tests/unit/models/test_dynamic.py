@@ -202,7 +202,7 @@ def test_a_day_of_new_ids_is_learned_exactly_however_the_run_is_killed(run, tmp_
 
 
 def test_what_is_exported_scores_as_training_evaluates_and_strangers_as_the_unknown(run, tmp_path):
-    from serving.index.ad_index import build_index
+    from serving.index.ad_index import index_table
     from serving.portable import PortableBundle
     from serving.scorer import Scorer
     from tt_jax.bundle.reader import Bundle
@@ -227,7 +227,7 @@ def test_what_is_exported_scores_as_training_evaluates_and_strangers_as_the_unkn
     ids = [*known[:15], *range(10**6, 10**6 + 30 - len(known[:15]))]
     count = len(known[:15])
     table = table.set_column(table.column_names.index("ad_id"), "ad_id", pa.array(ids))
-    scorer = Scorer(bundle, build_index(bundle, table), max_k=20, warm=False)
+    scorer = Scorer(bundle, index_table(bundle, table), max_k=20, warm=False)
     rng = np.random.default_rng(5)
     queries = tiny.queries(rng, 1)
     found = scorer.score(queries, [ids])[0]

@@ -13,15 +13,13 @@ from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
 from serving import Scorer
-from serving.index.build import write_index
+from serving.index.build import build_index
 from tests.support import tiny
-from tt_jax.cli.evaluate import evaluate_trained
-from tt_jax.cli.export import export_trained
 from tt_jax.config import TrainConfig
 from tt_jax.evaluation.predict import INPUT_ARRAYS
 from tt_jax.metrics import sigmoid, task_metrics
 from tt_jax.training.loop import train
-from tt_jax.training.trained import Trained, load_trained
+from tt_jax.training.trained import Trained, evaluate, export, load_trained
 
 CLICK, CONVERSION, TEACHER = tiny.SCHEMA.tasks
 SCHEMA = dataclasses.replace(tiny.SCHEMA, tasks=(dataclasses.replace(TEACHER, head="click"), CONVERSION, CLICK))
@@ -45,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trained]:
 
 def test_every_label_is_evaluated_by_its_head(run: tuple[Path, Trained]) -> None:
     folder, trained = run
-    report = evaluate_trained(trained, str(folder / "set"))
+    report = evaluate(trained, str(folder / "set"))
     assert list(report["overall"]) == ["teacher", "conversion", "click"]
     (block,) = PreparedSet.open(folder / "set").blocks(("eval",), ("standard",))
     p = sigmoid(np.asarray(trained.model.predict(trained.params, trained.tables, {n: block[n] for n in INPUT_ARRAYS})))
@@ -59,8 +57,8 @@ def test_every_label_is_evaluated_by_its_head(run: tuple[Path, Trained]) -> None
 
 def test_a_service_answers_with_heads(run: tuple[Path, Trained]) -> None:
     folder, trained = run
-    export_trained(trained, folder / "bundle")
-    write_index(folder / "bundle", folder / "set" / "ads.parquet", folder / "index")
+    export(trained, folder / "bundle")
+    build_index(folder / "bundle", folder / "set" / "ads.parquet", folder / "index")
     scorer = Scorer.load(folder / "bundle", folder / "index", warm=False)
     assert scorer.bundle.tasks == ("conversion", "click")
     (ads,) = scorer.top_k(tiny.queries(np.random.default_rng(1), 1), 5)

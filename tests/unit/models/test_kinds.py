@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from serving.index.ad_index import AdIndex, build_index
+from serving.index.ad_index import AdIndex, index_table
 from serving.scorer import Scorer
 from tests.support import tiny
 from tests.support.dense_training import dense_training
@@ -159,7 +159,7 @@ def test_mtmd_is_exported_indexed_and_served(mtmd_bundle, tmp_path):
     assert bundle.config.model.kind == "mtmd"
     assert bundle.replay_golden() < 1e-5
     ads = tiny.ads_table(np.random.default_rng(2), 50, eligible=1.0)
-    build_index(bundle, ads).save(tmp_path / "index")
+    index_table(bundle, ads).save(tmp_path / "index")
     query = tiny.queries(np.random.default_rng(3), 1)[0]
     scorer = Scorer(bundle, AdIndex.load(tmp_path / "index"))
     ranked = scorer.rank(scorer.encode([query]), k=5)[0]

@@ -15,7 +15,6 @@ from input_pipeline.blocks.prepared_set import PreparedSet
 from tests.support.tiny_comparison import SEEDS, WORLD, plan_of
 from tt_jax.calibration.calibrate import read_calibration
 from tt_jax.calibration.maps import Calibration
-from tt_jax.cli.evaluate import evaluate_trained
 from tt_jax.cli.regret import regret_of
 from tt_jax.compare.compared_rows import Predicted, read_rows
 from tt_jax.compare.funnel import split_funnel
@@ -24,7 +23,7 @@ from tt_jax.compare.regret import split_regret
 from tt_jax.evaluation.adworld.regret import FIGURES
 from tt_jax.metrics.bootstrap import cluster_draws
 from tt_jax.metrics.funnel import funnel_metrics
-from tt_jax.training.trained import Trained, load_trained
+from tt_jax.training.trained import Trained, evaluate, load_trained
 
 SCENARIOS = ("standard", "shopping")
 
@@ -50,7 +49,7 @@ def evaluated(report: dict[str, Any], compared: Path, compared_data: Path) -> li
         (1, 1, "shopping", "shopping"),
     ):
         (name,) = (n for n in report["rows"][row]["runs"][seed] if n.startswith(prefix))
-        evaluation = evaluate_trained(model(compared, name), str(compared_data), "test_candidates")
+        evaluation = evaluate(model(compared, name), str(compared_data), "test_candidates")
         assert report["runs"][name]["fingerprint"] == evaluation["fingerprint"]
         found.append((report["rows"][row], seed, scenario, {**evaluation, "name": name}))
     return found

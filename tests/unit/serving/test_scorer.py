@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from serving.index.ad_index import build_index
+from serving.index.ad_index import index_table
 from serving.scorer import Encoded, Scorer
 from tests.support import tiny
 from tests.support.reference_model import Reference
@@ -60,7 +60,7 @@ def _mixture(probabilities: np.ndarray, bid: np.ndarray) -> np.ndarray:
 def case(tiny_bundle: Path) -> Case:
     """Integer ids, warm."""
     bundle, ads = Bundle.load(tiny_bundle), tiny.ads_table(np.random.default_rng(3), ADS)
-    scorer = Scorer(bundle, build_index(bundle, ads), max_k=MAX_K, max_candidates=MAX_CANDIDATES)
+    scorer = Scorer(bundle, index_table(bundle, ads), max_k=MAX_K, max_candidates=MAX_CANDIDATES)
     reference = Reference(tiny.SCHEMA, tiny.CONFIG.model, bundle.params, bundle.tables)
     return Case(scorer, ads, ads.column("ad_id").to_pylist(), ads.column("eligible").to_numpy(), reference, _product)
 
@@ -83,7 +83,7 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Case:
     eligible = np.array([*ads.column("eligible").to_pylist()[: FEW - TIED], *(rng.random(TIED) < 0.8)])
     ads = ads.set_column(ads.column_names.index("eligible"), "eligible", pa.array(eligible))
     bundle = Bundle.load(path)
-    index = build_index(bundle, ads)
+    index = index_table(bundle, ads)
     vectors = np.array(index.vectors)
     vectors[FEW - TIED :] = vectors[-1]  # equal to the last bit, whatever a product does with the last rows of a batch
     index = dataclasses.replace(index, vectors=vectors)
@@ -186,7 +186,7 @@ def test_online_equals_offline(tiny_bundle: Path, dtype: Any) -> None:
     arrays = Encoder(bundle.schema).encode(raw, outcomes=False).arrays
     model = bundle.model
     offline = jax.nn.sigmoid(jax.jit(model.predict)(bundle.params, bundle.tables, arrays))
-    scorer = Scorer(bundle, build_index(bundle, ads, dtype), warm=False)
+    scorer = Scorer(bundle, index_table(bundle, ads, dtype), warm=False)
     answers = scorer.score(queries, [[ad] for ad in ads.column("ad_id").to_pylist()])
     online = np.array([[ad.probabilities[t] for t in bundle.schema.task_names] for (ad,) in answers])
     reference = Reference(bundle.schema, bundle.config.model, bundle.params, bundle.tables)
@@ -247,7 +247,7 @@ def test_nothing_compiles_after_the_warm_up(case: Case, tiny_bundle: Path) -> No
         case.scorer.warm_up()
     assert found == []
     bundle = Bundle.load(tiny_bundle)
-    cold = Scorer(bundle, build_index(bundle, case.ads.slice(0, 10)), warm=False)
+    cold = Scorer(bundle, index_table(bundle, case.ads.slice(0, 10)), warm=False)
     with _compilations() as found:
         cold.top_k(queries[:1], 1)
     assert "/jax/core/compile/backend_compile_duration" in found
@@ -272,7 +272,7 @@ def test_a_call_that_fails_does_not_break_the_next(case: Case) -> None:
 def test_results_stay_what_they_were_while_the_next_calls_run(case: Case, tiny_bundle: Path, ads: int) -> None:
     bundle, scorer = Bundle.load(tiny_bundle), case.scorer
     if ads < ADS:
-        scorer = Scorer(bundle, build_index(bundle, case.ads.slice(0, ads)), max_k=ads, warm=False)
+        scorer = Scorer(bundle, index_table(bundle, case.ads.slice(0, ads)), max_k=ads, warm=False)
     queries = [scorer.encode([query]) for query in _queries(20)]
     held = [scorer.start(query, [64], None).best()[0] for query in queries]
     copies = [[array.copy() for array in best] for best in held]
@@ -288,6 +288,6 @@ def test_utilities_that_are_no_number_are_not_ranked(tiny_bundle: Path) -> None:
     bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, utility="log(bid - 1)"))
     ads = tiny.ads_table(np.random.default_rng(9), 90, eligible=1.0)
     bids = ads.column("bid").to_numpy().astype(np.float32)
-    (answer,) = Scorer(bundle, build_index(bundle, ads), warm=False).top_k(_queries(1), 90)
+    (answer,) = Scorer(bundle, index_table(bundle, ads), warm=False).top_k(_queries(1), 90)
     assert 0 < len(answer) == (bids > 1).sum() < 90
     assert [ad.score for ad in answer] == sorted((ad.score for ad in answer), reverse=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.index.ad_index import AdIndex, build_index
+from serving.index.ad_index import AdIndex, index_table
 from serving.scorer import IndexMismatchError, RequestError, Scorer
 from tests.support import tiny
 from tests.support.bundles import rewrite
@@ -121,7 +121,7 @@ def test_loading_replays_the_golden_rows(tmp_path: Path) -> None:
         golden_rows=golden,
     )  # fmt: skip
     text = (tmp_path / "b" / "golden.json").read_text().replace('"click": 0.', '"click": 0.9')
-    build_index(Bundle.load(tmp_path / "b"), tiny.ads_table(np.random.default_rng(0), 5)).save(tmp_path / "i")
+    index_table(Bundle.load(tmp_path / "b"), tiny.ads_table(np.random.default_rng(0), 5)).save(tmp_path / "i")
     rewrite(tmp_path / "b", {"golden.json": text})
     with pytest.raises(BundleError, match=r"golden\.json: row \d, task 'click'"):
         Scorer.load(tmp_path / "b", tmp_path / "i", warm=False)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from serving.admin.messages import read_changes
-from serving.index.ad_index import build_index, now
+from serving.index.ad_index import index_table, now
 from serving.index.ad_table import AdIdError, AdIds, AdTable
 from serving.index.change_set import ChangeError
 from serving.scorer import RequestError, Scorer
@@ -100,7 +100,7 @@ def test_after_any_changes_it_answers_as_an_index_built_from_scratch(
 ) -> None:
     bundle, rng = Bundle.load(tiny_bundle), np.random.default_rng(1)
     world = World(_named(bundle) if named else bundle, rng)
-    index = build_index(world.bundle, world.table(list(world.ads)), dtype, batch=64)
+    index = index_table(world.bundle, world.table(list(world.ads)), dtype, batch=64)
     limits = {"max_k": K, "max_candidates": 150, "warm": False}
     live, again = Scorer(world.bundle, index, **limits), AdTable.of(index)
     assert live.index_id == index.index_id
@@ -115,7 +115,7 @@ def test_after_any_changes_it_answers_as_an_index_built_from_scratch(
         assert sorted(ids) == sorted(world.ads)
         assert (live.index_size, live.eligible) == (len(ids), sum(row["eligible"] for row in world.ads.values()))
         np.testing.assert_array_equal(live.ads.bids[used], np.array([world.ads[ad]["bid"] for ad in ids], np.float32))
-        fresh = Scorer(world.bundle, build_index(world.bundle, world.table(ids), dtype, batch=64), **limits, like=live)
+        fresh = Scorer(world.bundle, index_table(world.bundle, world.table(ids), dtype, batch=64), **limits, like=live)
         _assert_same_answers(live, fresh, ids)
         with pytest.raises(RequestError, match="1 unknown ad ids"):
             live.top_k(QUERIES[:1], 3, [body["remove"][:1]])

@@ -22,8 +22,6 @@ from tests.support import tiny
 from tests.support.cli import Call
 from tests.support.run_results import assert_same_bits, last_state, lines
 from tt_jax.bundle.reader import Bundle
-from tt_jax.cli.evaluate import evaluate_trained
-from tt_jax.cli.export import export_trained
 from tt_jax.config import Config, ConfigError, StageConfig, TrainConfig
 from tt_jax.runs.checkpoints import Checkpoints
 from tt_jax.runs.record import read_record, write_record
@@ -33,7 +31,7 @@ from tt_jax.training.continuous import go_on
 from tt_jax.training.loop import train
 from tt_jax.training.optimizer import schedule
 from tt_jax.training.setup import Setup
-from tt_jax.training.trained import load_trained
+from tt_jax.training.trained import evaluate, export, load_trained
 
 DAY_ROWS = 1000
 OPTIONS = StageConfig(replay=0.25, rate=0.5, accumulators=0.5)
@@ -158,7 +156,7 @@ def test_rows_are_validated_before_they_are_learned(
     ]  # fmt: skip
     before = load_trained(begun)
     path = days[0].partition(":")[0]
-    offline = [evaluate_trained(before, path, split) for split in ("train", "night")]
+    offline = [evaluate(before, path, split) for split in ("train", "night")]
     for task in tiny.SCHEMA.task_names:
         rows, weights = zip(
             *((r["overall"][task]["logloss"], r["overall"][task]["rows"]) for r in offline), strict=True
@@ -181,12 +179,10 @@ def test_the_newest_state_is_what_is_evaluated_and_exported(
 ) -> None:
     trained = load_trained(gone_on)
     assert trained.step == 15 + 2 * STEPS
-    report = evaluate_trained(trained, days[1].partition(":")[0], "train")
+    report = evaluate(trained, days[1].partition(":")[0], "train")
     assert set(report["slices"]["user_id"]) == {"known"}
-    assert set(evaluate_trained(load_trained(begun), days[1].partition(":")[0], "train")["slices"]["user_id"]) == {
-        "new"
-    }
-    export_trained(trained, tmp_path / "bundle")
+    assert set(evaluate(load_trained(begun), days[1].partition(":")[0], "train")["slices"]["user_id"]) == {"new"}
+    export(trained, tmp_path / "bundle")
     learned = json.loads((tmp_path / "bundle" / "learned.json").read_text())
     assert "learned.json" in [f.path for f in Bundle.load(tmp_path / "bundle").manifest.files]
     assert [(s["path"], s["splits"]) for s in learned] == [

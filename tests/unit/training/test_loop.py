@@ -19,7 +19,6 @@ from input_pipeline.blocks.prepared_set import PreparedSet
 from tests.support import tiny
 from tests.support.run_results import assert_same_bits, last_state, lines
 from tests.support.tiny import EVAL_ROWS, TRAIN_ROWS
-from tt_jax.cli.evaluate import evaluate_trained
 from tt_jax.config import Config, ConfigError
 from tt_jax.runs.checkpoints import CheckpointError, Checkpoints
 from tt_jax.runs.environment import environment, environment_differences
@@ -28,7 +27,7 @@ from tt_jax.runs.metrics_log import TRAIN_SECONDS, read_scalars
 from tt_jax.runs.record import read_record
 from tt_jax.training.loop import train
 from tt_jax.training.setup import Setup
-from tt_jax.training.trained import load_trained
+from tt_jax.training.trained import evaluate, load_trained
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +117,7 @@ def test_evaluation_of_the_best_checkpoint_repeats_the_report_of_the_run(finishe
     config, workdir, result = finished
     trained = load_trained(workdir)
     assert trained.step == result.facts.best_step
-    report = evaluate_trained(trained, config.data.path)
+    report = evaluate(trained, config.data.path)
     fingerprint = report.pop("fingerprint")
     assert fingerprint == load_trained(workdir).fingerprint
     in_the_loop = result.facts.report

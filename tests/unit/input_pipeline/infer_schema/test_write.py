@@ -16,6 +16,7 @@ import pytest
 from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.infer_schema.write import Starter, make_starter
 from input_pipeline.readers import ReadError
+from tests.support.public_api import imported_privately
 from tt_jax.cli.main import main
 from tt_jax.cli.python_file import load_python
 from tt_jax.schema import Feature
@@ -164,6 +165,7 @@ def two_steps(config: Path, prepared: Path, workdir: Path) -> dict[str, Any]:
 def test_the_written_file_prepares_and_trains(log: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     source, out, prepared = request.getfixturevalue(log), tmp_path / "mine.py", tmp_path / "prepared"
     assert call("init", f"--data={source}", f"--out={out}") == 0
+    assert imported_privately(out.read_text()) == []
     module = load_python(out, "mine", "test", ValueError)
     assert make_starter(str(source), out).schema == module.SCHEMA  # what is written is what was found
     assert call("prepare", out, f"--source={source}", f"--out={prepared}") == 0

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from serving.index.ad_index import AdIndex, AdIndexError, IndexManifest, build_index
+from serving.index.ad_index import AdIndex, AdIndexError, IndexManifest, index_table
 from tests.support import tiny
 from tests.support.corpora import with_column, with_string_ids
 from tests.support.damage import damages
@@ -35,7 +35,7 @@ def _table(n: int = 50, seed: int = 0) -> pa.Table:
 
 def test_vectors_are_the_ad_towers(bundle: Bundle) -> None:
     table = _table()
-    index = build_index(bundle, table)
+    index = index_table(bundle, table)
     columns = {name: table.column(name) for name in table.column_names}
     arrays = Encoder(tiny.SCHEMA).encode(columns, ("ad",), outcomes=False).arrays
     reference = Reference(tiny.SCHEMA, tiny.CONFIG.model, bundle.params, bundle.tables)
@@ -50,7 +50,7 @@ def test_vectors_are_the_ad_towers(bundle: Bundle) -> None:
 
 
 def test_bf16_is_f32_rounded(bundle: Bundle) -> None:
-    f32, bf16 = (build_index(bundle, _table(), dtype).vectors for dtype in ("f32", "bf16"))
+    f32, bf16 = (index_table(bundle, _table(), dtype).vectors for dtype in ("f32", "bf16"))
     assert bf16.dtype == ml_dtypes.bfloat16
     # The programs differ, so a value next to a tie may round the other way.
     np.testing.assert_allclose(bf16.astype(np.float32), f32.astype(bf16.dtype).astype(np.float32), rtol=2**-7)
@@ -64,9 +64,9 @@ def test_batches_make_no_difference_and_share_one_program(bundle: Bundle) -> Non
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(duration)
 
-    whole = build_index(bundle, _table()).vectors
+    whole = index_table(bundle, _table()).vectors
     jax.monitoring.register_event_duration_secs_listener(listen)
-    parts = build_index(bundle, _table(), batch=16).vectors
+    parts = index_table(bundle, _table(), batch=16).vectors
     jax.monitoring.unregister_event_duration_listener(listen)
     np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-5)
     assert len(compiled) == 1
@@ -78,7 +78,7 @@ def test_an_index_reads_back(bundle: Bundle, tmp_path: Path, dtype: Any, ids: st
     if ids == "string":
         bundle = with_string_ids(bundle)
         table = table.append_column("name", pa.array([f"ad {i} \u00e9\U0001f600" for i in range(len(table))]))
-    index = build_index(bundle, table, dtype)
+    index = index_table(bundle, table, dtype)
     index.save(tmp_path / "new" / "index")
     read = AdIndex.load(tmp_path / "new" / "index")
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["index"]
@@ -94,8 +94,8 @@ def test_an_index_reads_back(bundle: Bundle, tmp_path: Path, dtype: Any, ids: st
 
 def test_the_id_is_that_of_the_content(bundle: Bundle) -> None:
     table = _table()
-    first = build_index(bundle, table)
-    assert build_index(bundle, table).index_id == first.index_id
+    first = index_table(bundle, table)
+    assert index_table(bundle, table).index_id == first.index_id
     bids = table.column("bid").to_pylist()
     eligible = table.column("eligible").to_pylist()
     others = (
@@ -104,9 +104,9 @@ def test_the_id_is_that_of_the_content(bundle: Bundle) -> None:
         with_column(table, "bid", [bids[0] + 1, *bids[1:]]),
         with_column(table, "eligible", [not eligible[0], *eligible[1:]]),
     )
-    found = {build_index(bundle, t).index_id for t in others} | {build_index(bundle, table, "bf16").index_id}
+    found = {index_table(bundle, t).index_id for t in others} | {index_table(bundle, table, "bf16").index_id}
     other_bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, fingerprint="0"))
-    found |= {build_index(other_bundle, table).index_id}
+    found |= {index_table(other_bundle, table).index_id}
     assert len(found | {first.index_id}) == 7
 
 
@@ -117,7 +117,7 @@ def test_a_corpus_that_does_not_fit_is_refused(bundle: Bundle) -> None:
 
     def refused(table: pa.Table, message: str, bundle: Bundle = bundle) -> None:
         with pytest.raises(EncodeError, match=message):
-            build_index(bundle, table, batch=16)
+            index_table(bundle, table, batch=16)
 
     refused(table.slice(0, 0), "'ad_id': the corpus is empty")
     refused(table.rename_columns([n.replace("bid", "bids") for n in table.column_names]), "'bid': .*missing.*'bids'")
@@ -140,7 +140,7 @@ def test_a_corpus_that_does_not_fit_is_refused(bundle: Bundle) -> None:
 
 
 def test_every_changed_missing_or_added_file_is_refused_by_name(bundle: Bundle, tmp_path: Path) -> None:
-    build_index(bundle, _table()).save(tmp_path / "i")
+    index_table(bundle, _table()).save(tmp_path / "i")
     rng = np.random.default_rng(0)
     files = sorted((tmp_path / "i").iterdir())
     assert [p.name for p in files] == ["bids.npy", "ids.npy", "manifest.json", "valid.npy", "vectors.npy"]
@@ -157,7 +157,7 @@ def test_every_changed_missing_or_added_file_is_refused_by_name(bundle: Bundle, 
 
 def test_an_index_made_by_hand_must_make_sense(bundle: Bundle, tmp_path: Path) -> None:
     """Files that the manifest agrees with, but that do not fit together."""
-    root, index = tmp_path / "i", build_index(bundle, _table())
+    root, index = tmp_path / "i", index_table(bundle, _table())
     index.save(root)
 
     def rewrite(**changes: Any) -> None:

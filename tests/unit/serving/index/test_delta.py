@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from serving.index.ad_index import AdIndex, build_index
+from serving.index.ad_index import AdIndex, index_table
 from serving.index.ad_table import AdTable
 from serving.index.change_set import ChangeError, IndexVersion
 from serving.index.delta import Base, Delta, DeltaError, DeltaManifest, make_delta
@@ -51,7 +51,7 @@ def release(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Rele
     ads = tiny.ads_table(np.random.default_rng(7), 100 + NEW)
     ids = ads.column("ad_id").to_pylist()
     first, new = ads.slice(0, 100), ads.slice(100)
-    build_index(bundle, first).save(root / "index")
+    index_table(bundle, first).save(root / "index")
     make_delta(bundle, Base.read(root / "index"), new).save(root / "deltas" / "b")
     changes = pa.table(
         {
@@ -78,7 +78,7 @@ def bundle(release: Release) -> Bundle:
 def test_deltas_lead_to_the_index_of_the_same_ads(release: Release, bundle: Bundle) -> None:
     index = AdIndex.load(release.index)
     live = load(release.bundle, release.index, release.deltas, max_k=16, warm=False)
-    fresh = Scorer(bundle, build_index(bundle, release.last), max_k=16, warm=False, like=live)
+    fresh = Scorer(bundle, index_table(bundle, release.last), max_k=16, warm=False, like=live)
     assert (live.index_size, live.eligible) == (fresh.index_size, fresh.eligible) == (98 + NEW, fresh.eligible)
     for found, expected in zip(live.top_k(QUERIES, 16), fresh.top_k(QUERIES, 16), strict=True):
         assert [ad.id for ad in found] == [ad.id for ad in expected]
@@ -105,7 +105,7 @@ def test_a_delta_of_something_else_is_refused_by_name(release: Release, bundle: 
 
     refused(second, r"deltas/a: out of sequence: it follows \w+\+1\.\w+, .* expected delta 1, got 2")
     refused(dataclasses.replace(first, fingerprint="f" * 64), f"deltas/b: made by the bundle {'f' * 64}")
-    other = build_index(bundle, release.first.slice(1))
+    other = index_table(bundle, release.first.slice(1))
     refused(dataclasses.replace(first, before=IndexVersion.of(other.index_id)), f"delta of the index {other.index_id}")
     forked = dataclasses.replace(first.before, chain="0" * 64)
     refused(dataclasses.replace(first, before=forked), "out of sequence")
