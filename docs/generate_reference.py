@@ -62,12 +62,12 @@ _PYTHON = """# The Python API
 What the packages export. Every other name may change with any version.
 """
 PACKAGES = ("serving", "serving.client")
-_OWN_PAGE = {
-    "Schema": "schema.md#schema",
-    "Feature": "schema.md#feature",
-    "Task": "schema.md#task",
-    "Config": "config.md",
+_OWN_PAGE = {cls.__name__: f"schema.md#{cls.__name__.lower()}" for cls in (Schema, Feature, Task)}
+_PARTS: dict[str, Any] = {
+    n: hint for n, hint in typing.get_type_hints(Config).items() if dataclasses.is_dataclass(hint)
 }
+_OWN_PAGE |= {part.__name__: f"config.md#config{name}" for name, part in _PARTS.items()}
+_OWN_PAGE["Config"] = "config.md"
 
 
 def pages() -> dict[str, str]:
@@ -82,12 +82,8 @@ def pages() -> dict[str, str]:
 
 
 def _config_page() -> str:
-    sections = [_CONFIG, _WRITTEN, _section(Config, "config", "config.")]
-    for f in dataclasses.fields(Config):
-        part = typing.get_type_hints(Config)[f.name]
-        if dataclasses.is_dataclass(part):
-            sections.append(_section(part, f"config.{f.name}", f"config.{f.name}."))
-    return "\n".join(sections)
+    parts = [_section(part, f"config.{name}", f"config.{name}.") for name, part in _PARTS.items()]
+    return "\n".join([_CONFIG, _WRITTEN, _section(Config, "config", "config."), *parts])
 
 
 def _section(cls: Any, title: str, prefix: str = "") -> str:
@@ -206,11 +202,17 @@ def _message(name: str, schema: dict[str, Any]) -> str:
 
 
 def _python_page() -> str:
-    """Every public name of the packages, with its signature and docstring."""
-    sections = [_PYTHON, _WRITTEN]
+    """Every public name of the packages, with its signature and docstring; what several export, at the first."""
+    sections, seen = [_PYTHON, _WRITTEN], dict[int, str]()
     for package in (importlib.import_module(name) for name in PACKAGES):
         sections.append(f"## {package.__name__}\n")
-        sections += [_described(f"### {name}", name, getattr(package, name)) for name in package.__all__]
+        for name in package.__all__:
+            value = getattr(package, name)
+            if first := seen.get(id(value)):
+                sections.append(f"### {name}\n\nThe same as in `{first}`.\n")
+            else:
+                sections.append(_described(f"### {name}", name, value))
+                seen[id(value)] = package.__name__
     return "\n".join(sections)
 
 
@@ -218,27 +220,19 @@ def _described(heading: str, name: str, value: Any) -> str:
     """A public name; of a class, its public methods too."""
     if name in _OWN_PAGE:
         return f"{heading}\n\nAll fields are in [a page of their own]({_OWN_PAGE[name]}).\n"
-    if not callable(value):
-        return f"{heading}\n\n`{value!r}`\n"
-    if inspect.isclass(value) and issubclass(value, Exception):
-        return f"{heading}\n\n{_told(f'An error. {inspect.cleandoc(value.__doc__ or str())}')}\n"
-    parts = [
-        heading,
-        "",
-        "```text",
-        _signature(name, value),
-        "```",
-        "",
-        _told(inspect.cleandoc(value.__doc__ or "")),
-        "",
-    ]
-    if inspect.isclass(value):
-        for method, raw in vars(value).items():
-            function = getattr(raw, "__func__", raw)
-            if not method.startswith("_") and inspect.isfunction(function):
-                signature = _signature(f"{name}.{method}", getattr(value, method))
-                parts += ["```text", signature, "```", "", _told(inspect.cleandoc(function.__doc__ or "")), ""]
-    return "\n".join(parts)
+    if isinstance(value, str):
+        return f"{heading}\n\nA string.\n"
+    if isinstance(value, types.UnionType):
+        return f"{heading}\n\n`{value}`\n"
+    told = _told(inspect.getdoc(value) or "")
+    if inspect.ismodule(value) or (inspect.isclass(value) and issubclass(value, Exception)):
+        return f"{heading}\n\n{told}\n"
+    parts = [heading, f"```text\n{_signature(name, value)}\n```", told]
+    for method, raw in vars(value).items() if inspect.isclass(value) else ():
+        if not method.startswith("_") and inspect.isfunction(getattr(raw, "__func__", raw)):
+            signature = _signature(f"{name}.{method}", getattr(value, method))
+            parts += [f"```text\n{signature}\n```", _told(inspect.getdoc(raw) or "")]
+    return "\n\n".join(parts) + "\n"
 
 
 def _signature(name: str, value: Any) -> str:
@@ -247,7 +241,7 @@ def _signature(name: str, value: Any) -> str:
     parameters = [p for p in signature.parameters.values() if p.name != "self"]
     lines = [re.sub(r": '([^']*)'", r": \1", str(inspect.Signature([p]))[1:-1]) for p in parameters]
     keyword_only = [i for i, p in enumerate(parameters) if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    lines = [line.removeprefix("*, ") for line in lines]
+    lines = [re.sub(r"<[\w.]*?(\w+) object at \w+>", r"\1()", line.removeprefix("*, ")) for line in lines]
     if keyword_only:
         lines.insert(keyword_only[0], "*")
     returned = signature.return_annotation
