@@ -61,7 +61,7 @@ _PYTHON = """# The Python API
 
 What the packages export. Every other name may change with any version.
 """
-PACKAGES = ("serving", "serving.client")
+PACKAGES = ("tt_jax", "serving", "serving.client")
 _OWN_PAGE = {cls.__name__: f"schema.md#{cls.__name__.lower()}" for cls in (Schema, Feature, Task)}
 _PARTS: dict[str, Any] = {
     n: hint for n, hint in typing.get_type_hints(Config).items() if dataclasses.is_dataclass(hint)

@@ -36,7 +36,7 @@ class PreparedSet:
 
         Args:
           path: what `prepare` wrote.
-          verify: hash the files of blocks too, now.
+          verify: hash the files of blocks too, and not only when they are read.
 
         Raises:
           PreparedError: it is not a prepared set, or not a whole one; the message names the file.
