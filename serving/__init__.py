@@ -20,7 +20,7 @@ _PLACES = {
     "RequestError": "serving.scorer",
     "ScoredAd": "serving.scorer",
     "Scorer": "serving.scorer",
-    "Work": "serving.service.messages",
+    "Work": "serving.batching.request",
 }
 __all__ = ["AdIndex", "Batcher", "RequestError", "ScoredAd", "Scorer", "Work"]
 
