@@ -70,23 +70,13 @@ class Scorer:
             raise ValueError(f"expected max_k and max_candidates >= 1, got {max_k} and {max_candidates}")
         self.bundle, self.schema, self.fingerprint = bundle.manifest, bundle.schema, bundle.fingerprint
         self.max_k, self.max_candidates = max_k, max_candidates
-        utility = Utility.parse(bundle.manifest.utility, bundle.schema.heads)
-        self.utility = utility.expression
+        self.utility = Utility.parse(bundle.manifest.utility, bundle.schema.heads).expression
         self.examples = tuple(row.query for row in bundle.golden)
         self._encoder = Encoder(bundle.schema)
         self._set_ads(AdTable.of(index))
-        self._programs = Programs(
-            bundle.model,
-            bundle.params,
-            bundle.tables,
-            index,
-            utility,
-            max_k,
-            max_candidates,
-            bundle.calibration,
-            places=math.ceil(len(index.ids) * (1 + headroom)),
-            like=None if like is None else like._programs,
-        )
+        places = math.ceil(len(index.ids) * (1 + headroom))
+        share = None if like is None else like._programs
+        self._programs = Programs(bundle, index, max_k, max_candidates, places, share)
         if warm:
             self.warm_up()
 

@@ -6,18 +6,19 @@ import asyncio
 import contextlib
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from serving.batching.ads_json import ads_json
 from serving.batching.request import Work
+from serving.index.ad_columns import AdId
 from serving.scorer import Encoded, Ranking, ScoredAd, Scorer
 from serving.scoring.programs import Shape
 
-_DECODER = msgspec.json.Decoder(list[ScoredAd])
+_ENCODER, _DECODER = msgspec.json.Encoder(), msgspec.json.Decoder(list[ScoredAd])
 MOST_ADS = 8192  # of the answers of one call, whose JSON takes 4 ms: those who came meanwhile wait for it
 Outcome = tuple[asyncio.Future[Any], Any]  # what a future is to get: a result, or an exception
 
@@ -240,3 +241,28 @@ def _encode(scorer: Scorer, parts: list[Part], failed: list[Outcome]) -> list[tu
         return []
     half = len(parts) // 2
     return _encode(scorer, parts[:half], failed) + _encode(scorer, parts[half:], failed)
+
+
+def ads_json(heads: Sequence[str], ids: list[AdId], utility_n: np.ndarray, probabilities_Tn: np.ndarray) -> bytes:
+    """What msgspec makes of a list of `ScoredAd`, byte for byte; a hundred objects would cost three times as much.
+
+    Args:
+      heads: names of the T tasks, at least one.
+      ids: of n ads.
+      utility_n, probabilities_Tn: float32.
+    """
+    n = len(ids)
+    if not n:
+        return b"[]"
+    first, *rest = [_ENCODER.encode(name) for name in heads]
+    keys = [b'}},{"id":', b',"score":', b',"probabilities":{%b:' % first, *(b",%b:" % name for name in rest)]
+    numbers = _ENCODER.encode(utility_n.tolist() + probabilities_Tn.ravel().tolist())[1:-1].split(b",")
+    columns = [list(map(_ENCODER.encode, ids)), *(numbers[i : i + n] for i in range(0, len(numbers), n))]
+    step = 2 * len(keys)
+    parts = [b""] * (step * n)
+    for i, (key, column) in enumerate(zip(keys, columns, strict=True)):
+        parts[2 * i :: step] = [key] * n
+        parts[2 * i + 1 :: step] = column
+    parts[0] = b'[{"id":'
+    parts.append(b"}}]")
+    return b"".join(parts)

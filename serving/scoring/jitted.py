@@ -1,18 +1,19 @@
-"""The fixed shapes that are compiled: which there are, arrays padded to them, and what is compiled for each."""
+"""What is compiled: functions of encoded queries or ads, and the few fixed shapes that arrays are padded to."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from serving.scoring.calls import ad_vectors, best, best_candidates, query_gates, scores
 from serving.scoring.device_corpus import DeviceCorpus
-from tt_jax.calibration.maps import Curves
+from serving.scoring.top_k import TopK, one_of, score_and_top_k, score_candidates, score_positions
+from tt_jax.calibration.maps import Curves, query_scenarios
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.schema import PAD_ID
 from tt_jax.utility import Utility
@@ -22,9 +23,14 @@ NO_AD = -1
 EMBEDDED = (64, 1024)  # changed ads at a time
 UPDATED = 64  # fewest positions of an update; times 4, 16, ...
 
-State = tuple[
-    Any, Any, DeviceCorpus, Curves | None
-]  # parameters, tables, ads, calibration: first arguments of a program
+
+class State(NamedTuple):
+    """The arrays that programs work on, a pytree: weights of the model, ads, calibration."""
+
+    params: Any
+    tables: Any
+    corpus: DeviceCorpus
+    curves: Curves | None
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,55 @@ class Shape:
     size: int
 
 
+def ad_vectors(model: TwoTower, dtype: np.dtype, params: Any, tables: Any, ids: Array, floats: Array) -> Array:
+    """Vectors `[n, T, D]` in that dtype, of n encoded ads: ids int32 `[n, S]`, floats float32 `[n, F]`."""
+    return model.embed(params, tables, "ad", ids, floats).astype(dtype)
+
+
+def query_gates(model: TwoTower, params: Any, tables: Any, ids: Array, floats: Array) -> Array | None:
+    """What each head takes from each expert of the query tower, `[T, E, B]`; None for kinds without gates."""
+    return model.tower_gates(params, tables, "query", ids, floats)
+
+
+def best(
+    model: TwoTower, utility: Utility, ks: tuple[int, ...],
+    state: State, ids: Array, floats: Array, which: Array, scratch: Array,
+) -> tuple[TopK, Array]:  # fmt: skip
+    """The best `ks[which]` of all ads for each of B encoded queries, and the scratch buffer.
+
+    ids int32 `[B, S]`, floats float32 `[B, F]`, which int32 `[]`, scratch as of `DeviceCorpus.scratch_shape`.
+    """
+    queries, curves = _embed_queries(model, state, ids, floats)
+    return score_and_top_k(queries, state.corpus, state.params["bias"], utility, ks, scratch, curves, which)
+
+
+def best_candidates(
+    model: TwoTower, utility: Utility, k: int, sizes: tuple[int, ...],
+    state: State, ids: Array, floats: Array, which: Array, lists: Array,
+) -> TopK:  # fmt: skip
+    """The best k of the ads at the first `sizes[which]` positions of each query's list, int32 `[B, C]`."""
+    queries, curves = _embed_queries(model, state, ids, floats)
+
+    def best_of(size: int) -> TopK:
+        return score_candidates(queries, state.corpus, state.params["bias"], utility, k, lists[:, :size], curves)
+
+    return one_of(which, [partial(best_of, size) for size in sizes], min(k, max(sizes)))
+
+
+def scores(
+    model: TwoTower, utility: Utility, state: State, ids: Array, floats: Array, lists: Array
+) -> tuple[Array, Array]:
+    """Utilities `[B, C]` and probabilities `[T, B, C]` of the ads at the positions of each query's list `[B, C]`."""
+    queries, curves = _embed_queries(model, state, ids, floats)
+    return score_positions(queries, state.corpus, state.params["bias"], utility, lists, curves)
+
+
+def _embed_queries(model: TwoTower, state: State, ids: Array, floats: Array) -> tuple[Array, Curves | None]:
+    """Vectors `[T, B, D]` of the queries, and their maps `[B, T]` of probabilities, by the scenario that each tells."""
+    queries = jnp.moveaxis(model.embed(state.params, state.tables, "query", ids, floats), 1, 0)
+    return queries, state.curves and state.curves.at(query_scenarios(model.schema, ids))
+
+
 def lower(
     shape: Shape, model: TwoTower, utility: Utility, ks: tuple[int, ...], lengths: tuple[int, ...], state: State
 ) -> Any:
@@ -51,27 +106,27 @@ def lower(
 
     `ks`, `lengths`: numbers of results, and lengths of lists, that calls can ask for, up to the shape's size.
     """
-    b, corpus = shape.queries, state[2]
+    b, corpus = shape.queries, state.corpus
     if shape.kind == "update":
         return _lower_update(corpus, b, shape.size)
     layout = model.schema.layout["ad" if shape.kind == "embed" else "query"]
     ids = jax.ShapeDtypeStruct((b, layout.id_slots), jnp.int32)
     floats = jax.ShapeDtypeStruct((b, layout.float_width), jnp.float32)
     if shape.kind == "embed":
-        return jax.jit(partial(ad_vectors, model, corpus.rows_NTD.dtype)).lower(*state[:2], ids, floats)
+        return jax.jit(partial(ad_vectors, model, corpus.rows_NTD.dtype)).lower(state.params, state.tables, ids, floats)
     if shape.kind == "gates":
-        return jax.jit(partial(query_gates, model)).lower(*state[:2], ids, floats)
+        return jax.jit(partial(query_gates, model)).lower(state.params, state.tables, ids, floats)
     which = jax.ShapeDtypeStruct((), jnp.int32)
     if shape.kind == "all":
         scratch = jax.ShapeDtypeStruct(corpus.scratch_shape(b), jnp.float32)
-        run = jax.jit(partial(best, model, utility, ks), donate_argnums=7)
-        return run.lower(*state, ids, floats, which, scratch)
+        run = jax.jit(partial(best, model, utility, ks), donate_argnums=4)
+        return run.lower(state, ids, floats, which, scratch)
     lists = jax.ShapeDtypeStruct((b, shape.size), jnp.int32)
     if shape.kind == "candidates":
         sizes = tuple(length for length in lengths if length <= shape.size)
         run = jax.jit(partial(best_candidates, model, utility, ks[-1], sizes))
-        return run.lower(*state, ids, floats, which, lists)
-    return jax.jit(partial(scores, model, utility)).lower(*state, ids, floats, lists)
+        return run.lower(state, ids, floats, which, lists)
+    return jax.jit(partial(scores, model, utility)).lower(state, ids, floats, lists)
 
 
 def _lower_update(corpus: DeviceCorpus, put: int, marked: int) -> Any:

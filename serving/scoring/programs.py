@@ -10,7 +10,7 @@ import copy
 import math
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from serving.index.ad_table import CorpusUpdate
 from serving.scoring.device_corpus import DeviceCorpus
 from serving.scoring.jitted import CHANGES, QUERIES, Shape, State, at_least, lower, pad, pad_lists, update_shape
 from serving.scoring.top_k import TopK
-from tt_jax.calibration.maps import Calibration
+from tt_jax.bundle.reader import Bundle
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.utility import Utility
 
@@ -49,7 +49,7 @@ class Running:
     def result(self) -> TopK:
         """NumPy arrays, without the padding. Waits."""
         # NumPy sees what a CPU has where it is; from elsewhere it copies, one array after the other. `jax.device_get`
-        # copies all at once, but takes .14 ms more on a CPU. These are results: no later call is given their memory.
+        # copies all at once, but takes 0.14 ms more on a CPU. These are results: no later call is given their memory.
         top: Any = jax.tree.map(np.asarray, self._top_k)
         n = self._queries
         return TopK(top.positions_Bk[:n], top.utility_Bk[:n], top.probabilities_TBk[:, :n])
@@ -62,34 +62,31 @@ class Programs:
 
     def __init__(
         self,
-        model: TwoTower,
-        params: Mapping[str, np.ndarray],
-        tables: Mapping[str, np.ndarray],
+        bundle: Bundle,
         index: AdIndex,
-        utility: Utility,
         max_k: int,
         max_candidates: int,
-        calibration: Calibration | None = None,
         places: int = 0,
         like: Programs | None = None,
     ) -> None:
         """`places`: for ads, at least. `like`: its compiled programs and its buffers are shared where they fit."""
-        self._model, self._utility, self._max_k = model, utility, max_k
+        utility = Utility.parse(bundle.manifest.utility, bundle.schema.heads)
+        self._model, self._utility, self._max_k = bundle.model, utility, max_k
         self._candidates = _sizes(CANDIDATES, max_candidates)
         places = max(places, len(index.vectors))
         if like is not None and places <= like.places <= GROWTH * places:
             places = like.places  # a little more room than asked for, and nothing to compile
         used = tuple(t for t, name in enumerate(utility.tasks) if name in utility.names)
         parts = (jnp.asarray(index.vectors), jnp.asarray(index.bids), jnp.asarray(index.valid))
-        curves = calibration.curves(model.schema) if calibration else None
-        weights = jax.device_put((dict(params), dict(tables)))
-        self._state: State = (*weights, DeviceCorpus.pack(*parts, used, places), curves)
+        curves = bundle.calibration.curves(bundle.schema) if bundle.calibration else None
+        params, tables = jax.device_put((bundle.params, bundle.tables))
+        self._state = State(params, tables, DeviceCorpus.pack(*parts, used, places), curves)
         self._prepare(like)
         self._spare = self._ads - len(index.vectors)
 
     def _prepare(self, like: Programs | None) -> None:
         """Empty collections of programs and buffers for the corpus at hand, or those of `like` if they fit it."""
-        self._ads = len(self._state[2].valid_N)  # with the padding
+        self._ads = len(self._state.corpus.valid_N)  # with the padding
         self._results = _sizes(RESULTS, min(self._max_k, self._ads))
         shapes = jax.tree.map(lambda x: (x.shape, x.dtype), self._state)
         self._fit = (self._model, self._utility, self._results, self._candidates, shapes)
@@ -118,12 +115,12 @@ class Programs:
     @property
     def vector_shape(self) -> tuple[int, ...]:
         """`(T, D)`."""
-        return self._state[2].rows_NTD.shape[1:]
+        return self._state.corpus.rows_NTD.shape[1:]
 
     @property
     def vector_dtype(self) -> np.dtype:
         """Of the ads."""
-        return self._state[2].rows_NTD.dtype
+        return self._state.corpus.rows_NTD.dtype
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
@@ -164,28 +161,28 @@ class Programs:
         queries, which = at_least(self._batches(size), len(ids)), np.int32(self._candidates.index(size))
         shape = Shape("candidates", queries, self._longest(queries))
         lists = pad_lists(positions, shape)
-        return Running(self._get(shape)(*self._state, *pad(ids, floats, queries), which, lists), len(ids))
+        return Running(self._get(shape)(self._state, *pad(ids, floats, queries), which, lists), len(ids))
 
     def scores(self, ids: np.ndarray, floats: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Utility `[C]` and probabilities `[T, C]` of the ads at these positions, for one query."""
         shape = Shape("score", 1, at_least(self._candidates, len(positions)))
-        scores = self._get(shape)(*self._state, ids, floats, pad_lists([positions], shape))
+        scores = self._get(shape)(self._state, ids, floats, pad_lists([positions], shape))
         utility, probabilities = jax.device_get(scores)
         return utility[0, : len(positions)], probabilities[:, 0, : len(positions)]
 
     def utilities(self, ids: np.ndarray, floats: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Utilities `[B, C]` of as many ads for each query, `positions` int32 `[B, C]`; compiled for that shape."""
         program = self._get(Shape("score", *positions.shape))
-        return np.asarray(program(*self._state, ids, floats, positions)[0])
+        return np.asarray(program(self._state, ids, floats, positions)[0])
 
     def gates(self, ids: np.ndarray, floats: np.ndarray) -> np.ndarray | None:
         """Gates `[T, E]` of the query tower for one query; None for kinds without. Compiled when first wanted."""
-        gates_TEB = self._get(Shape("gates", 1, 0))(*self._state[:2], ids, floats)
+        gates_TEB = self._get(Shape("gates", 1, 0))(self._state.params, self._state.tables, ids, floats)
         return None if gates_TEB is None else np.asarray(gates_TEB[..., 0])
 
     def embed(self, ids: np.ndarray, floats: np.ndarray) -> Array:
         """Vectors `[n, T, D]` of n encoded ads; compiled for that n. Take one of `EMBEDDED`."""
-        return self._get(Shape("embed", len(ids), 0))(*self._state[:2], ids, floats)
+        return self._get(Shape("embed", len(ids), 0))(self._state.params, self._state.tables, ids, floats)
 
     def prepare_update(self, put: int, marked: int) -> None:
         """Compiles what `updated` needs for as many positions."""
@@ -197,16 +194,15 @@ class Programs:
         spare, more = (0, shape.queries - len(update.put)), (0, shape.size - len(update.marked))
         program = self._get(shape)
         other = copy.copy(self)
-        params, tables, corpus, curves = self._state
         corpus = program(
-            corpus,
+            self._state.corpus,
             np.pad(update.put, spare, constant_values=self._ads),
             np.pad(update.vectors, (spare, (0, 0), (0, 0))),
             np.pad(update.marked, more, constant_values=self._ads),
             np.pad(update.bids, more),
             np.pad(update.valid, more),
         )
-        other._state = (params, tables, corpus, curves)
+        other._state = self._state._replace(corpus=corpus)
         return other
 
     @property
@@ -231,18 +227,20 @@ class Programs:
         """The same ads with that many places, not compiled unless it was ahead. Both objects can be used."""
         with self._growing:  # if it is being compiled, that is awaited
             other = copy.copy(self._larger.get(places) or self._of_size(places))
-        params, tables, corpus, curves = self._state
-        other._state = (params, tables, other._pack(corpus.rows_NTD, corpus.bids_N, corpus.valid_N), curves)
+        corpus = self._state.corpus
+        packed = other._pack(corpus.rows_NTD, corpus.bids_N, corpus.valid_N)
+        other._state = self._state._replace(corpus=packed)
         return other
 
     def _of_size(self, places: int) -> Programs:
         """With shapes in place of all arrays, and `_pack`, which gives the corpus of that size."""
         other = copy.copy(self)
-        params, tables, corpus, curves = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self._state)
+        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self._state)
+        corpus = state.corpus
         pack = jax.jit(partial(DeviceCorpus.pack, scanned=tuple(corpus.columns), places=places))
         parts = (corpus.rows_NTD, corpus.bids_N, corpus.valid_N)
         other._pack = pack.lower(*parts).compile()
-        other._state = (params, tables, jax.eval_shape(pack, *parts), curves)
+        other._state = state._replace(corpus=jax.eval_shape(pack, *parts))
         other._prepare(None)
         other._spare = other._ads - self._ads
         return other
@@ -282,11 +280,11 @@ class Programs:
             # Taken out while in use: a run that fails has consumed it.
             scratch = self._scratch.pop(shape.queries, None)
             scratch = self._fresh_scratch(shape.queries) if scratch is None else scratch
-            top, self._scratch[shape.queries] = program(*self._state, *arguments, scratch)
+            top, self._scratch[shape.queries] = program(self._state, *arguments, scratch)
         return top
 
     def _fresh_scratch(self, queries: int) -> Array:
-        return jax.device_put(np.zeros(self._state[2].scratch_shape(queries), np.float32))
+        return jax.device_put(np.zeros(self._state.corpus.scratch_shape(queries), np.float32))
 
 
 def _sizes(usual: tuple[int, ...], largest: int) -> tuple[int, ...]:

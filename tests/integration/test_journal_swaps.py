@@ -154,7 +154,7 @@ def test_another_bundle_takes_bids_and_eligibility_but_no_vectors(
         assert (status["sequence"], status["ads"]) == (1, len(ids) - 1)
         at = scorer.ads.ids.find([ids[3], ids[4], 123_456])
         assert (scorer.ads.bids[at[0]], scorer.ads.valid[at[0]], at[1], at[2]) == (77.0, False, -1, -1)
-        vectors = np.asarray(scorer.programs._state[2].rows_NTD)
+        vectors = np.asarray(scorer.programs._state.corpus.rows_NTD)
         np.testing.assert_array_equal(vectors[at[0]], AdIndex.load(index).vectors[3])
 
 

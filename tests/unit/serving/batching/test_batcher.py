@@ -95,7 +95,7 @@ def test_a_fault_of_ours_is_raised_and_the_next_request_is_served(
     scorer: Scorer, tiny_bundle: Path, tiny_index: Path
 ) -> None:
     broken = Scorer(Bundle.load(tiny_bundle), AdIndex.load(tiny_index), max_k=1, max_candidates=1, warm=False)
-    broken._programs._state[2].bids_N.delete()  # as if a device had lost it
+    broken._programs._state.corpus.bids_N.delete()  # as if a device had lost it
 
     async def test(batcher: Batcher) -> None:
         await batcher.between(lambda _: (broken, None))

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from serving.batching.ads_json import ads_json
+from serving.batching.batch import ads_json
 from serving.index.ad_columns import AdId
 from serving.scorer import ScoredAd
 
