@@ -28,6 +28,7 @@ from typing import Any
 import jax
 import numpy as np
 import pyarrow as pa
+from scipy.special import expit
 
 from configs.adworld import config as adworld_config
 from input_pipeline.adworld.simulate import AdWorldConfig, candidates, corpus, schema
@@ -39,7 +40,7 @@ from tt_jax.compare.staleness import make_mixed_predict, pair
 from tt_jax.config import Config
 from tt_jax.evaluation.adworld.regret import regret
 from tt_jax.features.encoder import Encoder
-from tt_jax.metrics import probability, sigmoid
+from tt_jax.metrics import probability
 from tt_jax.metrics.funnel import funnel_metrics
 from tt_jax.training.loop import train
 from tt_jax.training.trained import Trained, load_saved, load_trained
@@ -193,7 +194,7 @@ def mixed(new: Trained, old: Trained, table: pa.Table) -> np.ndarray:
     predict, (params, tables) = make_mixed_predict(new.model), pair(new, old)
     parts = np.array_split(np.arange(len(table)), 8)
     logits = [predict(params, tables, {name: array[i] for name, array in arrays.items()}) for i in parts]
-    return sigmoid(np.concatenate(logits)[:, new.record.schema.heads.index("click")])
+    return expit(np.concatenate(logits)[:, new.record.schema.heads.index("click")])
 
 
 def _seconds_to_embed(trained: Trained) -> float:

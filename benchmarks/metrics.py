@@ -16,12 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import expit
 
 from benchmarks.top_k import median_ms
 from benchmarks.train_step import add_shape, make_config, synthetic_batch, synthetic_schema
 from tt_jax.evaluation.predict import INPUT_ARRAYS, make_predict
 from tt_jax.losses import cross_entropy
-from tt_jax.metrics import EvalState, sigmoid, streaming
+from tt_jax.metrics import EvalState, streaming
 from tt_jax.metrics.bootstrap import metric_intervals
 from tt_jax.metrics.ranking import user_codes
 from tt_jax.metrics.task_rows import TaskRows
@@ -77,12 +78,12 @@ def main() -> None:
     def report() -> dict[str, Any]:
         kept = EvalState({t.name: t.kind for t in schema.tasks}, [f"s{i}" for i in range(SCENARIOS)])
         for logits, labels, weights, scenario, users in parts:
-            kept.append(sigmoid(logits), labels, weights, scenario, users)
+            kept.append(expit(logits), labels, weights, scenario, users)
         return kept.report()
 
     report_s = seconds(report, a.repeats)
     z, y, w, _, users = (np.concatenate(column) for column in zip(*parts, strict=True))
-    p, codes = sigmoid(z), user_codes(users)
+    p, codes = expit(z), user_codes(users)
 
     def intervals() -> None:
         for t in range(a.tasks):
@@ -101,7 +102,7 @@ def main() -> None:
 
 def _rows(a: argparse.Namespace, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     logits = rng.normal(-2, 1, (a.batch, a.tasks)).astype(np.float32)
-    labels = (rng.random(logits.shape) < sigmoid(logits)).astype(np.float32)
+    labels = (rng.random(logits.shape) < expit(logits)).astype(np.float32)
     users = rng.integers(0, int(a.batch * a.eval_batches * USERS_OF_A_ROW), a.batch)
     return logits, labels, np.ones_like(labels), rng.integers(0, SCENARIOS, a.batch).astype(np.int32), users
 

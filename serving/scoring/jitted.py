@@ -13,7 +13,8 @@ from jax import Array
 
 from serving.scoring.device_corpus import DeviceCorpus
 from serving.scoring.top_k import TopK, one_of, score_and_top_k, score_candidates, score_positions
-from tt_jax.calibration.maps import Curves, query_scenarios
+from tt_jax.calibration.maps import Curves
+from tt_jax.models.scenario import query_scenarios
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.schema import PAD_ID
 from tt_jax.utility import Utility

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from input_pipeline.blocks.prepared_set import PreparedSet
 from tests.support import tiny
@@ -18,7 +19,7 @@ from tests.support.paths import ROOT
 from tests.support.reference_model import Reference
 from tests.support.training_process import CONFIG
 from tt_jax.cli.skew import EXAMPLE, table
-from tt_jax.metrics import sigmoid, task_metrics
+from tt_jax.metrics import task_metrics
 from tt_jax.metrics.funnel import funnel_metrics
 from tt_jax.training.trained import evaluate, load_saved, load_trained
 
@@ -49,7 +50,7 @@ def test_old_ad_vectors_cost_what_the_towers_say(call: Call, told_run: Path, tol
     for trained in saved:
         ad = Reference(tiny.TOLD, tiny.CONFIG.model, trained.params, trained.tables)
         ad_BTD = ad.tower("ad", rows["ad_ids"], rows["ad_floats"])
-        p = sigmoid((query_BTD * ad_BTD).sum(-1)[:, 0] + np.asarray(newest.params["bias"])[0])
+        p = expit((query_BTD * ad_BTD).sum(-1)[:, 0] + np.asarray(newest.params["bias"])[0])
         labels, weights = rows["labels"][:, 0], rows["weights"][:, 0]
         losses.append(task_metrics(p, labels, weights, None, soft=False)["logloss"])
         funnels.append(funnel_metrics(p[part], teacher[part], requests[part]))

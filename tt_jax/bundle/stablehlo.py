@@ -3,7 +3,7 @@
 T are the tasks with a head, b queries or ads, n ads:
 
     query_tower, ad_tower   (params, tables, ids int32 [b, S], floats f32 [b, F]) -> f32 [b, T, D]
-    scenarios               (query ids int32 [b, S]) -> int32 [b], of `tt_jax.calibration.maps.query_scenarios`
+    scenarios               (query ids int32 [b, S]) -> int32 [b], of `tt_jax.models.scenario.query_scenarios`
     scorer                  (queries f32 [b, T, D], ads f32 [n, T, D], bias f32 [T], bids f32 [n], valid bool [n],
                              scenarios int32 [b])
                             -> positions int32 [b, 100], utility f32 [b, 100] (-inf past the valid ads),
@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tt_jax.calibration.maps import Calibration, Curves, query_scenarios
+from tt_jax.calibration.maps import Calibration, Curves
+from tt_jax.models.scenario import query_scenarios
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.schema import TOWERS, Tower
 from tt_jax.utility import Utility

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from tt_jax.calibration import fits
-from tt_jax.calibration.maps import Calibration, CalibrationError, Curve, Curves, Method, scenario_rows
+from tt_jax.calibration.maps import Calibration, CalibrationError, Curve, Curves, Method
 from tt_jax.io.publish import Format, read_digested, write_digested
 from tt_jax.metrics.predictions import Predictions
+from tt_jax.models.scenario import scenario_column
 from tt_jax.schema import Schema
 
 CALIBRATION = "calibration.json"
@@ -47,7 +48,7 @@ def fit_calibration(
                 f" positives; expected both labels to fit the head {head!r} to"
             )
     scenarios = {}
-    if scenario_rows(schema) is not None:
+    if scenario_column(schema) is not None:
         for s, name in enumerate(schema.scenarios):
             part = found.query_scenario == s
             scenarios[name] = {h: _of_scenario(found, schema, method, h, t, part, pooled[h]) for h, t in tasks.items()}

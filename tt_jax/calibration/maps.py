@@ -23,7 +23,8 @@ import numpy as np
 from jax import Array
 
 from tt_jax.io.strict_json import dataclass_from_dict, nearest, parse_json
-from tt_jax.schema import UNKNOWN_ID, Schema
+from tt_jax.models.scenario import scenario_column
+from tt_jax.schema import Schema
 
 Method = Literal["temperature", "platt", "isotonic"]
 METHODS: tuple[Method, ...] = ("temperature", "platt", "isotonic")
@@ -175,33 +176,6 @@ class Curves:
         return self.bend(logits * self.scale + self.shift)
 
 
-def query_scenarios(schema: Schema, query_ids: Array | np.ndarray) -> Array:
-    """Scenario index int32 `[B]` of encoded queries `[B, slots]`; the number of scenarios where they tell none."""
-    place = scenario_rows(schema)
-    if place is None:
-        return jnp.full(query_ids.shape[:1], len(schema.scenarios), jnp.int32)
-    column, of_row = place
-    return jnp.asarray(of_row)[jnp.maximum(jnp.asarray(query_ids[:, column]), 0)]
-
-
-def scenario_rows(schema: Schema) -> tuple[int, np.ndarray] | None:
-    """Column of the query ids that tells the scenario, and scenario index int32 by id; None if there is none.
-
-    It is a categorical query feature with a vocabulary, of the name of the schema's scenario column.
-    """
-    for name, column, _ in schema.layout["query"].ids:
-        feature = schema.feature(name)
-        owner = schema.table_owner(feature)
-        vocabulary = owner.vocabulary
-        if name == schema.scenario and feature.kind == "categorical" and vocabulary:
-            of_row = np.full(owner.rows, len(schema.scenarios), np.int32)
-            for i, value in enumerate(map(str, vocabulary)):
-                if value in schema.scenarios:
-                    of_row[i + UNKNOWN_ID + 1] = schema.scenarios.index(value)
-            return column, of_row
-    return None
-
-
 def _segments(knots: Sequence[float], values: Sequence[float], count: int) -> np.ndarray:
     """`[3, count]`; those past the last knot have no width and no slope."""
     out = np.zeros((3, count))
@@ -211,7 +185,7 @@ def _segments(knots: Sequence[float], values: Sequence[float], count: int) -> np
 
 
 def _check(c: Calibration, schema: Schema) -> None:
-    if c.scenarios and (c.scenarios.keys() != set(schema.scenarios) or scenario_rows(schema) is None):
+    if c.scenarios and (c.scenarios.keys() != set(schema.scenarios) or scenario_column(schema) is None):
         raise CalibrationError(f"calibration.scenarios: expected those of the schema, got {', '.join(c.scenarios)}")
     for head, task in c.tasks.items():
         if head not in schema.heads:

@@ -73,12 +73,12 @@ def regret_of(trained: Any, world: Any, split: str) -> dict[str, Any]:
 def predictor(trained: Any) -> Callable[[Any], Mapping[str, Any]]:
     """Table of log rows -> head -> the probabilities of a `Trained`, calibrated if it has a calibration."""
     import numpy as np
+    from scipy.special import expit
 
     from tt_jax.calibration.calibrate import calibrated_logits
-    from tt_jax.calibration.maps import query_scenarios
     from tt_jax.evaluation.predict import make_predict
     from tt_jax.features.encoder import Encoder
-    from tt_jax.metrics import sigmoid
+    from tt_jax.models.scenario import query_scenarios
 
     schema, size = trained.record.schema, trained.record.config.data.eval_batch_size
     encoder, predict = Encoder(schema), make_predict(trained.model)
@@ -96,6 +96,6 @@ def predictor(trained: Any) -> Callable[[Any], Mapping[str, Any]]:
                 scenario = np.asarray(query_scenarios(schema, padded["query_ids"]))
                 logits = calibrated_logits(logits, scenario, schema, trained.calibration)
             found.append(logits[: size - spare])
-        return dict(zip(schema.heads, sigmoid(np.concatenate(found)).T, strict=True))
+        return dict(zip(schema.heads, expit(np.concatenate(found)).T, strict=True))
 
     return probabilities

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.special import expit
 
 from input_pipeline.blocks.prepared_set import PreparedSet
 from tt_jax.calibration.calibrate import calibrated_logits
-from tt_jax.calibration.maps import query_scenarios
 from tt_jax.compare.plan import Plan, Row, Run
 from tt_jax.compare.train_models import Done, read_fitted, read_predictions
-from tt_jax.metrics import sigmoid
 from tt_jax.metrics.ranking import user_codes
+from tt_jax.models.scenario import query_scenarios
 from tt_jax.schema import Schema
 
 OVERALL = "overall"
@@ -31,7 +31,7 @@ class Rows:
       labels, weights: float32 `[n, T]`, as in a prepared set.
       scenario: int `[n]`, index into `scenarios`.
       scenarios: those that the rows are of.
-      query_scenario: int32 `[n]`, see `tt_jax.calibration.maps.query_scenarios`.
+      query_scenario: int32 `[n]`, see `tt_jax.models.scenario.query_scenarios`.
       users: int64 `[n]`, of `tt_jax.metrics.ranking.user_codes`; None if the logs have no user.
       requests: int64 `[n]`; None if the logs have none.
       ads: int64 `[n]`.
@@ -113,13 +113,13 @@ def read_predicted(
     for run in plan.runs:
         folder = out / "runs" / run.name
         logits = read_predictions(folder, split, done[run.name])
-        raw[run.name] = shown[run.name] = sigmoid(logits)
+        raw[run.name] = shown[run.name] = expit(logits)
         calibration = read_fitted(folder, done[run.name], schema)
         if calibration is not None:
             mine = np.isin(
                 rows.scenario, [rows.scenarios.index(s) for s in run.config.data.scenarios or rows.scenarios]
             )
-            shown[run.name] = sigmoid(calibrated_logits(logits, rows.query_scenario[mine], schema, calibration))
+            shown[run.name] = expit(calibrated_logits(logits, rows.query_scenario[mine], schema, calibration))
     return [_of_row(row, raw, shown, rows) for row in plan.rows]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tt_jax.metrics.bootstrap import INTERVALS, interval, replicate_metrics
-from tt_jax.metrics.curves import calibration_curve, roc_curve
+from tt_jax.metrics.probability import calibration_curve, roc_curve
 from tt_jax.metrics.task_rows import METRICS, TaskRows
 
 Figure = dict[str, Any]

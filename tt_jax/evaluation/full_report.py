@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from tt_jax.calibration.calibrate import calibrated_logits
 from tt_jax.calibration.maps import Calibration
 from tt_jax.evaluation.funnel_report import Funnel
 from tt_jax.features.hashing import hash_string
-from tt_jax.metrics import sigmoid
 from tt_jax.metrics.bootstrap import LEVEL
 from tt_jax.metrics.predictions import Predictions
 from tt_jax.metrics.slices import NO_VALUE, OTHER, Rows
@@ -86,7 +86,7 @@ def rows_of(found: Predictions, schema: Schema, logits: np.ndarray) -> Rows:
     unit = _cluster_column(schema)
     return Rows(
         tasks={t.name: t.kind for t in schema.tasks},
-        probabilities=sigmoid(logits)[:, schema.head_of_task],
+        probabilities=expit(logits)[:, schema.head_of_task],
         labels=found.labels,
         weights=found.weights,
         users=_key(found, schema, schema.user_id) if schema.user_id else None,
@@ -147,6 +147,6 @@ def funnel_of(
     funnel = Funnel.of(schema, found.labels, _key(found, schema, schema.request_id), expression)
     if funnel is None:
         return None
-    probabilities, in_scenario = sigmoid(found.logits), {s: found.scenario == schema.scenarios.index(s) for s in names}
+    probabilities, in_scenario = expit(found.logits), {s: found.scenario == schema.scenarios.index(s) for s in names}
     by_name = {s: funnel.metrics(probabilities, part, replicates=replicates) for s, part in in_scenario.items()}
     return {"utility": funnel.utility.expression, "bid": 1, "scenarios": by_name}

@@ -7,13 +7,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy.special import expit
 
 from input_pipeline.batches import eval_batches
 from input_pipeline.blocks.prepared_set import Part, PreparedSet
-from tt_jax.calibration.maps import query_scenarios
-from tt_jax.metrics import EvalState, sigmoid
-from tt_jax.metrics.hours import Hours
+from tt_jax.metrics import EvalState
 from tt_jax.metrics.predictions import Predictions
+from tt_jax.metrics.streaming import Hours
+from tt_jax.models.scenario import query_scenarios
 from tt_jax.models.two_tower import Params, TwoTower
 from tt_jax.runs.finite import DivergedError
 from tt_jax.runs.interrupt import Interrupted
@@ -83,7 +84,7 @@ def evaluate(
     )
     for logits_BH, batch, rows in batches:
         of_rows = (
-            sigmoid(logits_BH)[:, schema.head_of_task],
+            expit(logits_BH)[:, schema.head_of_task],
             batch["labels"][:rows],
             batch["weights"][:rows],
             place[batch["scenario"][:rows, 0]],

@@ -6,7 +6,7 @@ from __future__ import annotations
 EXTRAS = {
     "train": (
         "absl", "array_record", "fsspec", "google", "grain", "ml_collections", "optax", "orbax", "pyarrow",
-        "tensorboardX", "tqdm",
+        "scipy", "tensorboardX", "tqdm",
     ),
     "tfds": ("importlib_resources", "tensorflow_datasets"),
     "ray": ("ray",),

@@ -1,8 +1,7 @@
 """Metrics: exact ones on the host (`report`, `ranking`, `probability`), running sums on the device (`streaming`)."""
 
-from tt_jax.metrics.probability import sigmoid
 from tt_jax.metrics.ranking import auc, gauc
 from tt_jax.metrics.rows import EvalState, task_metrics
 from tt_jax.metrics.task_rows import METRICS
 
-__all__ = ["METRICS", "EvalState", "auc", "gauc", "sigmoid", "task_metrics"]
+__all__ = ["METRICS", "EvalState", "auc", "gauc", "task_metrics"]

@@ -17,7 +17,7 @@ class Predictions:
       logits: float32 `[N, H]`, not calibrated.
       labels, weights: float32 `[N, T]`; a NaN label = none.
       scenario: int32 `[N]`, index into `Schema.scenarios`.
-      query_scenario: int32 `[N]`, what `tt_jax.calibration.maps.query_scenarios` says.
+      query_scenario: int32 `[N]`, what `tt_jax.models.scenario.query_scenarios` says.
       keys: int64 `[N, K]`, see `Schema.key_columns`.
     """
 

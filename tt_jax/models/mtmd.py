@@ -33,7 +33,8 @@ from tt_jax.models.baselines import without_cross_layers
 from tt_jax.models.dense import Dense, MatmulPrecision, wide
 from tt_jax.models.embedding import Tables, TowerInput
 from tt_jax.models.mmoe import Expert
-from tt_jax.schema import MISSING_ID, UNKNOWN_ID, Schema, Tower
+from tt_jax.models.scenario import scenario_column
+from tt_jax.schema import Schema, Tower
 
 
 def gate_sources(domains: int) -> tuple[str, ...]:
@@ -46,41 +47,27 @@ class DomainInput(TowerInput):
 
     def __init__(self, schema: Schema, tower: Tower) -> None:
         super().__init__(schema, tower)
-        place = _scenario_column(schema, tower)
-        self.knows_domain = place is not None
-        self.table, self.column, self.first_row = place or ("", 0, 0)
+        place = scenario_column(schema, tower)
+        # Models with a scenario feature in another's table have learned to guess: their weights would not fit.
+        self.knows_domain = place is not None and not schema.feature(schema.scenario).shares
         self.domains = schema.scenarios
-        self.vocabulary = tuple(map(str, schema.feature(schema.scenario).vocabulary)) if place else ()
-        self.rows = schema.feature(schema.scenario).rows if place else 0
+        if place is not None and self.knows_domain:
+            slot, domain_of_id = place
+            self.domain_of_id = tuple(domain_of_id.tolist())  # an array would be a part of the model's state
+            group = next(g for g in Tables(schema).groups[tower] if slot in g.columns)
+            self.table, self.column = group.table, group.columns.index(slot)
+            self.first_row = int(group.offsets[self.column])
 
     def __call__(self, gathered: Mapping[str, Array], rows: Mapping[str, Array], floats_BF: Array) -> Array:
         x0_dB = super().__call__(dict(gathered), dict(rows), floats_BF)
         if not self.knows_domain:
             return x0_dB
         ids_B = rows[self.table][:, self.column] - jnp.int32(self.first_row)
-        shares_BS = jnp.asarray(self._shares()).at[ids_B].get(mode="fill", fill_value=0.0)
-        return jnp.concatenate([x0_dB, shares_BS.T])
-
-    def _shares(self) -> np.ndarray:
-        """Share of each domain by row of the scenario feature, `[rows, S]`."""
         count = len(self.domains)
-        shares = np.full((self.rows, count), 1 / count, np.float32)
-        assert MISSING_ID < UNKNOWN_ID
-        for i, name in enumerate(self.vocabulary):
-            if name in self.domains:
-                shares[i + UNKNOWN_ID + 1] = np.eye(count, dtype=np.float32)[self.domains.index(name)]
-        return shares
-
-
-def _scenario_column(schema: Schema, tower: Tower) -> tuple[str, int, int] | None:
-    """Table, column among the tower's ids of that table, and first row of the feature that tells the scenario."""
-    for name, slot, _ in schema.layout[tower].ids:
-        f = schema.feature(name)
-        if name == schema.scenario and f.kind == "categorical" and f.vocabulary:
-            group = next(g for g in Tables(schema).groups[tower] if slot in g.columns)
-            column = group.columns.index(slot)
-            return group.table, column, int(group.offsets[column])
-    return None
+        # The last row is of an id that names no domain: all of them in equal parts.
+        shares = np.concatenate([np.eye(count, dtype=np.float32), np.full((1, count), 1 / count, np.float32)])
+        shares_BS = jnp.asarray(shares[np.array(self.domain_of_id)]).at[ids_B].get(mode="fill", fill_value=0.0)
+        return jnp.concatenate([x0_dB, shares_BS.T])
 
 
 class Mtmd(nnx.Module):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from scipy.special import expit
 
 from input_pipeline.batches import eval_batches
 from input_pipeline.blocks.block import Block
@@ -18,7 +19,6 @@ from input_pipeline.prepare.writer import PreparedWriter
 from tt_jax.config import ConfigError
 from tt_jax.evaluation.predict import INPUT_ARRAYS, Predict, finite_rows, make_predict
 from tt_jax.io.publish import published_directory, write_json
-from tt_jax.metrics import sigmoid
 from tt_jax.schema import Schema, Task
 from tt_jax.training.trained import Trained
 
@@ -117,7 +117,7 @@ def _labelled(
     batch_size = teacher.record.config.data.eval_batch_size
     for batch, rows in eval_batches(prepared, split, (scenario,), batch_size):
         logits_BH = predict(teacher.params, teacher.tables, {name: batch[name] for name in INPUT_ARRAYS})
-        probability_BH = sigmoid(finite_rows(logits_BH, rows, prepared, split))
+        probability_BH = expit(finite_rows(logits_BH, rows, prepared, split))
         labels, weights = np.empty((rows, len(kept)), np.float32), np.ones((rows, len(kept)), np.float32)
         for t, name in enumerate(schema.task_names):
             if name in output:

@@ -14,7 +14,7 @@ from input_pipeline.blocks.prepared_set import Part
 from tt_jax.evaluation.predict import Predict, evaluate
 from tt_jax.io.publish import write_json
 from tt_jax.io.strict_json import parse_json
-from tt_jax.metrics.hours import Hours
+from tt_jax.metrics.streaming import Hours
 from tt_jax.parallel.processes import is_first
 from tt_jax.runs.metrics_log import MetricWriter
 from tt_jax.training.setup import Setup

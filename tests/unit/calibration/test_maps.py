@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from input_pipeline.blocks.prepared_set import PreparedSet
 from serving.index.ad_index import index_table
@@ -19,13 +20,14 @@ from tests.support import tiny
 from tt_jax.bundle.reader import Bundle, BundleError
 from tt_jax.bundle.stablehlo import SCORER_K
 from tt_jax.calibration.calibrate import calibrated_logits, fit_calibration, fit_heads, own_tasks, read_calibration
-from tt_jax.calibration.maps import METHODS, Calibration, CalibrationError, query_scenarios
+from tt_jax.calibration.maps import METHODS, Calibration, CalibrationError
 from tt_jax.cli.main import main
-from tt_jax.metrics import sigmoid, task_metrics
+from tt_jax.metrics import task_metrics
 from tt_jax.metrics.bootstrap import difference_intervals
 from tt_jax.metrics.predictions import Predictions
 from tt_jax.metrics.ranking import user_codes
 from tt_jax.metrics.task_rows import TaskRows
+from tt_jax.models.scenario import query_scenarios
 from tt_jax.training.trained import evaluate, export, load_trained, predictions
 
 
@@ -68,14 +70,14 @@ def test_online_equals_offline(method, run: Path, told_path: Path, tmp_path: Pat
     before, after = report["overall"]["click"], report["calibrated"]["overall"]["click"]
     assert after["logloss"] <= before["logloss"]
     _, found = predictions(trained, str(told_path))
-    offline = sigmoid(calibrated_logits(found.logits, found.query_scenario, tiny.TOLD, calibration))
+    offline = expit(calibrated_logits(found.logits, found.query_scenario, tiny.TOLD, calibration))
     users = found.keys[:, tiny.TOLD.key_columns.index("user_id")]
     labels, weights = found.labels[:, 0], found.weights[:, 0]
     intervals = after.pop("intervals", None)
     assert after == task_metrics(offline[:, 0], labels, weights, users, soft=False)
     assert (intervals is None) == (method != "platt")
     if intervals:
-        codes, both = user_codes(users), (offline, sigmoid(found.logits))
+        codes, both = user_codes(users), (offline, expit(found.logits))
         pair = [TaskRows.of(p[:, 0], labels, weights, codes, soft=False) for p in both]
         assert report["calibrated"]["differences"]["click"] == difference_intervals(*pair, users, replicates=5)
     # Online: raw queries and ads of the log, through a bundle, an index and the compiled programs.
@@ -118,7 +120,7 @@ def _offline(trained, calibration, queries, ads) -> np.ndarray:
         arrays = Encoder(tiny.TOLD).encode(rows_, outcomes=False).arrays
         logits = np.asarray(trained.model.predict(trained.params, trained.tables, arrays))
         curves = calibration.curves(tiny.TOLD).at(query_scenarios(tiny.TOLD, arrays["query_ids"]))
-        out.append(sigmoid(np.asarray(curves.apply(jnp.asarray(logits)))))
+        out.append(expit(np.asarray(curves.apply(jnp.asarray(logits)))))
     return np.stack(out)
 
 
@@ -135,7 +137,7 @@ def _check_stablehlo(bundle: Path, trained, calibration) -> None:
     logits = np.einsum("bhd,nhd->bnh", queries, ads) + bias
     for b, s in enumerate((0, 1, 2, 2)):
         curves = calibration.curves(tiny.TOLD).at(jnp.full(130, s, jnp.int32))
-        expected = sigmoid(np.asarray(curves.apply(jnp.asarray(logits[b]))))
+        expected = expit(np.asarray(curves.apply(jnp.asarray(logits[b]))))
         assert len(positions[b]) == SCORER_K
         np.testing.assert_allclose(probabilities[b], expected[positions[b]], atol=1e-5)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from tests.support import tiny
@@ -16,7 +17,7 @@ from tt_jax.cli.main import main
 from tt_jax.cli.table import table
 from tt_jax.evaluation.predict import evaluate as evaluate_while_training
 from tt_jax.evaluation.predict import make_predict
-from tt_jax.metrics import sigmoid, task_metrics
+from tt_jax.metrics import task_metrics
 from tt_jax.metrics.bootstrap import INTERVALS, metric_intervals
 from tt_jax.metrics.funnel import funnel_metrics
 from tt_jax.metrics.ranking import user_codes
@@ -46,7 +47,7 @@ def expected(trained, stored, mask) -> dict[str, dict[str, float]]:
     """Metrics of some rows, predicted all at once."""
     schema = trained.record.schema
     arrays = {name: stored[name] for name in ("query_ids", "ad_ids", "query_floats", "ad_floats")}
-    p = sigmoid(np.asarray(trained.model.predict(trained.params, trained.tables, arrays)))
+    p = expit(np.asarray(trained.model.predict(trained.params, trained.tables, arrays)))
     users = stored["keys"][:, schema.key_columns.index("user_id")]
     return {
         t.name: task_metrics(p[mask][:, h], stored["labels"][mask, i], stored["weights"][mask, i], users[mask],
@@ -108,9 +109,7 @@ def test_intervals_stand_beside_the_metrics(trained, told_path: Path, report, bo
     prepared, rows = predictions(trained, str(told_path))
     assert prepared.schema == tiny.TOLD
     users = rows.keys[:, tiny.TOLD.key_columns.index("user_id")]
-    clicks = TaskRows.of(
-        sigmoid(rows.logits)[:, 0], rows.labels[:, 0], rows.weights[:, 0], user_codes(users), soft=False
-    )
+    clicks = TaskRows.of(expit(rows.logits)[:, 0], rows.labels[:, 0], rows.weights[:, 0], user_codes(users), soft=False)
     assert found["overall"]["click"]["intervals"] == metric_intervals(clicks, users, replicates=10)
     parts = [found["overall"], *found["scenarios"].values(), *(m for s in found["slices"].values() for m in s.values())]
     for part in parts:
@@ -131,7 +130,7 @@ def test_the_funnel_is_ranked_by_the_utility_against_the_teacher(
     requests = rows.keys[:, tiny.TOLD.key_columns.index("request_id")]
     for s, name in enumerate(tiny.SCENARIOS):
         part = rows.scenario == s
-        arguments = sigmoid(rows.logits)[part, 0], rows.labels[part, 2], requests[part]
+        arguments = expit(rows.logits)[part, 0], rows.labels[part, 2], requests[part]
         wanted = funnel_metrics(*arguments)
         assert report["funnel"]["scenarios"][name] == wanted
         assert bootstrapped["funnel"]["scenarios"][name] == funnel_metrics(*arguments, replicates=10)

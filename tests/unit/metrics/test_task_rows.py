@@ -10,7 +10,7 @@ from scipy.special import expit, rel_entr
 from sklearn.metrics import log_loss, roc_auc_score
 
 from tests.support.slow_metrics import slow_gauc
-from tt_jax.metrics import METRICS, auc, gauc, sigmoid, task_metrics
+from tt_jax.metrics import METRICS, auc, gauc, task_metrics
 
 
 def rows(seed: int, n: int = 2000, levels: int = 0, users: int = 60, weighted: bool = True):
@@ -230,10 +230,3 @@ def test_values_out_of_range_are_named(column, value, soft, message):
     arrays[column][2] = value
     with pytest.raises(ValueError, match=message):
         task_metrics(arrays["p"], arrays["y"], arrays["w"], None, soft=soft)
-
-
-def test_sigmoid_is_exact_to_float32_and_does_not_overflow():
-    z = np.concatenate([np.linspace(-80, 80, 1001), [-1e30, 1e30, -np.inf, np.inf]])
-    got = sigmoid(z.astype(np.float32))
-    assert got.dtype == np.float32
-    np.testing.assert_allclose(got, expit(z.astype(np.float32).astype(np.float64)), rtol=3e-7, atol=1e-37)

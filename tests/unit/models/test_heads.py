@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.special import expit
 
 from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.prepare.sequential import prepare
@@ -17,7 +18,7 @@ from serving.index.build import build_index
 from tests.support import tiny
 from tt_jax.config import TrainConfig
 from tt_jax.evaluation.predict import INPUT_ARRAYS
-from tt_jax.metrics import sigmoid, task_metrics
+from tt_jax.metrics import task_metrics
 from tt_jax.training.loop import train
 from tt_jax.training.trained import Trained, evaluate, export, load_trained
 
@@ -46,7 +47,7 @@ def test_every_label_is_evaluated_by_its_head(run: tuple[Path, Trained]) -> None
     report = evaluate(trained, str(folder / "set"))
     assert list(report["overall"]) == ["teacher", "conversion", "click"]
     (block,) = PreparedSet.open(folder / "set").blocks(("eval",), ("standard",))
-    p = sigmoid(np.asarray(trained.model.predict(trained.params, trained.tables, {n: block[n] for n in INPUT_ARRAYS})))
+    p = expit(np.asarray(trained.model.predict(trained.params, trained.tables, {n: block[n] for n in INPUT_ARRAYS})))
     assert p.shape[1] == 2  # conversion, click
     for label, (task, head, soft) in enumerate((("teacher", 1, True), ("conversion", 0, False), ("click", 1, False))):
         found = report["scenarios"]["standard"][task]

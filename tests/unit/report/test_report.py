@@ -7,14 +7,9 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
-import sklearn.calibration
-import sklearn.metrics
 
 from tests.support.html_page import Page
-from tt_jax.metrics.curves import calibration_curve, roc_curve
-from tt_jax.metrics.ranking import auc
 from tt_jax.report import plots
 from tt_jax.report.comparison import render
 from tt_jax.report.html import aligned
@@ -122,43 +117,6 @@ def test_names_are_text_and_what_a_report_does_not_have_is_not_shown(report: dic
     page = Page(text)
     assert not SECTIONS & page.ids
     assert {link[1:] for link in page.links} <= page.ids
-
-
-@pytest.mark.parametrize("points", [11, 10_000])
-def test_the_roc_curve(points: int) -> None:
-    rng = np.random.default_rng(0)
-    p, w = rng.random(500).astype(np.float32).round(2), rng.uniform(0.5, 2, 500)
-    y = (rng.random(500) < p).astype(np.float32)
-    found = roc_curve(p, y, w, points)
-    false, true, _ = sklearn.metrics.roc_curve(y, p, sample_weight=w, drop_intermediate=False)
-    assert found is not None
-    if points < 500:  # where a threshold passes positives only, the curve is vertical, and its upper end is taken
-        assert found.true_positive_rate == pytest.approx(np.interp(found.false_positive_rate, false, true), abs=0.02)
-    assert len(found.true_positive_rate) == min(points, len(false))
-    assert (found.false_positive_rate[[0, -1]] == (0, 1)).all()
-    assert (found.true_positive_rate[-1]) == 1
-    if points > 500:
-        assert found.true_positive_rate == pytest.approx(true)
-        area = np.trapezoid(found.true_positive_rate, found.false_positive_rate)
-        assert area == pytest.approx(auc(p, y, w))
-    assert roc_curve(p, np.zeros_like(y), w) is None
-    assert roc_curve(p[:0], y[:0], w[:0]) is None
-
-
-def test_the_calibration_curve() -> None:
-    rng = np.random.default_rng(1)
-    p = rng.random(1000).astype(np.float32)
-    y = (rng.random(1000) < p**2).astype(np.float32)
-    found = calibration_curve(p, y, np.ones(1000), bins=10)
-    true, predicted = sklearn.calibration.calibration_curve(y, p, n_bins=10, strategy="quantile")
-    assert found is not None
-    assert found.label == pytest.approx(true, abs=0.02)
-    assert found.prediction == pytest.approx(predicted, abs=0.02)
-    assert found.weight.sum() == 1000
-    weighted = calibration_curve(np.array([0.2, 0.4]), np.array([0.0, 1.0]), np.array([1.0, 3.0]), bins=1)
-    assert weighted is not None
-    assert (weighted.prediction[0], weighted.label[0]) == (pytest.approx(0.35), pytest.approx(0.75))
-    assert calibration_curve(p, y, np.zeros(1000)) is None
 
 
 def test_pictures_have_text_a_name_and_the_colours_of_the_page() -> None:

@@ -31,18 +31,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from scipy.special import expit, logit
 
 from input_pipeline.adworld.features import FIRST_AD_ID
 from input_pipeline.adworld.simulate import ORACLE_COLUMNS, AdWorldConfig, Batch, Log, days_of, simulate
 from input_pipeline.adworld.truth import BASE_LOGIT, Requests, ad_quality, click_logit_parts, log_logits
 from input_pipeline.adworld.world import SCENARIOS, SURFACES, World, build_world
+from tt_jax.calibration.fits import fit_logistic
 from tt_jax.metrics import probability
 
 TASKS = ("click", "long_click", "conversion")
 FIGURES = ("rows", "logloss", "bayes_logloss", "kl", "inexpressible", "missed")
 Predict = Callable[[pa.Table], Mapping[str, np.ndarray]]
-_NEWTON_STEPS = 50
-_DECREMENT = 1e-14  # nats, of the mean loss
 
 
 def regret(
@@ -162,7 +162,7 @@ def _truth(world: World, batch: Batch, quality: np.ndarray) -> dict[str, np.ndar
     requests = Requests(scenario, column("request_id"), column("time"), surface, column("hour").astype(np.int64), user)
     parts = click_logit_parts(world, quality, requests, ad[:, None])
     p = {task: batch.oracle.column(name).to_numpy() for task, name in zip(TASKS, ORACLE_COLUMNS, strict=True)}
-    click = _logit(p["click"].astype(np.float64))
+    click = logit(p["click"].astype(np.float64))
     two_tower = parts.two_tower[:, 0].astype(np.float64) + float(BASE_LOGIT[scenario])
     clicked = column("click")
     return {
@@ -195,33 +195,17 @@ def _reference(interaction: np.ndarray, rows: dict[str, np.ndarray], task: str) 
     ]
     if task == "long_click":
         terms.append(rows["long_given_click"])
-    return fit_logistic(np.stack(terms, 1), rows[f"true_{task}"])
+    return fit_reference(np.stack(terms, 1), rows[f"true_{task}"])
 
 
-def fit_logistic(terms: np.ndarray, target: np.ndarray) -> np.ndarray:
+def fit_reference(terms: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Fitted probabilities of the logistic regression on `terms` `[R, k]` and a constant with the least cross-entropy.
 
-    `target` are probabilities within (0, 1), `[R]`; float64. Newton's method with halved steps; terms that depend on
-    each other do no harm. Raises ValueError if it does not converge.
+    `target` are probabilities within (0, 1), `[R]`; float64. Raises ValueError if it does not converge.
     """
     x = np.column_stack([np.ones(len(terms)), terms])
-    mean = target.mean()
-    b = np.concatenate([[_logit(mean)], np.zeros(terms.shape[1])])
-    loss = _mean_loss(x @ b, target)
-    for _ in range(_NEWTON_STEPS):
-        q = 1 / (1 + np.exp(-(x @ b)))
-        gradient = x.T @ (q - target) / len(x)
-        step = np.linalg.lstsq((x * (q * (1 - q))[:, None]).T @ x / len(x), gradient)[0]
-        if gradient @ step < _DECREMENT:
-            return q
-        while (lower := _mean_loss(x @ (b - step), target)) > loss and gradient @ step >= _DECREMENT:
-            step /= 2
-        b, loss = b - step, lower
-    raise ValueError(f"the reference of {len(x)} rows did not converge in {_NEWTON_STEPS} Newton steps")
-
-
-def _mean_loss(logit: np.ndarray, target: np.ndarray) -> float:
-    return float(np.mean(np.logaddexp(0, logit) - target * logit))
+    start = np.concatenate([[logit(target.mean())], np.zeros(terms.shape[1])])
+    return expit(x @ fit_logistic(x, target, np.ones(len(x)), start))
 
 
 def _figures(rows: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
@@ -252,7 +236,3 @@ def _of_outcomes(truth: np.ndarray, model: np.ndarray, reference: np.ndarray, la
     one = np.ones_like(label)
     losses = {name: probability.log_loss(p, label, one) for name, p in (("logloss", model), ("bayes_logloss", truth))}
     return {**_expected(truth, model, reference, one), **losses}
-
-
-def _logit(p: np.ndarray) -> np.ndarray:
-    return np.log(p) - np.log1p(-p)

@@ -17,7 +17,15 @@ from tests.support import tiny
 from tt_jax.calibration.maps import Calibration, Curve
 from tt_jax.cli.regret import predictor, regret_of
 from tt_jax.config import Config, DataConfig, ModelConfig
-from tt_jax.evaluation.adworld.regret import FIGURES, Predict, Truth, fit_logistic, interaction_rank, read_truth, regret
+from tt_jax.evaluation.adworld.regret import (
+    FIGURES,
+    Predict,
+    Truth,
+    fit_reference,
+    interaction_rank,
+    read_truth,
+    regret,
+)
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.runs.record import describe
 from tt_jax.training.trained import Trained
@@ -142,10 +150,10 @@ def test_the_reference_is_the_best_of_its_terms() -> None:
         return float(np.mean(np.logaddexp(0, x @ b) - target * (x @ b)))
 
     best = minimize(loss, np.zeros(4), method="BFGS", options={"gtol": 1e-9})
-    np.testing.assert_allclose(fit_logistic(terms, target), expit(x @ best.x), atol=1e-6)
+    np.testing.assert_allclose(fit_reference(terms, target), expit(x @ best.x), atol=1e-6)
     # A term that says nothing new, or nothing at all, changes nothing.
     again = np.column_stack([terms, terms[:, 0] - terms[:, 1], np.zeros(500)])
-    np.testing.assert_allclose(fit_logistic(again, target), expit(x @ best.x), atol=1e-6)
+    np.testing.assert_allclose(fit_reference(again, target), expit(x @ best.x), atol=1e-6)
 
 
 def a_run(scenarios: tuple[str, ...] = ()) -> Trained:

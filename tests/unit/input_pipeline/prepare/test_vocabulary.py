@@ -18,8 +18,8 @@ from input_pipeline.prepare.vocabulary import learn_vocabularies, learns, take_v
 from input_pipeline.readers import Chunk
 from tests.support import tiny
 from tests.support.vocabularies import chunks, learning
-from tt_jax.calibration.maps import query_scenarios
 from tt_jax.features.encoder import Encoder
+from tt_jax.models.scenario import query_scenarios
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.schema import SchemaError
 
