@@ -9,6 +9,7 @@ Medians of `--repeats`; model, batch and platform are those of `benchmarks.train
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,7 @@ from benchmarks.top_k import median_ms
 from benchmarks.train_step import add_shape, make_config, synthetic_batch, synthetic_schema
 from tt_jax.evaluation.predict import INPUT_ARRAYS, make_predict
 from tt_jax.losses import cross_entropy
-from tt_jax.metrics import EvalState, streaming
+from tt_jax.metrics import EvalRows, streaming
 from tt_jax.metrics.bootstrap import metric_intervals
 from tt_jax.metrics.ranking import user_codes
 from tt_jax.metrics.task_rows import TaskRows
@@ -76,10 +77,10 @@ def main() -> None:
     parts = [_rows(a, rng) for _ in range(a.eval_batches)]
 
     def report() -> dict[str, Any]:
-        kept = EvalState({t.name: t.kind for t in schema.tasks}, [f"s{i}" for i in range(SCENARIOS)])
-        for logits, labels, weights, scenario, users in parts:
-            kept.append(expit(logits), labels, weights, scenario, users)
-        return kept.report()
+        scenarios = tuple(f"s{i}" for i in range(SCENARIOS))
+        logged = dataclasses.replace(schema, scenarios=scenarios, ad_id="user", user_id="user")  # one key
+        batches = [EvalRows(logged, scenarios, z, y, w, s, users[:, None]) for z, y, w, s, users in parts]
+        return EvalRows.concat(batches).report()
 
     report_s = seconds(report, a.repeats)
     z, y, w, _, users = (np.concatenate(column) for column in zip(*parts, strict=True))

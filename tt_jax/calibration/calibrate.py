@@ -14,7 +14,7 @@ import numpy as np
 from tt_jax.calibration import fits
 from tt_jax.calibration.maps import Calibration, CalibrationError, Curve, Curves, Method
 from tt_jax.io.publish import Format, read_digested, write_digested
-from tt_jax.metrics.predictions import Predictions
+from tt_jax.metrics.rows import EvalRows
 from tt_jax.models.scenario import scenario_column
 from tt_jax.schema import Schema
 
@@ -25,13 +25,11 @@ MIN_ROWS, MIN_LABELS = 1000, 50.0
 _apply = jax.jit(Curves.apply)
 
 
-def fit_calibration(
-    found: Predictions, schema: Schema, method: Method, tasks: Mapping[str, str], split: str, model: str
-) -> Calibration:
+def fit_calibration(rows: EvalRows, method: Method, tasks: Mapping[str, str], split: str, model: str) -> Calibration:
     """The maps of every head of `tasks`, pooled and, where the queries tell the scenario, for each of them.
 
     Args:
-      found: predictions of the split, not calibrated.
+      rows: of the split, with predictions that are not calibrated.
       method: how.
       tasks: head -> the task whose labels, hard or soft, it is fitted to.
       split: name of the split.
@@ -39,8 +37,8 @@ def fit_calibration(
 
     Raises `CalibrationError` naming the task that has no labels to fit to.
     """
-    everywhere = np.ones(len(found.logits), bool)
-    pooled = {h: _fit(found, schema, method, h, t, everywhere) for h, t in tasks.items()}
+    schema, everywhere = rows.schema, np.ones(len(rows), bool)
+    pooled = {h: _fit(rows, method, h, t, everywhere) for h, t in tasks.items()}
     for head, curve in pooled.items():
         if not (curve.positives > 0 and curve.rows - curve.positives > 0):
             raise CalibrationError(
@@ -50,20 +48,20 @@ def fit_calibration(
     scenarios = {}
     if scenario_column(schema) is not None:
         for s, name in enumerate(schema.scenarios):
-            part = found.query_scenario == s
-            scenarios[name] = {h: _of_scenario(found, schema, method, h, t, part, pooled[h]) for h, t in tasks.items()}
+            part = rows.query_scenario == s
+            scenarios[name] = {h: _of_scenario(rows, method, h, t, part, pooled[h]) for h, t in tasks.items()}
     return Calibration(method, model, split, dict(tasks), pooled, scenarios)
 
 
 def fit_heads(
-    found: Predictions, schema: Schema, method: Method, tasks: Mapping[str, str], split: str, model: str
+    rows: EvalRows, method: Method, tasks: Mapping[str, str], split: str, model: str
 ) -> tuple[Calibration | None, dict[str, str]]:
     """`fit_calibration` of the heads that can be fitted, None if none can, and by head why the others cannot."""
     fitted: list[Calibration] = []
     left_out: dict[str, str] = {}
     for head, task in tasks.items():
         try:
-            fitted.append(fit_calibration(found, schema, method, {head: task}, split, model))
+            fitted.append(fit_calibration(rows, method, {head: task}, split, model))
         except CalibrationError as e:
             left_out[head] = str(e)
     if not fitted:
@@ -72,6 +70,12 @@ def fit_heads(
     pooled = {head: curve for c in fitted for head, curve in c.pooled.items()}
     scenarios = {s: {h: curve for c in fitted for h, curve in c.scenarios[s].items()} for s in fitted[0].scenarios}
     return Calibration(method, model, split, kept, pooled, scenarios), left_out
+
+
+def calibrated(rows: EvalRows, calibration: Calibration) -> EvalRows:
+    """The rows with calibrated predictions. They need a `query_scenario`."""
+    assert rows.query_scenario is not None
+    return rows.with_logits(calibrated_logits(rows.logits, rows.query_scenario, rows.schema, calibration))
 
 
 def calibrated_logits(
@@ -111,31 +115,29 @@ def read_calibration(workdir: Path, schema: Schema) -> Calibration | None:
         raise CalibrationError(f"{path}: {e}") from None
 
 
-def _of_scenario(
-    found: Predictions, schema: Schema, method: Method, head: str, task: str, part: np.ndarray, pooled: Curve
-) -> Curve:
-    curve = _fit(found, schema, method, head, task, part)
+def _of_scenario(rows: EvalRows, method: Method, head: str, task: str, part: np.ndarray, pooled: Curve) -> Curve:
+    curve = _fit(rows, method, head, task, part)
     enough = curve.rows >= MIN_ROWS and MIN_LABELS <= curve.positives <= curve.rows - MIN_LABELS
     if enough and curve.scale > 0:
         return curve
     return Curve(pooled.scale, pooled.shift, pooled.knots, pooled.values, curve.rows, curve.positives, pooled=True)
 
 
-def _fit(found: Predictions, schema: Schema, method: Method, head: str, task: str, part: np.ndarray) -> Curve:
-    t = schema.task_names.index(task)
-    y = found.labels[part, t]
-    z, w = found.logits[part, schema.heads.index(head)], found.weights[part, t]
+def _fit(rows: EvalRows, method: Method, head: str, task: str, part: np.ndarray) -> Curve:
+    t = rows.schema.task_names.index(task)
+    y = rows.labels[part, t]
+    z, w = rows.logits[part, rows.schema.heads.index(head)], rows.weights[part, t]
     labelled = ~np.isnan(y) & (w > 0)
     z, y, w = z[labelled], y[labelled], w[labelled]
-    rows, positives = int(y.size), float(y.sum(dtype=np.float64))
-    if not 0 < positives < rows:
-        return Curve(rows=rows, positives=positives)
+    count, positives = int(y.size), float(y.sum(dtype=np.float64))
+    if not 0 < positives < count:
+        return Curve(rows=count, positives=positives)
     if method == "isotonic":
         line = fits.fit_isotonic(z, y, w)
         knots, values = (tuple(a.astype(np.float32).tolist()) for a in (line.knots, line.values))
-        return Curve(knots=knots, values=values, rows=rows, positives=positives)
+        return Curve(knots=knots, values=values, rows=count, positives=positives)
     fit = fits.fit_temperature if method == "temperature" else fits.fit_platt
     line = fit(z, y, w)
     if line.scale <= 0 and part.all():
         raise CalibrationError(f"task {task!r}: higher logits of {head!r} have fewer positives: nothing to fit")
-    return Curve(line.scale, line.shift, rows=rows, positives=positives)
+    return Curve(line.scale, line.shift, rows=count, positives=positives)

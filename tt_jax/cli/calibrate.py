@@ -25,8 +25,8 @@ def run(args: argparse.Namespace) -> int:
     schema, data = trained.record.schema, trained.record.config.data
     split = args.split or data.eval_split
     tasks = own_tasks(schema, tuple(filter(None, args.tasks.split(","))))
-    _, found = predictions(trained, args.data, split)
-    fitted = fit_calibration(found, schema, args.method, tasks, split, trained.fingerprint)
+    _, rows = predictions(trained, args.data, split)
+    fitted = fit_calibration(rows, args.method, tasks, split, trained.fingerprint)
     write_calibration(args.workdir, fitted)
     for where, maps in (("pooled", fitted.pooled), *fitted.scenarios.items()):
         for head, curve in maps.items():

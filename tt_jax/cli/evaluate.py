@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 EXAMPLE = "  tt-jax evaluate --workdir=runs/kuairand --data=prepared/kuairand --split=eval --out=metrics.json"
-SHOWN = ("rows", "auc", "gauc", "gauc_rows", "logloss", "ne", "calibration", "ece")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from tt_jax.cli.table import table
     from tt_jax.io.publish import write_json
     from tt_jax.metrics.funnel import FIGURES
-    from tt_jax.metrics.task_rows import DEFINITIONS
+    from tt_jax.metrics.table import METRICS
     from tt_jax.training.trained import evaluate, load_trained
 
     if args.bootstrap < 0:
@@ -35,14 +34,15 @@ def run(args: argparse.Namespace) -> int:
     parts = [("overall", report["overall"]), *report["scenarios"].items()]
     if "calibrated" in report:
         parts.append(("calibrated", report["calibrated"]["overall"]))
+    shown = [name for name, metric in METRICS.items() if metric.brief]
     for title, tasks in parts:
-        print(table(title, tasks, SHOWN))
+        print(table(title, tasks, shown))
     print(calibration_table(report))
     funnels = report["funnel"]["scenarios"] if "funnel" in report else {}
     for scenario, funnel in ((s, found) for s, found in funnels.items() if found["at"]):
         title = f"funnel, {scenario}, {funnel['requests']:,} requests"
         print(table(title, {f"best {a['best']} of {a['passed']}": a for a in funnel["at"]}, FIGURES))
-    print("\n".join(f"{name}: {DEFINITIONS[name]}" for name in SHOWN))
+    print("\n".join(f"{name}: {METRICS[name].definition}" for name in shown))
     return 0
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from tt_jax.metrics.bootstrap import INTERVALS, interval, replicate_metrics
+from tt_jax.metrics.bootstrap import interval, replicate_metrics
 from tt_jax.metrics.probability import calibration_curve, roc_curve
-from tt_jax.metrics.task_rows import METRICS, TaskRows
+from tt_jax.metrics.table import METRICS, with_interval
+from tt_jax.metrics.task_rows import TaskRows
 
 Figure = dict[str, Any]
 
@@ -31,12 +32,12 @@ def metrics_over_seeds(rows_S: Sequence[TaskRows]) -> dict[str, Figure]:
 
 
 def replicates_over_seeds(rows_S: Sequence[TaskRows], clusters: np.ndarray, replicates: int) -> dict[str, np.ndarray]:
-    """Means over seeds of the metrics `INTERVALS` in each replicate, float64 `[R]`, NaN where one is undefined.
+    """Means over seeds of the metrics with an interval in each replicate, float64 `[R]`, NaN where one is undefined.
 
     Arguments as of `tt_jax.metrics.bootstrap.replicate_metrics`; the draws are the same for every row of a comparison.
     """
     found = [replicate_metrics(rows, clusters, replicates=replicates) for rows in rows_S]
-    return {name: np.mean([f[name] for f in found], axis=0) for name in INTERVALS}
+    return {name: np.mean([f[name] for f in found], axis=0) for name in with_interval()}
 
 
 def differences(
@@ -68,7 +69,7 @@ def differences(
 
 def curves_of(rows: TaskRows) -> dict[str, Any]:
     """`roc` and `calibration` of predictions; None where one is undefined."""
-    roc = roc_curve(rows.p, rows.y, rows.terms_Sn[0]) if rows.ranked else None
+    roc = roc_curve(rows.p, rows.y, rows.terms["weight"]) if rows.ranked else None
     return {
         "roc": roc and {name: values.tolist() for name, values in roc._asdict().items()},
         "calibration": calibration_of(rows),
@@ -77,5 +78,5 @@ def curves_of(rows: TaskRows) -> dict[str, Any]:
 
 def calibration_of(rows: TaskRows) -> dict[str, list[float]] | None:
     """The calibration curve of predictions; None where it is undefined."""
-    found = calibration_curve(rows.p, rows.y, rows.terms_Sn[0])
+    found = calibration_curve(rows.p, rows.y, rows.terms["weight"])
     return found and {name: values.tolist() for name, values in found._asdict().items()}

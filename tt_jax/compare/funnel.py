@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from tt_jax.compare.compared_rows import Predicted, Rows
 from tt_jax.compare.figures import differences, over_seeds
+from tt_jax.compare.predictions import Predicted
 from tt_jax.evaluation.funnel_report import Funnel
 from tt_jax.metrics.bootstrap import interval
 from tt_jax.metrics.funnel import BEST, FunnelSums
-from tt_jax.schema import Schema
+from tt_jax.metrics.rows import EvalRows
 
 PASSED = (*range(1, 17), 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 FIGURES = ("recall", "gain", "lost")
 
 
 def split_funnel(
-    schema: Schema, rows: Rows, predicted: Sequence[Predicted], utility: str, replicates: int
+    rows: EvalRows, predicted: Sequence[Predicted], utility: str, replicates: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
     """The funnel of a split; None if its rows are no candidates with a teacher's scores.
 
@@ -34,17 +34,17 @@ def split_funnel(
     `tt_jax.metrics.funnel`: each over seeds, with the 95 % `interval` of its mean over seeds and, but in the first row,
     the paired `difference` to that, see `tt_jax.compare.figures.differences`.
     """
-    hard = [t for t, task in enumerate(schema.tasks) if task.kind == "hard"]
-    if rows.requests is None or any(not np.isnan(rows.labels[:, t]).any() for t in hard):
+    hard = [t for t, task in enumerate(rows.schema.tasks) if task.kind == "hard"]
+    if any(not np.isnan(rows.labels[:, t]).any() for t in hard):
         return None
-    funnel = Funnel.of(schema, rows.labels, rows.requests, utility)
+    funnel = Funnel.of(rows, utility)
     if funnel is None:
         return None
     counts, by_row = {}, [{} for _ in predicted]
     for name in rows.scenarios:
-        part, reference = rows.of_scenario(name), None
+        part, reference = rows.in_scenario(name), None
         for of_row, found in zip(predicted, by_row, strict=True):
-            sums_S = [funnel.sums(p, part, BEST, PASSED) for p in of_row.shown]
+            sums_S = [funnel.sums(one, part, BEST, PASSED) for one in of_row.shown]
             counts[name] = {"requests": sums_S[0].requests, "candidates": sums_S[0].candidates}
             ours = _of_row(sums_S, replicates)
             found[name] = _figures(*ours, reference)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from tt_jax.compare.compared_rows import Predicted, Rows
 from tt_jax.compare.figures import calibration_of, curves_of, differences, metrics_over_seeds, replicates_over_seeds
-from tt_jax.metrics.task_rows import COUNTS, TaskRows, check_values
-from tt_jax.schema import Schema
+from tt_jax.compare.predictions import Predicted, scopes
+from tt_jax.metrics.rows import EvalRows
+from tt_jax.metrics.table import counts
+from tt_jax.metrics.task_rows import TaskRows
 
 
 @dataclass(frozen=True)
@@ -30,59 +31,44 @@ class Quality:
     before: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def split_quality(schema: Schema, rows: Rows, predicted: Sequence[Predicted], replicates: int) -> list[Quality]:
+def split_quality(rows: EvalRows, predicted: Sequence[Predicted], replicates: int) -> list[Quality]:
     """By row of the table; the first one is the reference."""
-    found = [Quality() for _ in predicted]
-    for scope, chosen in rows.scopes().items():
-        for quality in found:
-            quality.metrics[scope], quality.curves[scope], quality.before[scope] = {}, {}, {}
-        for task in range(len(schema.tasks)):
-            _add_task(found, scope, schema, task, rows, chosen, predicted, replicates)
+    parts = scopes(rows)
+    found = [Quality(*({scope: {} for scope in parts} for _ in range(3))) for _ in predicted]
+    for task in rows.schema.task_names:
+        _add_task(found, task, parts, rows.clusters, predicted, replicates)
     return found
 
 
 def _add_task(
     found: Sequence[Quality],
-    scope: str,
-    schema: Schema,
-    task: int,
-    rows: Rows,
-    chosen: np.ndarray,
+    task: str,
+    parts: Mapping[str, np.ndarray],
+    clusters: np.ndarray,
     predicted: Sequence[Predicted],
     replicates: int,
 ) -> None:
-    """Adds the figures of a task on the chosen rows."""
-    name, of_reference = schema.task_names[task], {}
+    """Adds the figures of a task, by scope."""
+    of_reference: dict[str, dict[str, np.ndarray]] = {}
     for k, (quality, of_row) in enumerate(zip(found, predicted, strict=True)):
-        shown_S = _scored(schema, task, rows, chosen, of_row.shown)
-        metrics = quality.metrics[scope][name] = metrics_over_seeds(shown_S)
-        quality.curves[scope][name] = curves_of(shown_S[0])
-        quality.before[scope][name] = _before(_scored(schema, task, rows, chosen, of_row.raw)) if of_row.changed else {}
-        replicated = replicates_over_seeds(shown_S, rows.clusters[chosen], replicates)
-        if k == 0:
-            of_reference = replicated
-            continue
-        reference = found[0].metrics[scope][name]
-        for metric, difference in differences(metrics, reference, replicated, of_reference).items():
-            metrics[metric]["difference"] = difference
-
-
-def _scored(
-    schema: Schema, task: int, rows: Rows, chosen: np.ndarray, of_seeds: Sequence[np.ndarray]
-) -> list[TaskRows]:
-    """The chosen rows of a task with the predictions of each seed."""
-    labels, weights = rows.labels[chosen, task], rows.weights[chosen, task]
-    users = None if rows.users is None else rows.users[chosen]
-    soft, where, scored = schema.tasks[task].kind == "soft", f"task {schema.task_names[task]!r}: ", []
-    for p in of_seeds:
-        of_head = p[chosen, schema.head_of_task[task]]
-        check_values(of_head, labels, weights, soft=soft, where=where)
-        scored.append(TaskRows.of(of_head, labels, weights, users, soft=soft))
-    return scored
+        shown_S = [rows.task_rows(task) for rows in of_row.shown]
+        raw_S = [rows.task_rows(task) for rows in of_row.raw] if of_row.changed else []
+        for scope, chosen in parts.items():
+            part_S = [rows.part(chosen) for rows in shown_S]
+            metrics = quality.metrics[scope][task] = metrics_over_seeds(part_S)
+            quality.curves[scope][task] = curves_of(part_S[0])
+            quality.before[scope][task] = _before([rows.part(chosen) for rows in raw_S])
+            replicated = replicates_over_seeds(part_S, clusters, replicates)
+            if k == 0:
+                of_reference[scope] = replicated
+                continue
+            reference = found[0].metrics[scope][task]
+            for metric, difference in differences(metrics, reference, replicated, of_reference[scope]).items():
+                metrics[metric]["difference"] = difference
 
 
 def _before(raw_S: Sequence[TaskRows]) -> dict[str, Any]:
-    if not raw_S[0].terms_Sn[0].any():
+    if not raw_S or not raw_S[0].terms["weight"].any():
         return {}
     metrics = metrics_over_seeds(raw_S)
-    return {**{name: m for name, m in metrics.items() if name not in COUNTS}, "curve": calibration_of(raw_S[0])}
+    return {**{name: m for name, m in metrics.items() if name not in counts()}, "curve": calibration_of(raw_S[0])}

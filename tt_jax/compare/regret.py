@@ -10,11 +10,11 @@ import numpy as np
 from input_pipeline.adworld.simulate import AdWorldConfig, schema
 from input_pipeline.blocks.prepared_set import PreparedSet
 from input_pipeline.recipes.adworld import log_of
-from tt_jax.compare.compared_rows import OVERALL, Predicted, Rows
 from tt_jax.compare.figures import over_seeds
 from tt_jax.compare.plan import CompareError, Plan
+from tt_jax.compare.predictions import OVERALL, Predicted
 from tt_jax.evaluation.adworld.regret import FIGURES, TASKS, Truth, read_truth
-from tt_jax.schema import Schema
+from tt_jax.metrics.rows import EvalRows
 
 
 def check_world(world: AdWorldConfig, prepared: PreparedSet, splits: Sequence[str]) -> None:
@@ -26,7 +26,7 @@ def check_world(world: AdWorldConfig, prepared: PreparedSet, splits: Sequence[st
 
 
 def split_regret(
-    world: AdWorldConfig, split: str, plan: Plan, data: Schema, rows: Rows, predicted: Sequence[Predicted]
+    world: AdWorldConfig, split: str, plan: Plan, rows: EvalRows, predicted: Sequence[Predicted]
 ) -> list[dict[str, Any]]:
     """By row of the table: `output_dim` and `interaction_rank` of the reference, and `scopes`: by scope and task the
     figures of `Truth.regret` over seeds.
@@ -36,11 +36,11 @@ def split_regret(
     day, log = log_of(split)
     truth = read_truth(world, day, log, rows.scenarios)
     _check_rows(truth, rows, split)
-    heads = [(h, task) for h, task in enumerate(data.heads) if task in TASKS]
+    heads = [(h, task) for h, task in enumerate(rows.schema.heads) if task in TASKS]
     found = []
     for row, of_row in zip(plan.rows, predicted, strict=True):
         output_dim = row.runs[0].config.model.output_dim
-        by_seed = [truth.regret(_by_scenario(p, rows, heads), output_dim) for p in of_row.shown]
+        by_seed = [truth.regret(_by_scenario(one, heads), output_dim) for one in of_row.shown]
         scopes = {OVERALL: [f["overall"] for f in by_seed]}
         if len(rows.scenarios) > 1:
             scopes |= {s: [f["scenarios"][s] for f in by_seed] for s in rows.scenarios}
@@ -53,22 +53,20 @@ def split_regret(
     return found
 
 
-def _check_rows(truth: Truth, rows: Rows, split: str) -> None:
+def _check_rows(truth: Truth, rows: EvalRows, split: str) -> None:
     for scenario in rows.scenarios:
-        part, true = rows.of_scenario(scenario), truth.rows[scenario]
-        for name, ours in (("request_id", rows.requests), ("ad_id", rows.ads)):
+        part, true = rows.in_scenario(scenario), truth.rows[scenario]
+        for name, ours in (("request_id", rows.requests), ("ad_id", rows.key(rows.schema.ad_id))):
             if ours is None or not np.array_equal(ours[part], true[name]):
                 raise CompareError(
                     f"--world: the {split} rows of the data, {scenario}, are not those of this world: they differ in"
-                    f" {name}; expected {len(true[name]):,} rows, got {len(part):,}"
+                    f" {name}; expected {len(true[name]):,} rows, got {np.count_nonzero(part):,}"
                 )
 
 
-def _by_scenario(
-    probabilities: np.ndarray, rows: Rows, heads: Sequence[tuple[int, str]]
-) -> Mapping[str, Mapping[str, np.ndarray]]:
-    parts = {scenario: rows.of_scenario(scenario) for scenario in rows.scenarios}
-    return {scenario: {task: probabilities[part, h] for h, task in heads} for scenario, part in parts.items()}
+def _by_scenario(rows: EvalRows, heads: Sequence[tuple[int, str]]) -> Mapping[str, Mapping[str, np.ndarray]]:
+    parts = {scenario: rows.in_scenario(scenario) for scenario in rows.scenarios}
+    return {scenario: {task: rows.probabilities[part, h] for h, task in heads} for scenario, part in parts.items()}
 
 
 def _over_seeds(by_seed: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tt_jax.compare.compared_rows import OVERALL
 from tt_jax.compare.figures import over_seeds
 from tt_jax.compare.plan import Row
+from tt_jax.compare.predictions import OVERALL
 from tt_jax.runs.metrics_log import TRAIN_SECONDS, read_scalars
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from input_pipeline.blocks.prepared_set import PreparedSet
-from tt_jax.evaluation.full_report import funnel_of, rows_of
+from tt_jax.evaluation.full_report import funnel_of
 from tt_jax.evaluation.predict import Predict, predict_rows
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.training.trained import Trained
@@ -45,8 +45,6 @@ def skew_rows(saved: Iterable[Trained], prepared: PreparedSet, split: str) -> It
         newest, config = newest or old, old.record.config
         predict = predict or make_mixed_predict(newest.model)
         scenarios, batch_size = config.data.scenarios, config.data.eval_batch_size
-        found = predict_rows(predict, *pair(newest, old), prepared, split, scenarios, batch_size)
-        rows = rows_of(found, prepared.schema, found.logits)
-        names = scenarios or prepared.schema.scenarios
-        funnel = funnel_of(found, prepared.schema, names, config.utility)
+        rows = predict_rows(predict, *pair(newest, old), prepared, split, scenarios, batch_size)
+        funnel = funnel_of(rows, config.utility)
         yield {"behind": behind, "step": old.step, "tasks": rows.metrics(), **({"funnel": funnel} if funnel else {})}

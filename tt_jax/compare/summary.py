@@ -9,10 +9,10 @@ from typing import Any
 
 from input_pipeline.adworld.simulate import AdWorldConfig
 from input_pipeline.blocks.prepared_set import PreparedSet
-from tt_jax.compare.compared_rows import read_predicted, read_rows
 from tt_jax.compare.figures import over_seeds
 from tt_jax.compare.funnel import split_funnel
 from tt_jax.compare.plan import Plan, Row
+from tt_jax.compare.predictions import read_predicted, read_rows
 from tt_jax.compare.quality import split_quality
 from tt_jax.compare.regret import split_regret
 from tt_jax.compare.speed import row_curves, to_quality
@@ -127,19 +127,18 @@ def _add_split(
     world: AdWorldConfig | None,
 ) -> None:
     """Adds all that the predictions for a split say."""
-    schema = prepared.schema
     rows = read_rows(prepared, split, plan.scenarios)
-    predicted = read_predicted(plan, done, out, split, rows, schema)
-    for row, quality in zip(report["rows"], split_quality(schema, rows, predicted, report["replicates"]), strict=True):
+    predicted = read_predicted(plan, done, out, split, rows)
+    for row, quality in zip(report["rows"], split_quality(rows, predicted, report["replicates"]), strict=True):
         for name, figures in vars(quality).items():
             row[name][split] = figures
-    funnel = split_funnel(schema, rows, predicted, plan.rows[0].runs[0].config.utility, report["replicates"])
+    funnel = split_funnel(rows, predicted, plan.rows[0].runs[0].config.utility, report["replicates"])
     if funnel:
         report["funnel"][split], by_row = funnel
         for row, figures in zip(report["rows"], by_row, strict=True):
             row["funnel"][split] = figures
     if world is not None:
-        found = split_regret(world, split, plan, schema, rows, predicted)
+        found = split_regret(world, split, plan, rows, predicted)
         for row, figures in zip(report["rows"], found, strict=True):
             row["regret"][split] = figures
 

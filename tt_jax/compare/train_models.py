@@ -25,7 +25,7 @@ from tt_jax.config import Config, parse_weights
 from tt_jax.evaluation.gate_report import predict_with_gates
 from tt_jax.io.publish import sha256_of, write_json
 from tt_jax.io.strict_json import dataclass_from_dict, parse_json
-from tt_jax.metrics.predictions import Predictions
+from tt_jax.metrics.rows import EvalRows
 from tt_jax.schema import Schema
 from tt_jax.training.loop import Result, train
 from tt_jax.training.trained import Trained, load_trained
@@ -110,19 +110,19 @@ def _finish(run: Run, plan: Plan, prepared: PreparedSet, folder: Path) -> Done |
     trained, data = load_trained(folder, calibrated=False), run.config.data
     weights = trained.fingerprint
 
-    def predict(split: str) -> tuple[Predictions, dict[str, Any]]:
+    def predict(split: str) -> tuple[EvalRows, dict[str, Any]]:
         return predict_with_gates(
             trained.model, trained.params, trained.tables, prepared, split, data.scenarios, data.eval_batch_size
         )
 
     gates = {}
     for split in plan.splits:
-        found, gates[split] = predict(split)
-        _store(folder, split, weights, found.logits)
+        rows, gates[split] = predict(split)
+        _store(folder, split, weights, rows.logits)
     calibration, left_out = None, {}
     if plan.calibrate != NOT_CALIBRATED:
-        found, _ = predict(data.eval_split)  # by the same program, which is compiled
-        calibration, left_out = _calibrate(trained, found, plan.calibrate, weights)
+        rows, _ = predict(data.eval_split)  # by the same program, which is compiled
+        calibration, left_out = _calibrate(trained, rows, plan.calibrate, weights)
     (folder / CALIBRATION).unlink(missing_ok=True)
     if calibration is not None:
         write_calibration(folder, calibration)
@@ -154,11 +154,11 @@ def _training(result: Result, trained: Trained) -> dict[str, Any]:
 
 
 def _calibrate(
-    trained: Trained, found: Predictions, method: Method, weights: str
+    trained: Trained, rows: EvalRows, method: Method, weights: str
 ) -> tuple[Calibration | None, dict[str, str]]:
     """Fits every head on the split that the run's checkpoint was chosen by; no split that it is judged on."""
     config, schema = trained.record.config, trained.record.schema
-    return fit_heads(found, schema, method, fitted_tasks(schema, config), config.data.eval_split, weights)
+    return fit_heads(rows, method, fitted_tasks(schema, config), config.data.eval_split, weights)
 
 
 def fitted_tasks(schema: Schema, config: Config) -> dict[str, str]:

@@ -9,36 +9,30 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
 
-from input_pipeline.blocks.prepared_set import Part, PreparedSet
-from tt_jax.calibration.calibrate import calibrated_logits
+from input_pipeline.blocks.prepared_set import Part
+from tt_jax.calibration.calibrate import calibrated
 from tt_jax.calibration.maps import Calibration
 from tt_jax.evaluation.funnel_report import Funnel
 from tt_jax.features.hashing import hash_string
 from tt_jax.metrics.bootstrap import LEVEL
-from tt_jax.metrics.predictions import Predictions
-from tt_jax.metrics.slices import NO_VALUE, OTHER, Rows
+from tt_jax.metrics.rows import NO_VALUE, OTHER, EvalRows, cluster_column
 from tt_jax.schema import Schema
 
 NEW, KNOWN = 0, 1
 
 
 def full_report(
-    found: Predictions,
-    prepared: PreparedSet,
-    scenarios: Sequence[str],
+    rows: EvalRows,
     utility: str,
     trained_on: Sequence[Part] | None,
     replicates: int = 0,
     calibration: Calibration | None = None,
 ) -> dict[str, Any]:
-    """The report of `tt_jax.metrics.EvalState`, and more, ready for JSON.
+    """The report of `EvalRows.report`, and more, ready for JSON.
 
     Args:
-      found: of `predict_rows`.
-      prepared: the set that it is of.
-      scenarios: of the run; empty = all.
+      rows: of `predict_rows`.
       utility: of the run; "" = the first head.
       trained_on: what the model was trained on, to tell new ids; None = not at hand.
       replicates: of the bootstrap; 0 = no intervals.
@@ -50,64 +44,33 @@ def full_report(
     has `overall` and `scenarios` of the calibrated probabilities and, with intervals, `differences`, task -> metric ->
     the paired interval of what calibration changes, on all rows.
     """
-    schema, names = prepared.schema, tuple(scenarios or prepared.schema.scenarios)
-    rows = rows_of(found, schema, found.logits)
+    schema, plain = rows.schema, rows.report(replicates)
     report: dict[str, Any] = {
-        "overall": rows.metrics(replicates=replicates),
-        "scenarios": by_scenario(rows, found, schema, names, replicates),
-        "slices": {
-            name: rows.by_value(_key(found, schema, name), _names(schema, name), replicates) for name in schema.slices
-        },
-        "rows": len(found.logits),
+        "overall": plain["overall"],
+        "scenarios": plain["scenarios"],
+        "slices": {name: rows.by_value(rows.key(name), _names(schema, name), replicates) for name in schema.slices},
+        "rows": len(rows),
     }
     if trained_on:
         for column in filter(None, (schema.user_id, schema.ad_id)):
-            ids = _key(found, schema, column)
-            known = np.where(ids == NO_VALUE, NO_VALUE, _known(ids, column, trained_on, names))
+            ids = rows.key(column)
+            known = np.where(ids == NO_VALUE, NO_VALUE, _known(ids, column, trained_on, rows.scenarios))
             report["slices"][column] = rows.by_value(known, ("new", "known").__getitem__, replicates)
     if replicates:
-        report["bootstrap"] = {"replicates": replicates, "level": LEVEL, "clusters": _cluster_column(schema)}
+        report["bootstrap"] = {"replicates": replicates, "level": LEVEL, "clusters": cluster_column(schema)}
     if calibration is not None:
-        after = rows_of(found, schema, calibrated_logits(found.logits, found.query_scenario, schema, calibration))
+        after = calibrated(rows, calibration)
+        of_after = after.report(replicates)
         report["calibrated"] = {
             "method": calibration.method,
             "split": calibration.split,
-            "overall": after.metrics(replicates=replicates),
-            "scenarios": by_scenario(after, found, schema, names, replicates),
+            "overall": of_after["overall"],
+            "scenarios": of_after["scenarios"],
         }
         if replicates:
             report["calibrated"]["differences"] = after.differences(rows, replicates)
-    funnel = funnel_of(found, schema, names, utility, replicates)
+    funnel = funnel_of(rows, utility, replicates)
     return {**report, **({"funnel": funnel} if funnel else {})}
-
-
-def rows_of(found: Predictions, schema: Schema, logits: np.ndarray) -> Rows:
-    """The rows as the metrics want them, each task by its head; `logits` `[N, H]` in place of those found."""
-    unit = _cluster_column(schema)
-    return Rows(
-        tasks={t.name: t.kind for t in schema.tasks},
-        probabilities=expit(logits)[:, schema.head_of_task],
-        labels=found.labels,
-        weights=found.weights,
-        users=_key(found, schema, schema.user_id) if schema.user_id else None,
-        clusters=_key(found, schema, unit) if unit else np.arange(len(logits)),
-    )
-
-
-def by_scenario(
-    rows: Rows, found: Predictions, schema: Schema, names: Sequence[str], replicates: int
-) -> dict[str, Any]:
-    """Scenario -> task -> metrics, also of a scenario without rows."""
-    return {name: rows.metrics(found.scenario == schema.scenarios.index(name), replicates) for name in names}
-
-
-def _cluster_column(schema: Schema) -> str:
-    """What is resampled: users, else requests, else rows ("")."""
-    return schema.user_id or schema.request_id
-
-
-def _key(found: Predictions, schema: Schema, column: str) -> np.ndarray:
-    return found.keys[:, schema.key_columns.index(column)]
 
 
 def _names(schema: Schema, column: str) -> Callable[[int], str]:
@@ -135,18 +98,13 @@ def _known(ids: np.ndarray, column: str, parts: Sequence[Part], scenarios: Seque
     return np.where(seen, KNOWN, NEW)[code]
 
 
-def funnel_of(
-    found: Predictions, schema: Schema, names: Sequence[str], expression: str, replicates: int = 0
-) -> dict[str, Any] | None:
+def funnel_of(rows: EvalRows, expression: str, replicates: int = 0) -> dict[str, Any] | None:
     """`funnel_metrics` by scenario against the teacher, with intervals over requests; None without a teacher.
 
     See `tt_jax.evaluation.funnel_report`.
     """
-    if not schema.request_id:
-        return None
-    funnel = Funnel.of(schema, found.labels, _key(found, schema, schema.request_id), expression)
+    funnel = Funnel.of(rows, expression)
     if funnel is None:
         return None
-    probabilities, in_scenario = expit(found.logits), {s: found.scenario == schema.scenarios.index(s) for s in names}
-    by_name = {s: funnel.metrics(probabilities, part, replicates=replicates) for s, part in in_scenario.items()}
+    by_name = {s: funnel.metrics(rows, rows.in_scenario(s), replicates) for s in rows.scenarios}
     return {"utility": funnel.utility.expression, "bid": 1, "scenarios": by_name}

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tt_jax.metrics.funnel import FunnelSums, funnel_metrics, funnel_sums
+from tt_jax.metrics.rows import EvalRows
 from tt_jax.schema import Schema
 from tt_jax.utility import Utility
 
@@ -32,15 +33,16 @@ class Funnel:
     requests: np.ndarray
 
     @staticmethod
-    def of(schema: Schema, labels: np.ndarray, requests: np.ndarray, expression: str) -> Funnel | None:
-        """The funnel of rows with labels `[N, T]`; None if they have no teacher.
+    def of(rows: EvalRows, expression: str) -> Funnel | None:
+        """The funnel of rows; None if they have no teacher, or no requests.
 
         `expression`: the utility, "" = the first head. If the teacher has not labelled all that it needs, it is the
         first head that the teacher has labelled.
         """
+        schema, labels, requests = rows.schema, rows.labels, rows.requests
         teachers = {schema.heads[h]: t for t, h in enumerate(schema.head_of_task) if schema.tasks[t].kind == "soft"}
         labelled = {head: t for head, t in teachers.items() if not np.isnan(labels[:, t]).all()}
-        if not labelled:
+        if not labelled or requests is None:
             return None
         utility = Utility.parse(expression or schema.heads[0], schema.heads)
         if not utility.names or not labelled.keys() >= set(utility.names):
@@ -48,18 +50,16 @@ class Funnel:
         teacher = _value(utility, {h: labels[:, labelled[h]] for h in utility.names})
         return Funnel(schema, utility, np.where(np.isfinite(teacher), teacher, np.nan), requests)
 
-    def metrics(self, probabilities: np.ndarray, part: np.ndarray, **at: Any) -> dict[str, Any]:
-        """`funnel_metrics` of some rows, for probabilities `[N, H]`. `at`: its other arguments."""
-        return funnel_metrics(*self._ranked(probabilities, part), **at)
+    def metrics(self, rows: EvalRows, part: np.ndarray, replicates: int = 0) -> dict[str, Any]:
+        """`funnel_metrics` of some of the rows, by a mask bool `[N]`, for any predictions of them."""
+        return funnel_metrics(*self._ranked(rows, part), replicates=replicates)
 
-    def sums(
-        self, probabilities: np.ndarray, part: np.ndarray, best: Sequence[int], passed: Sequence[int]
-    ) -> FunnelSums:
-        """`funnel_sums` of some rows, for probabilities `[N, H]`."""
-        return funnel_sums(*self._ranked(probabilities, part), best, passed)
+    def sums(self, rows: EvalRows, part: np.ndarray, best: Sequence[int], passed: Sequence[int]) -> FunnelSums:
+        """`funnel_sums` of some of the rows, by a mask bool `[N]`, for any predictions of them."""
+        return funnel_sums(*self._ranked(rows, part), best, passed)
 
-    def _ranked(self, probabilities: np.ndarray, part: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        heads = {h: probabilities[:, self.schema.heads.index(h)] for h in self.utility.names}
+    def _ranked(self, rows: EvalRows, part: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        heads = {h: rows.probabilities[:, self.schema.heads.index(h)] for h in self.utility.names}
         return _value(self.utility, heads)[part], self.teacher[part], self.requests[part]
 
 

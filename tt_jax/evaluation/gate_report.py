@@ -11,9 +11,9 @@ import numpy as np
 
 from input_pipeline.batches import eval_batches
 from input_pipeline.blocks.prepared_set import PreparedSet
-from tt_jax.evaluation.predict import INPUT_ARRAYS, finite_rows, predictions
+from tt_jax.evaluation.predict import INPUT_ARRAYS, eval_rows, finite_rows
 from tt_jax.metrics.gates import GateSums, batch_sums, gate_metrics
-from tt_jax.metrics.predictions import Predictions
+from tt_jax.metrics.rows import EvalRows
 from tt_jax.models.two_tower import Params, TwoTower
 
 
@@ -25,25 +25,25 @@ def predict_with_gates(
     split: str,
     scenarios: Sequence[str],
     batch_size: int,
-) -> tuple[Predictions, dict[str, Any]]:
+) -> tuple[EvalRows, dict[str, Any]]:
     """What `tt_jax.evaluation.predict.predict_rows` gives, and of the same pass over the rows the gate diagnostics.
 
     They are mixture (`query`, `ad`, or `pair` of a heavy ranker) -> `experts`, names of what the gates share out among,
     and `overall` and `scenarios` -> diagnostics by head. Empty for a model without gates. Arguments and errors are
     those of `tt_jax.evaluation.predict.evaluate`.
     """
-    schema, parts = prepared.schema, []
+    parts = []
     found: dict[str, GateSums] = {}
     for batch, rows in eval_batches(prepared, split, scenarios, batch_size):
         scenario_B = np.where(np.arange(batch_size) < rows, batch["scenario"][:, 0], -1)  # padding counts nothing
         arrays = {name: batch[name] for name in INPUT_ARRAYS}
         logits_BH, sums = jax.device_get(_run(model, params, tables, arrays, scenario_B.astype(np.int32)))
-        parts.append(predictions(schema, finite_rows(logits_BH, rows, prepared, split), batch, rows))
+        parts.append(eval_rows(prepared.schema, scenarios, finite_rows(logits_BH, rows, prepared, split), batch))
         sums = jax.tree.map(lambda x: x.astype(np.float64), sums)  # summed on the host
         found = jax.tree.map(np.add, found, sums) if found else sums
-    names = [s for s in schema.scenarios if not scenarios or s in scenarios]
+    names = [s for s in prepared.schema.scenarios if not scenarios or s in scenarios]
     report = {mixture: _report(sums, model, names) for mixture, sums in found.items()}
-    return Predictions.join(parts), report
+    return EvalRows.concat(parts), report
 
 
 @partial(jax.jit, static_argnums=0)

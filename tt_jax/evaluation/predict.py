@@ -7,12 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy.special import expit
 
 from input_pipeline.batches import eval_batches
 from input_pipeline.blocks.prepared_set import Part, PreparedSet
-from tt_jax.metrics import EvalState
-from tt_jax.metrics.predictions import Predictions
+from tt_jax.metrics.rows import EvalRows
 from tt_jax.metrics.streaming import Hours
 from tt_jax.models.scenario import query_scenarios
 from tt_jax.models.two_tower import Params, TwoTower
@@ -37,16 +35,30 @@ def predict_rows(
     split: str,
     scenarios: Sequence[str],
     batch_size: int,
-) -> Predictions:
-    """The predictions of a split, kept whole on the host. Arguments and errors are those of `evaluate`."""
+) -> EvalRows:
+    """The rows of a split with their predictions. Arguments and errors are those of `evaluate`."""
     batches = _batches(predict, params, tables, prepared, split, scenarios, batch_size)
-    return Predictions.join([predictions(prepared.schema, *found) for found in batches])
+    return EvalRows.concat([eval_rows(prepared.schema, scenarios, logits, batch) for logits, batch in batches])
 
 
-def predictions(schema: Schema, logits_BH: Any, batch: dict[str, np.ndarray], rows: int) -> Predictions:
-    """Those of the first `rows` of a batch; the rest is padding. `logits_BH`: float32 `[B, H]`, not calibrated."""
-    query_scenario = np.asarray(query_scenarios(schema, batch["query_ids"][:rows]))
-    return Predictions.of_batch(logits_BH, query_scenario, batch, rows)
+def eval_rows(
+    schema: Schema, scenarios: Sequence[str], logits_NH: np.ndarray, batch: dict[str, np.ndarray]
+) -> EvalRows:
+    """The first N rows of a batch with their logits, float32, not calibrated; the rest of the batch is padding.
+
+    `scenarios`: those that were asked for; empty = all.
+    """
+    n = len(logits_NH)
+    return EvalRows(
+        schema=schema,
+        scenarios=tuple(scenarios or schema.scenarios),
+        logits=logits_NH,
+        labels=batch["labels"][:n],
+        weights=batch["weights"][:n],
+        scenario=batch["scenario"][:n, 0],
+        keys=batch["keys"][:n],
+        query_scenario=np.asarray(query_scenarios(schema, batch["query_ids"][:n])),
+    )
 
 
 def evaluate(
@@ -59,7 +71,7 @@ def evaluate(
     should_stop: Callable[[], bool] = lambda: False,
     hours: Hours | None = None,
 ) -> dict[str, Any]:
-    """The report of `tt_jax.metrics.EvalState.report` on some splits of a prepared set; each task by its head.
+    """The report of `tt_jax.metrics.EvalRows.report` on some splits of a prepared set; each task by its head.
 
     Args:
       predict: of `make_predict`.
@@ -73,26 +85,18 @@ def evaluate(
       PreparedError: there is nothing to read.
       DivergedError: the model's logits are not numbers.
     """
-    schema = part.prepared.schema
-    state = EvalState({t.name: t.kind for t in schema.tasks}, scenarios or schema.scenarios)
-    place = np.array([list(state.scenarios).index(s) if s in state.scenarios else -1 for s in schema.scenarios])
-    user_column = schema.key_columns.index(schema.user_id) if schema.user_id else None
-    batches = (
-        found
-        for split in part.splits
-        for found in _batches(predict, params, tables, part.prepared, split, scenarios, batch_size, should_stop)
-    )
-    for logits_BH, batch, rows in batches:
-        of_rows = (
-            expit(logits_BH)[:, schema.head_of_task],
-            batch["labels"][:rows],
-            batch["weights"][:rows],
-            place[batch["scenario"][:rows, 0]],
-        )
-        state.append(*of_rows, None if user_column is None else batch["keys"][:rows, user_column])
-        if hours is not None:
-            hours.append(*of_rows, batch["keys"][:rows, schema.key_columns.index(schema.time)])
-    return state.report()
+    schema, parts = part.prepared.schema, []
+    names = list(scenarios or schema.scenarios)
+    place = np.array([names.index(s) if s in names else -1 for s in schema.scenarios])
+    for split in part.splits:
+        found = _batches(predict, params, tables, part.prepared, split, scenarios, batch_size, should_stop)
+        for logits_NH, batch in found:
+            rows = eval_rows(schema, scenarios, logits_NH, batch)
+            parts.append(rows)
+            if hours is not None:
+                of_tasks = rows.probabilities[:, schema.head_of_task]
+                hours.append(of_tasks, rows.labels, rows.weights, place[rows.scenario], rows.key(schema.time))
+    return EvalRows.concat(parts).report()
 
 
 def finite_rows(logits_BH: Any, rows: int, prepared: PreparedSet, split: str) -> np.ndarray:
@@ -115,12 +119,12 @@ def _batches(
     scenarios: Sequence[str],
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray], int]]:
-    """Logits `[rows, H]`, the batch that they belong to, and its rows that are real."""
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Logits `[N, H]` of the rows of a batch that are real, and the batch."""
     for batch, rows in eval_batches(prepared, split, scenarios, batch_size):
         if should_stop():
             raise Interrupted
-        logits_BH = finite_rows(
+        logits_NH = finite_rows(
             predict(params, tables, {name: batch[name] for name in INPUT_ARRAYS}), rows, prepared, split
         )
-        yield logits_BH, batch, rows
+        yield logits_NH, batch

@@ -1,7 +1,8 @@
-"""Metrics: exact ones on the host (`report`, `ranking`, `probability`), running sums on the device (`streaming`)."""
+"""Metrics: exact ones on the host, listed in `table`; running sums on the device (`streaming`)."""
 
 from tt_jax.metrics.ranking import auc, gauc
-from tt_jax.metrics.rows import EvalState, task_metrics
-from tt_jax.metrics.task_rows import METRICS
+from tt_jax.metrics.rows import EvalRows
+from tt_jax.metrics.table import METRICS
+from tt_jax.metrics.task_rows import task_metrics
 
-__all__ = ["METRICS", "EvalState", "auc", "gauc", "task_metrics"]
+__all__ = ["METRICS", "EvalRows", "auc", "gauc", "task_metrics"]

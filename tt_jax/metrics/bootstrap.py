@@ -21,9 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from tt_jax.metrics.task_rows import COUNTS, METRICS, TaskRows
+from tt_jax.metrics.table import with_interval
+from tt_jax.metrics.task_rows import TaskRows
 
-INTERVALS = tuple(name for name in METRICS if name not in (*COUNTS, "ece"))
 LEVEL = 0.95
 NO_CLUSTER = -1  # a missing id, as the encoder writes it in `keys`
 _DRAWS_AT_ONCE = 1 << 22
@@ -44,10 +44,11 @@ def metric_intervals(
       replicates: R, at least 1.
       seed: of the draws: the same arguments give the same intervals.
 
-    Returns the keys `INTERVALS`; None where the metric is undefined on the rows, or in a tenth of the replicates.
+    Returns the keys of `table.with_interval`; None where the metric is undefined on the rows, or in a tenth of the
+    replicates.
     """
     found, estimate = replicate_metrics(rows, clusters, replicates=replicates, seed=seed), rows.metrics()
-    return {name: None if estimate[name] is None else interval(found[name]) for name in INTERVALS}
+    return {name: None if estimate[name] is None else interval(found[name]) for name in with_interval()}
 
 
 def difference_intervals(
@@ -55,17 +56,22 @@ def difference_intervals(
 ) -> dict[str, Interval | None]:
     """95 % intervals of metric(a) - metric(b), of two predictors of the same rows: both see the same draws.
 
-    What the rows have in common cancels, so they are far narrower than the difference of two intervals. Arguments and
-    result are otherwise as of `metric_intervals`.
+    What the rows have in common cancels, so they are far narrower than the difference of two intervals.
+
+    Args:
+      a, b: the same rows with the predictions of each.
+      clusters, replicates, seed: as of `metric_intervals`: int64 `[rows given]`, R, and a number.
+
+    Returns metric -> `[low, high]`; None where either metric is undefined, or in a tenth of the replicates.
     """
     of_a, of_b = (replicate_metrics(rows, clusters, replicates=replicates, seed=seed) for rows in (a, b))
     estimates = (a.metrics(), b.metrics())
-    defined = {name: all(found[name] is not None for found in estimates) for name in INTERVALS}
-    return {name: interval(of_a[name] - of_b[name]) if defined[name] else None for name in INTERVALS}
+    defined = {name: all(found[name] is not None for found in estimates) for name in with_interval()}
+    return {name: interval(of_a[name] - of_b[name]) if defined[name] else None for name in with_interval()}
 
 
 def replicate_metrics(rows: TaskRows, clusters: np.ndarray, *, replicates: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """The metrics `INTERVALS` of each replicate, float64 `[R]`, NaN where one is undefined.
+    """The metrics of `table.with_interval` in each replicate, float64 `[R]`, NaN where one is undefined.
 
     The draws depend on seed and clusters alone, so replicates of two predictors of the same rows are pairs. Arguments
     as of `metric_intervals`.
@@ -77,9 +83,12 @@ def replicate_metrics(rows: TaskRows, clusters: np.ndarray, *, replicates: int, 
     for code_given, draws_rC in cluster_draws(clusters[rows.row[in_order_given]], replicates, seed):
         if sums_CS is None:
             code[in_order_given] = code_given
-            sums_CS = np.stack([np.bincount(code, term, draws_rC.shape[1]) for term in rows.terms_Sn], axis=1)
-        found.append(rows.ratios(draws_rC @ sums_CS) | _ordered(rows, code, draws_rC))
-    return {name: np.concatenate([part[name] for part in found]) for name in INTERVALS}
+            terms = rows.terms.values()
+            sums_CS = np.stack([np.bincount(code, term, draws_rC.shape[1]) for term in terms], axis=1)
+        sums_rS = draws_rC @ sums_CS
+        sums = dict(zip(rows.terms, sums_rS.T, strict=True))
+        found.append(rows.ratios(sums) | _ordered(rows, code, draws_rC))
+    return {name: np.concatenate([part[name] for part in found]) for name in with_interval()}
 
 
 def _ordered(rows: TaskRows, code: np.ndarray, draws_rC: np.ndarray) -> dict[str, np.ndarray]:

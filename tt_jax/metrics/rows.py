@@ -1,127 +1,191 @@
-"""The evaluation report: every metric, per task, overall and per scenario, exact over rows streamed in batches."""
+"""The rows that a model is judged on: predictions beside what happened, and the metrics of all of them or of parts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
-from tt_jax.metrics import ranking
-from tt_jax.metrics.task_rows import Metrics, TaskRows, check_values, require
+from tt_jax.metrics.bootstrap import NO_CLUSTER, difference_intervals, metric_intervals
+from tt_jax.metrics.ranking import user_codes
+from tt_jax.metrics.task_rows import TaskRows, check_values
+from tt_jax.schema import Schema
 
-
-def task_metrics(
-    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray, users: np.ndarray | None, *, soft: bool
-) -> Metrics:
-    """All metrics of one task over the rows that have a label; None where one is undefined, never NaN.
-
-    Args:
-      probabilities: float32 `[n]`, in [0, 1].
-      labels: float32 `[n]`, NaN = no label; 0 or 1, or any probability if `soft`.
-      weights: float32 `[n]`, >= 0.
-      users: int64 `[n]`, the group of a row for `gauc`, -1 where it has none; None if the logs have no user.
-      soft: the labels are a teacher's probabilities, so `kl` and `logmae` are defined, and `auc` and `gauc` are not
-        unless all labels happen to be 0 or 1.
-
-    Returns the keys `METRICS`, see `task_rows.DEFINITIONS`: `auc` and `gauc` as in `ranking`; `ne` is the normalized
-    entropy of He et al. 2014, Practical Lessons from Predicting Clicks on Ads at Facebook, section 3; `ece` as in
-    `probability.binned_calibration_error`. All but the counts are weighted. Raises ValueError on a value outside its
-    range, in a row that has a label.
-    """
-    check_values(probabilities, labels, weights, soft=soft)
-    codes = None if users is None else ranking.user_codes(users)
-    return TaskRows.of(probabilities, labels, weights, codes, soft=soft).metrics()
+MOST_VALUES = 50
+OTHER, MISSING = "other", "missing"
+NO_VALUE = -1  # a missing key, as the encoder writes it in `keys`
+TaskMetrics = dict[str, dict[str, Any]]
 
 
-class EvalState:
-    """Rows of an evaluation, streamed in batches and kept on the host: 12 bytes per row and task, and 12 per row.
+@dataclass(frozen=True)
+class EvalRows:
+    """Rows of an evaluation, in stored order, as columns: N rows, H heads, T tasks, K keys.
 
-    Exact ranking metrics need every row, so the state is the rows themselves; states of parts of the data `merge`.
+    Attributes:
+      schema: of the rows.
+      scenarios: names of those that were asked for, in the order of reports; some may have no row.
+      logits: float `[N, H]`, what is predicted; `[N, 0]` of rows that nothing has been predicted for yet.
+      labels, weights: float32 `[N, T]`; a NaN label = none.
+      scenario: int32 `[N]`, index into `Schema.scenarios`.
+      keys: int64 `[N, K]`, see `Schema.key_columns`.
+      query_scenario: int32 `[N]`, what `tt_jax.models.scenario.query_scenarios` says, which a calibration needs; None =
+        not asked.
 
-    Args:
-      tasks: name -> `hard` or `soft` (`schema.Task.kind`), in the order of the columns.
-      scenarios: names, in the order of the scenario index.
+    Raises ValueError on columns of unequal length.
     """
 
-    def __init__(self, tasks: Mapping[str, str], scenarios: Sequence[str]) -> None:
-        self.tasks = dict(tasks)
-        self.scenarios = tuple(scenarios)
-        self.rows = 0
-        self._chunks: list[dict[str, np.ndarray]] = []
+    schema: Schema
+    scenarios: tuple[str, ...]
+    logits: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+    scenario: np.ndarray
+    keys: np.ndarray
+    query_scenario: np.ndarray | None = None
 
-    def append(
-        self,
-        probabilities_NT: Any,
-        labels_NT: Any,
-        weights_NT: Any,
-        scenario_N: Any,
-        users_N: Any | None = None,
-    ) -> None:
-        """Adds N rows. Rows that only pad a batch are the caller's to cut off.
+    def __post_init__(self) -> None:
+        for name, column in self._columns().items():
+            if len(column) != len(self):
+                raise ValueError(f"{name}: expected {len(self)} rows, got {len(column)}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    # ---- columns -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """float32 `[N, H]`."""
+        return expit(self.logits).astype(np.float32, copy=False)
+
+    def key(self, column: str) -> np.ndarray:
+        """int64 `[N]`, of a column of `Schema.key_columns`."""
+        return self.keys[:, self.schema.key_columns.index(column)]
+
+    @property
+    def requests(self) -> np.ndarray | None:
+        """int64 `[N]`; None if the logs have none."""
+        return self.key(self.schema.request_id) if self.schema.request_id else None
+
+    @property
+    def clusters(self) -> np.ndarray:
+        """int64 `[N]`, what a bootstrap resamples, by `cluster_column`."""
+        column = cluster_column(self.schema)
+        return self.key(column) if column else np.full(len(self), NO_CLUSTER, np.int64)
+
+    @cached_property
+    def _users(self) -> np.ndarray | None:
+        return user_codes(self.key(self.schema.user_id)) if self.schema.user_id else None
+
+    def in_scenario(self, name: str) -> np.ndarray:
+        """bool `[N]`."""
+        return self.scenario == self.schema.scenarios.index(name)
+
+    # ---- other rows --------------------------------------------------------------------------------------------------
+
+    def select(self, chosen: np.ndarray) -> EvalRows:
+        """Some of the rows, by a mask, bool `[N]`, or by their numbers."""
+        return dataclasses.replace(self, **{name: column[chosen] for name, column in self._columns().items()})
+
+    def with_logits(self, logits: np.ndarray) -> EvalRows:
+        """The same rows with other predictions, float `[N, H]`."""
+        other = dataclasses.replace(self, logits=logits)
+        other.__dict__["_users"] = self._users  # the same: to number them takes a sort
+        return other
+
+    @staticmethod
+    def concat(parts: Sequence[EvalRows]) -> EvalRows:
+        """The rows of all of them, in order; at least one, of one schema."""
+        columns = [part._columns() for part in parts]
+        return dataclasses.replace(
+            parts[0], **{name: np.concatenate([c[name] for c in columns]) for name in columns[0]}
+        )
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        names = ("logits", "labels", "weights", "scenario", "keys", "query_scenario")
+        return {name: column for name in names if (column := getattr(self, name)) is not None}
+
+    # ---- metrics -----------------------------------------------------------------------------------------------------
+
+    def task_rows(self, task: str) -> TaskRows:
+        """The rows that have a label of a task, predicted by its head.
+
+        Raises ValueError naming the task, the row and the value that is out of range.
+        """
+        t = self.schema.task_names.index(task)
+        p, y, w = self.probabilities[:, self.schema.head_of_task[t]], self.labels[:, t], self.weights[:, t]
+        soft = self.schema.tasks[t].kind == "soft"
+        check_values(p, y, w, soft=soft, where=f"task {task!r}: ")
+        return TaskRows.of(p, y, w, self._users, soft=soft)
+
+    def metrics(self, replicates: int = 0) -> TaskMetrics:
+        """Task -> metrics of all rows; with replicates of a bootstrap, their `intervals` among them."""
+        return {task: self._metrics(self.task_rows(task), replicates) for task in self.schema.task_names}
+
+    def report(self, replicates: int = 0) -> dict[str, Any]:
+        """`{"overall": {task: metrics}, "scenarios": {name: {task: metrics}}, "rows": N}`, ready for JSON.
+
+        Every scenario of `scenarios` is there, also without a row: `rows` and `positives` 0, the rest None. With
+        replicates of a bootstrap, `intervals` are among the metrics.
+        """
+        overall: TaskMetrics = {}
+        scenarios: dict[str, TaskMetrics] = {name: {} for name in self.scenarios}
+        for task in self.schema.task_names:
+            rows = self.task_rows(task)
+            overall[task] = self._metrics(rows, replicates)
+            for name, metrics in scenarios.items():
+                metrics[task] = self._metrics(rows.part(self.in_scenario(name)), replicates)
+        return {"overall": overall, "scenarios": scenarios, "rows": len(self)}
+
+    def _metrics(self, rows: TaskRows, replicates: int) -> dict[str, Any]:
+        found: dict[str, Any] = {**rows.metrics()}
+        if replicates:
+            found["intervals"] = metric_intervals(rows, self.clusters, replicates=replicates)
+        return found
+
+    def differences(self, reference: EvalRows, replicates: int) -> Mapping[str, Mapping[str, Any]]:
+        """Task -> metric -> paired interval of its difference to that of other predictions of the same rows."""
+        return {
+            task: difference_intervals(
+                self.task_rows(task), reference.task_rows(task), self.clusters, replicates=replicates
+            )
+            for task in self.schema.task_names
+        }
+
+    def by_value(
+        self, values: np.ndarray, name_of: Callable[[int], str], replicates: int = 0
+    ) -> dict[str, TaskMetrics]:
+        """Metrics of the rows of each value.
 
         Args:
-          probabilities_NT, labels_NT, weights_NT: `[N, T]`, as in `task_metrics`, stored as float32.
-          scenario_N: `[N]` int, index into `scenarios`.
-          users_N: `[N]` int64; None, on every call, if the logs have no user.
-
-        Raises ValueError naming the task, the row (counted over all calls) and the value that is out of range.
+          values: int64 `[N]`; `NO_VALUE` is called `missing`.
+          name_of: name of a value; values of one name are one part. Of more than `MOST_VALUES` names those with the
+            fewest rows are pooled as `other`.
+          replicates: of the bootstrap; 0 = no intervals.
         """
-        n, t = len(scenario_N), len(self.tasks)
-        # Copies: a host view of a device buffer changes under us once that buffer is donated.
-        chunk = {
-            "probabilities": np.array(probabilities_NT, np.float32),
-            "labels": np.array(labels_NT, np.float32),
-            "weights": np.array(weights_NT, np.float32),
-            "scenario": np.array(scenario_N, np.int32),
+        distinct, code = np.unique(values, return_inverse=True)
+        names = [MISSING if v == NO_VALUE else name_of(v) for v in distinct.tolist()]
+        rows: dict[str, int] = {}
+        for name, count in zip(names, np.bincount(code, minlength=distinct.size).tolist(), strict=True):
+            rows[name] = rows.get(name, 0) + count
+        largest = sorted(rows, key=lambda n: -rows[n])[:MOST_VALUES]
+        shown = [n for n in rows if n in largest and n != OTHER]
+        pooled = [n for n in rows if n not in shown]
+        place = {n: i for i, n in enumerate(shown)} | dict.fromkeys(pooled, len(shown))
+        part = np.array([place[n] for n in names], np.int64)[code]
+        order = np.argsort(part, kind="stable")
+        bounds = np.searchsorted(part[order], np.arange(len(shown) + 2))
+        titles = [*shown, *([OTHER] if pooled else [])]
+        return {
+            title: self.select(order[bounds[i] : bounds[i + 1]]).metrics(replicates) for i, title in enumerate(titles)
         }
-        if users_N is not None:
-            chunk["users"] = np.array(users_N, np.int64)
-        for name, array in chunk.items():
-            wants = (n,) if name in ("scenario", "users") else (n, t)
-            if array.shape != wants:
-                raise ValueError(f"{name}: expected shape {wants} ([rows, tasks] or [rows]), got {array.shape}")
-        if self._chunks and self._chunks[0].keys() != chunk.keys():
-            raise ValueError("users: expected on every call or on none")
-        known = (chunk["scenario"] >= 0) & (chunk["scenario"] < len(self.scenarios))
-        require(known, chunk["scenario"], "scenario", f"0..{len(self.scenarios) - 1}", self.rows)
-        for i, (task, kind) in enumerate(self.tasks.items()):
-            p, y, w = (chunk[name][:, i] for name in ("probabilities", "labels", "weights"))
-            check_values(p, y, w, soft=kind == "soft", where=f"task {task!r}: ", first_row=self.rows)
-        self._chunks.append(chunk)
-        self.rows += n
 
-    def merge(self, other: EvalState) -> None:
-        """Adds the rows of another state. Raises ValueError if its tasks or scenarios are not the same."""
-        if (list(self.tasks.items()), self.scenarios) != (list(other.tasks.items()), other.scenarios):
-            raise ValueError(
-                f"cannot merge an evaluation of {other.tasks}, {other.scenarios} into {self.tasks}, {self.scenarios}"
-            )
-        if self._chunks and other._chunks and self._chunks[0].keys() != other._chunks[0].keys():
-            raise ValueError("users: expected in both evaluations or in neither")
-        self._chunks += other._chunks
-        self.rows += other.rows
 
-    def report(self) -> dict[str, Any]:
-        """`{"overall": {task: metrics}, "scenarios": {name: {task: metrics}}, "rows": n}`, ready for JSON.
-
-        Every scenario is there, also without a row: `rows` and `positives` 0, the rest None.
-        """
-        data = self._concatenated()
-        users = ranking.user_codes(data["users"]) if "users" in data else None
-        in_scenario = {name: data["scenario"] == i for i, name in enumerate(self.scenarios)}
-        overall: dict[str, Metrics] = {}
-        scenarios: dict[str, dict[str, Metrics]] = {name: {} for name in self.scenarios}
-        for i, (task, kind) in enumerate(self.tasks.items()):
-            p, y, w = (data[name][:, i] for name in ("probabilities", "labels", "weights"))
-            rows = TaskRows.of(p, y, w, users, soft=kind == "soft")
-            overall[task] = rows.metrics()
-            for name, chosen in in_scenario.items():
-                scenarios[name][task] = rows.part(chosen).metrics()
-        return {"overall": overall, "scenarios": scenarios, "rows": self.rows}
-
-    def _concatenated(self) -> dict[str, np.ndarray]:
-        if not self._chunks:
-            empty = np.zeros((0, len(self.tasks)), np.float32)
-            return {"probabilities": empty, "labels": empty, "weights": empty, "scenario": np.zeros(0, np.int32)}
-        return {name: np.concatenate([c[name] for c in self._chunks]) for name in self._chunks[0]}
+def cluster_column(schema: Schema) -> str:
+    """Whose rows are not independent of one another: the column of users, else of requests, else "": rows are."""
+    return schema.user_id or schema.request_id

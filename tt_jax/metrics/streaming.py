@@ -73,7 +73,10 @@ def hours_of(time: np.ndarray) -> np.ndarray:
 
 
 class Hours:
-    """Rows of an evaluation, summed by hour, scenario and task."""
+    """Rows of an evaluation, summed by hour, scenario and task.
+
+    It is no `EvalRows`: it keeps sums, so that its memory grows with the hours of a log and not with its rows.
+    """
 
     def __init__(self, tasks: Sequence[str], scenarios: Sequence[str]) -> None:
         self.tasks, self.scenarios = tuple(tasks), tuple(scenarios)
@@ -87,7 +90,7 @@ class Hours:
         scenario_N: np.ndarray,
         time_N: np.ndarray,
     ) -> None:
-        """Adds N rows; arguments as of `EvalState.append`, and int64 times."""
+        """Adds N rows: `scenario_N` is int, an index into `scenarios`; times are int64, in any unit of `hours_of`."""
         hours, which = np.unique(hours_of(time_N), return_inverse=True)
         cells = len(hours) * len(self.scenarios)
         cell = which * len(self.scenarios) + scenario_N

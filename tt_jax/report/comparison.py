@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 
-from tt_jax.metrics.task_rows import COUNTS, DEFINITIONS
+from tt_jax.metrics.table import METRICS, counts
 from tt_jax.report import comparison_plots, plots
 from tt_jax.report.html import plain_page
 
@@ -44,9 +44,8 @@ def render(report: Mapping[str, Any]) -> str:
     }  # fmt: skip
     body = environment.get_template(TEMPLATE).render(
         report=report,
-        names=comparison_plots.NAMES,
-        definitions=DEFINITIONS,
-        counts=COUNTS,
+        metrics=METRICS,
+        counts=counts(),
         colours=plots.COLOURS,
         whiskers=comparison_plots.whiskers(report),
         learning=comparison_plots.learning(report),

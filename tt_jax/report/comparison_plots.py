@@ -7,14 +7,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from tt_jax.metrics.table import METRICS
 from tt_jax.report import plots
 from tt_jax.report.plots import Line, Whisker
 
-NAMES = {
-    "logloss": "log loss", "auc": "AUC", "gauc": "GAUC", "ne": "NE", "calibration": "calibration", "ece": "ECE",
-    "kl": "KL to teacher", "logmae": "LogMAE", "rows": "rows", "positives": "positives",
-    "gauc_rows": "rows of GAUC",
-}  # fmt: skip
 MIXTURES = {"query": "query tower", "ad": "ad tower", "pair": "both sides"}
 
 Cards = list[tuple[str, Markup]]  # by caption the picture
@@ -32,8 +28,8 @@ def whiskers(report: Mapping[str, Any]) -> Sequence[Group]:
                 drawn = _compared(report, split, scope, task, loss)
                 if drawn:
                     told = "; ".join(f"{w.name} {w.value:+.2%}, {w.low:+.2%} to {w.high:+.2%}" for w in drawn)
-                    alt = f"{NAMES[loss]} of {task} on {split}, {scope}, difference to {reference}: {told}"
-                    cards.append((scope, Markup(plots.whiskers(drawn, alt, f"{NAMES[loss]}, difference"))))
+                    alt = f"{METRICS[loss].label} of {task} on {split}, {scope}, difference to {reference}: {told}"
+                    cards.append((scope, Markup(plots.whiskers(drawn, alt, f"{METRICS[loss].label}, difference"))))
             if cards:
                 groups.append((f"{task} on {split}", cards))
     return groups

@@ -21,7 +21,7 @@ from input_pipeline.batches import Batches, ResumeError
 from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from tt_jax.config import Config
 from tt_jax.evaluation.predict import evaluate
-from tt_jax.metrics import streaming
+from tt_jax.metrics import METRICS, streaming
 from tt_jax.parallel.processes import failing_together, gather
 from tt_jax.runs.checkpoints import CheckpointError, Checkpoints
 from tt_jax.runs.finite import DivergedError, diverged, make_finite_check
@@ -33,7 +33,7 @@ from tt_jax.runs.record import describe, open_workdir
 from tt_jax.runs.throughput import Clock
 from tt_jax.training import progressive
 from tt_jax.training.admission import row_figures, rows_line
-from tt_jax.training.setup import LOWER_IS_BETTER, Setup
+from tt_jax.training.setup import Setup
 from tt_jax.training.step import TrainState
 
 STEPS_IN_FLIGHT = 2  # dispatched and not finished: hides the dispatch, bounds the batches held on the device
@@ -253,7 +253,7 @@ class _Loop:
         value = overall[task][metric]
         if value is None:
             raise DivergedError(f"step {step}: the early-stop metric {name} is undefined on {data.eval_split!r}")
-        score = -value if metric in LOWER_IS_BETTER else value
+        score = -value if METRICS[metric].better == "lower" else value
         if facts.best_score is None or score > facts.best_score:
             facts.best_step, facts.best_score, facts.bad_evaluations, facts.report = step, score, 0, report
         else:

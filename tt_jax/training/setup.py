@@ -28,9 +28,6 @@ from tt_jax.training.collectives import ONE_DEVICE, ManyDevices, shard_predict, 
 from tt_jax.training.step import TrainState, init_state, make_step, resolve_chunk_rows, step_arrays
 from tt_jax.utility import Utility
 
-LOWER_IS_BETTER = ("logloss", "ne", "ece", "kl", "logmae")
-HIGHER_IS_BETTER = ("auc", "gauc")
-
 
 def make_model(config: Config, schema: Schema, training: bool = False) -> TwoTower:
     """The model of a run, in the precision that this platform trains or predicts in."""
@@ -218,8 +215,7 @@ def check_config(config: Config, schema: Schema) -> None:
                 "config.train.patience: expected a metric in train.early_stop to be patient about, got none"
             )
         return
-    task, _, metric = config.train.early_stop.partition(".")
-    valid = [f"{t}.{m}" for t in schema.task_names for m in (*LOWER_IS_BETTER, *HIGHER_IS_BETTER)]
-    if config.train.early_stop not in valid or metric not in METRICS or task not in schema.task_names:
+    valid = [f"{task}.{name}" for task in schema.task_names for name, metric in METRICS.items() if metric.better]
+    if config.train.early_stop not in valid:
         name = config.train.early_stop
         raise ConfigError(f"config.train.early_stop: expected task.metric, got {name!r}{nearest(name, valid)}")

@@ -22,7 +22,7 @@ from tt_jax.calibration.maps import Calibration, CalibrationError
 from tt_jax.evaluation.full_report import full_report
 from tt_jax.evaluation.gate_report import predict_with_gates
 from tt_jax.evaluation.predict import make_predict, predict_rows
-from tt_jax.metrics.predictions import Predictions
+from tt_jax.metrics.rows import EvalRows
 from tt_jax.models.two_tower import Params, TwoTower
 from tt_jax.runs.checkpoints import CheckpointError, Checkpoints, Restored
 from tt_jax.runs.record import Record, read_record
@@ -120,18 +120,16 @@ def evaluate(
       PreparedError: the set cannot be read, or has no such split.
       ValueError: the set has another schema.
     """
-    config, prepared = trained.record.config, _open(trained, data)
+    prepared = _open(trained, data)
     rows, gates = predict_with_gates(trained.model, *_arguments(trained, prepared, split))
     trained_on = _trained_on(trained, prepared)
-    report = full_report(
-        rows, prepared, config.data.scenarios, config.utility, trained_on, replicates, trained.calibration
-    )
+    report = full_report(rows, trained.record.config.utility, trained_on, replicates, trained.calibration)
     return {**report, **({"gates": gates} if gates else {}), "fingerprint": trained.fingerprint}
 
 
 def predictions(
     trained: Trained, data: str | Path | None = None, split: str | None = None
-) -> tuple[PreparedSet, Predictions]:
+) -> tuple[PreparedSet, EvalRows]:
     """The prepared set, and for every row of a split the logits, not calibrated, with labels, weights and keys.
 
     Arguments and errors are those of `evaluate`.

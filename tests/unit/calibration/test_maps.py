@@ -24,8 +24,8 @@ from tt_jax.calibration.maps import METHODS, Calibration, CalibrationError
 from tt_jax.cli.main import main
 from tt_jax.metrics import task_metrics
 from tt_jax.metrics.bootstrap import difference_intervals
-from tt_jax.metrics.predictions import Predictions
 from tt_jax.metrics.ranking import user_codes
+from tt_jax.metrics.rows import EvalRows
 from tt_jax.metrics.task_rows import TaskRows
 from tt_jax.models.scenario import query_scenarios
 from tt_jax.training.trained import evaluate, export, load_trained, predictions
@@ -165,19 +165,22 @@ def test_wrong_tasks_and_a_calibration_of_other_weights(run: Path, capsys) -> No
     upside_down = np.linspace(-1, 1, 400, dtype=np.float32).repeat(2).reshape(-1, 2)
     labels = np.stack([upside_down[:, 0] < 0.1 * (-1) ** np.arange(400)] * 3, axis=1).astype(np.float32)
     nowhere = np.full(400, 2, np.int32)
-    wrong = Predictions(upside_down, labels, np.ones_like(labels), nowhere * 0, nowhere, np.zeros((400, 0), np.int64))
+    keys = np.zeros((400, len(tiny.TOLD.key_columns)), np.int64)
+    wrong = EvalRows(
+        tiny.TOLD, tiny.SCENARIOS, upside_down, labels, np.ones_like(labels), nowhere * 0, keys, query_scenario=nowhere
+    )
     with pytest.raises(CalibrationError, match="higher logits of 'click' have fewer positives"):
-        fit_calibration(wrong, tiny.TOLD, "platt", {"click": "click"}, "eval", "m")
+        fit_calibration(wrong, "platt", {"click": "click"}, "eval", "m")
     wrong.logits[:, 1] *= -1  # of the conversion, which is then right
-    fitted, left_out = fit_heads(wrong, tiny.TOLD, "platt", own_tasks(tiny.TOLD), "eval", "m")
-    assert fitted == fit_calibration(wrong, tiny.TOLD, "platt", {"conversion": "conversion"}, "eval", "m")
+    fitted, left_out = fit_heads(wrong, "platt", own_tasks(tiny.TOLD), "eval", "m")
+    assert fitted == fit_calibration(wrong, "platt", {"conversion": "conversion"}, "eval", "m")
     assert left_out == {"click": "task 'click': higher logits of 'click' have fewer positives: nothing to fit"}
     wrong.labels[:] = 0
-    assert fit_heads(wrong, tiny.TOLD, "platt", own_tasks(tiny.TOLD), "eval", "m")[0] is None
+    assert fit_heads(wrong, "platt", own_tasks(tiny.TOLD), "eval", "m")[0] is None
     with pytest.raises(
         CalibrationError, match="task 'click' has 400 labelled rows of the split 'eval', and 0 positives"
     ):
-        fit_calibration(wrong, tiny.TOLD, "isotonic", {"click": "click"}, "eval", "m")
+        fit_calibration(wrong, "isotonic", {"click": "click"}, "eval", "m")
     assert own_tasks(tiny.TOLD) == {"click": "click", "conversion": "conversion"}
     path = run / "calibration.json"
     sound = json.loads(path.read_text())

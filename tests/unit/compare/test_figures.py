@@ -9,7 +9,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 from tests.support.slow_metrics import slow_gauc
 from tt_jax.compare.figures import curves_of, differences, metrics_over_seeds, over_seeds, replicates_over_seeds
 from tt_jax.compare.speed import Curve, reach, target_loss, to_quality
-from tt_jax.metrics.bootstrap import INTERVALS, cluster_draws
+from tt_jax.metrics.bootstrap import cluster_draws
+from tt_jax.metrics.table import with_interval
 from tt_jax.metrics.task_rows import TaskRows
 
 
@@ -58,11 +59,11 @@ def test_replicates_of_soft_labels() -> None:
 
 def test_differences_are_paired() -> None:
     rng = np.random.default_rng(2)
-    of_b = {name: rng.uniform(0.4, 0.6, 50) for name in INTERVALS}
+    of_b = {name: rng.uniform(0.4, 0.6, 50) for name in with_interval()}
     of_a = {name: values * 1.1 for name, values in of_b.items()}
-    a, b = ({name: {"mean": mean} for name in INTERVALS} for mean in (0.56, 0.5))
+    a, b = ({name: {"mean": mean} for name in with_interval()} for mean in (0.56, 0.5))
     found = differences(a, b, of_a, of_b)
-    assert list(found) == list(INTERVALS)
+    assert list(found) == list(with_interval())
     low, high = np.quantile(of_b["gauc"] * 0.1, [0.025, 0.975], method="weibull")
     assert found["gauc"]["absolute_interval"] == pytest.approx([low, high])
     assert found["gauc"]["relative_interval"] == pytest.approx([0.1, 0.1])

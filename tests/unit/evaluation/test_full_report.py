@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from tests.support import tiny
-from tt_jax.cli.evaluate import SHOWN, calibration_table
+from tt_jax.cli.evaluate import calibration_table
 from tt_jax.cli.main import main
 from tt_jax.cli.table import table
 from tt_jax.evaluation.predict import evaluate as evaluate_while_training
 from tt_jax.evaluation.predict import make_predict
 from tt_jax.metrics import task_metrics
-from tt_jax.metrics.bootstrap import INTERVALS, metric_intervals
+from tt_jax.metrics.bootstrap import metric_intervals
 from tt_jax.metrics.funnel import funnel_metrics
 from tt_jax.metrics.ranking import user_codes
-from tt_jax.metrics.slices import MOST_VALUES, OTHER, Rows
-from tt_jax.metrics.task_rows import COUNTS, TaskRows
+from tt_jax.metrics.rows import MOST_VALUES, OTHER, EvalRows
+from tt_jax.metrics.table import METRICS, counts, with_interval
+from tt_jax.metrics.task_rows import TaskRows
 from tt_jax.training.trained import evaluate, load_trained, predictions
 
 
@@ -106,8 +108,8 @@ def bootstrapped(trained, told_path: Path):
 def test_intervals_stand_beside_the_metrics(trained, told_path: Path, report, bootstrapped) -> None:
     found = copy.deepcopy(bootstrapped)
     assert found["bootstrap"] == {"replicates": 10, "level": 0.95, "clusters": "user_id"}
-    prepared, rows = predictions(trained, str(told_path))
-    assert prepared.schema == tiny.TOLD
+    _, rows = predictions(trained, str(told_path))
+    assert rows.schema == tiny.TOLD
     users = rows.keys[:, tiny.TOLD.key_columns.index("user_id")]
     clicks = TaskRows.of(expit(rows.logits)[:, 0], rows.labels[:, 0], rows.weights[:, 0], user_codes(users), soft=False)
     assert found["overall"]["click"]["intervals"] == metric_intervals(clicks, users, replicates=10)
@@ -115,7 +117,7 @@ def test_intervals_stand_beside_the_metrics(trained, told_path: Path, report, bo
     for part in parts:
         for metrics in part.values():
             intervals = metrics.pop("intervals")
-            assert tuple(intervals) == INTERVALS
+            assert tuple(intervals) == with_interval()
     assert {name: found[name] for name in ("overall", "scenarios", "slices")} == {
         name: report[name] for name in ("overall", "scenarios", "slices")
     }
@@ -161,13 +163,14 @@ def test_the_verb_writes_it(told_run: Path, tmp_path: Path, report, capsys: pyte
     assert json.loads((tmp_path / "r.json").read_text()) == report
     printed = capsys.readouterr().out.splitlines()
     click = report["scenarios"]["standard"]["click"]
+    shown = [name for name, metric in METRICS.items() if metric.brief]
     wanted = [
         "click",
         f"{click['rows']:,}",
-        *(format(click[name], "," if name in COUNTS else ".4f") for name in SHOWN[1:]),
+        *(format(click[name], "," if name in counts() else ".4f") for name in shown[1:]),
     ]
     at = next(i for i, line in enumerate(printed) if line.startswith("standard"))
-    assert printed[at].split() == ["standard", *SHOWN]
+    assert printed[at].split() == ["standard", *shown]
     assert printed[at + 1].split() == wanted
     assert "funnel, standard" in "\n".join(printed)
     with pytest.raises(SystemExit) as end:
@@ -189,7 +192,12 @@ def test_many_values_are_pooled_and_names_may_be_shared() -> None:
     n = 2000
     rng = np.random.default_rng(0)
     p, y = rng.random((n, 1)).astype(np.float32), (rng.random((n, 1)) < 0.3).astype(np.float32)
-    rows = Rows({"click": "hard"}, p, y, np.ones((n, 1), np.float32), None, np.arange(n))
+    schema = dataclasses.replace(tiny.SCHEMA, tasks=tiny.SCHEMA.tasks[:1], user_id="", request_id="")
+    rows = EvalRows(
+        schema, schema.scenarios, logit(p), y, np.ones((n, 1), np.float32), np.zeros(n, np.int32),
+        np.zeros((n, len(schema.key_columns)), np.int64),
+    )  # fmt: skip
+    p = rows.probabilities
     values = np.where(np.arange(n) < 1000, np.arange(n) % 10, np.arange(n))
     found = rows.by_value(values, str)
     assert len(found) == MOST_VALUES + 1

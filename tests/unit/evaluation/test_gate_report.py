@@ -15,7 +15,7 @@ from tests.support.reference_model import Reference, softmax
 from tt_jax.evaluation.gate_report import predict_with_gates
 from tt_jax.evaluation.predict import make_predict, predict_rows
 from tt_jax.metrics.gates import batch_sums, gate_metrics
-from tt_jax.metrics.predictions import Predictions
+from tt_jax.metrics.rows import EvalRows
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.training.trained import evaluate, load_trained
 
@@ -27,7 +27,7 @@ def test_the_report_is_that_of_a_reference(prepared_path: Path) -> None:
     prepared = PreparedSet.open(prepared_path)
     predicted, found = predict_with_gates(model, params, tables, prepared, "eval", (), 64)
     alone = predict_rows(make_predict(model), params, tables, prepared, "eval", (), 64)
-    for field in dataclasses.fields(Predictions):
+    for field in dataclasses.fields(EvalRows):
         np.testing.assert_array_equal(getattr(predicted, field.name), getattr(alone, field.name))
     assert list(found) == ["ad", "query"]
     rows, reference = stored(prepared), Reference(tiny.SCHEMA, config, params, tables)

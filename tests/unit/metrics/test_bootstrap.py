@@ -7,8 +7,9 @@ import pytest
 from scipy.stats import bootstrap
 
 from tt_jax.metrics import task_metrics
-from tt_jax.metrics.bootstrap import INTERVALS, cluster_draws, difference_intervals, metric_intervals
+from tt_jax.metrics.bootstrap import cluster_draws, difference_intervals, metric_intervals
 from tt_jax.metrics.ranking import user_codes
+from tt_jax.metrics.table import with_interval
 from tt_jax.metrics.task_rows import TaskRows
 
 
@@ -58,8 +59,8 @@ def test_intervals_are_those_of_rows_that_are_really_repeated(soft, levels):
     found = intervals(p, y, w, users, clusters, soft=soft, replicates=50, seed=3)
     replicates = resampled(p, y, w, users, clusters, soft, 50, 3)
     estimate = task_metrics(p, y, w, users, soft=soft)
-    assert tuple(found) == INTERVALS
-    for name in INTERVALS:
+    assert tuple(found) == with_interval()
+    for name in with_interval():
         if estimate[name] is None:
             assert found[name] is None
             continue
@@ -74,8 +75,8 @@ def test_differences_are_those_of_rows_that_are_really_repeated():
     other = np.clip(p + np.random.default_rng(2).normal(0, 0.05, p.size), 0, 1).astype(np.float32)
     found = difference(p, other, y, w, users, clusters, soft=False, replicates=50, seed=4)
     pairs = zip(*(resampled(q, y, w, users, clusters, False, 50, 4) for q in (p, other)), strict=True)
-    differences = [{name: a[name] - b[name] for name in INTERVALS[:5]} for a, b in pairs]
-    for name in INTERVALS[:5]:
+    differences = [{name: a[name] - b[name] for name in with_interval()[:5]} for a, b in pairs]
+    for name in with_interval()[:5]:
         expected = quantiles([d[name] for d in differences])
         np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-9)
 
@@ -127,7 +128,7 @@ def test_a_calibration_error_has_no_interval():
 def test_a_predictor_does_not_differ_from_itself_and_pairs_are_narrower():
     p, y, w, users, clusters = rows(6)
     same = difference(p, p, y, w, users, clusters, soft=False, replicates=20)
-    assert all(same[name] == [0.0, 0.0] for name in INTERVALS[:5])
+    assert all(same[name] == [0.0, 0.0] for name in with_interval()[:5])
     assert same["kl"] is None
     near = np.clip(p * np.float32(1.02), 0, 1)
     ab, ba = (difference(a, b, y, w, users, clusters, soft=False, replicates=50)["logloss"]
@@ -146,7 +147,7 @@ def test_the_same_seed_gives_the_same_intervals():
 def test_what_is_undefined_has_no_interval():
     ones = np.ones(50, np.float32)
     p, own = np.full(50, 0.3, np.float32), np.arange(50)
-    nothing = dict.fromkeys(INTERVALS)
+    nothing = dict.fromkeys(with_interval())
     assert intervals(p, ones * np.float32(np.nan), ones, own, own, soft=False, replicates=5) == nothing
     assert intervals(p, ones, ones * np.float32(0), own, own, soft=True, replicates=5) == nothing
     found = intervals(p, ones, ones, own, own, soft=False, replicates=5)

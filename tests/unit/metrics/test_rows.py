@@ -1,23 +1,30 @@
-"""The streamed evaluation state and its report."""
+"""The rows of an evaluation and their report, and a metric that is added to the table."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+from scipy.special import logit
 from sklearn.metrics import roc_auc_score
 
-from tests.support.paths import ROOT
-from tt_jax.metrics import METRICS, EvalState, task_metrics
-from tt_jax.metrics.task_rows import DEFINITIONS
+from tests.support import tiny
+from tt_jax.metrics import METRICS, EvalRows, task_metrics
+from tt_jax.schema import Task
 
 TASKS = {"click": "hard", "save": "hard", "teacher": "soft"}
 SCENARIOS = ("standard", "shopping", "closed")
+SCHEMA = dataclasses.replace(
+    tiny.SCHEMA,
+    tasks=tuple(Task(name, name, kind=kind) for name, kind in TASKS.items()),  # type: ignore[arg-type]
+    scenarios=SCENARIOS, request_id="", time="", slices=(),
+)  # fmt: skip
 
 
 def logged(seed: int, n: int = 1500):
-    """Arguments of `EvalState.append`: three tasks, partly unlabelled, scenarios 0 and 1 only."""
+    """Probabilities, labels and weights of three tasks, partly unlabelled; scenarios 0 and 1 only; users."""
     rng = np.random.default_rng(seed)
     p = rng.beta(1, 3, (n, 3)).astype(np.float32)
     y = (rng.random((n, 3)) < p).astype(np.float32)
@@ -27,17 +34,18 @@ def logged(seed: int, n: int = 1500):
     return p, y, w, rng.integers(0, 2, n).astype(np.int32), rng.integers(0, 40, n)
 
 
-def collect(data, sizes) -> EvalState:
-    state, start = EvalState(TASKS, SCENARIOS), 0
-    for size in sizes:
-        state.append(*(column[start : start + size] for column in data))
-        start += size
-    return state
+def rows_of(p, y, w, scenario, users) -> EvalRows:
+    keys = np.stack([users, np.zeros_like(users)], axis=1)
+    return EvalRows(SCHEMA, SCENARIOS, logit(p.astype(np.float64)), y, w, scenario, keys)
 
 
-def test_report_of_streamed_batches_is_that_of_the_whole():
+def test_the_report_of_parts_is_that_of_the_whole():
     p, y, w, scenario, users = data = logged(0)
-    report = collect(data, [1000, 0, 1, 499]).report()
+    rows = rows_of(*data)
+    assert (rows.probabilities == p).all()
+    parts = [rows.select(np.arange(start, stop)) for start, stop in ((0, 7), (7, 900), (900, 1500))]
+    report = EvalRows.concat(parts).report()
+    assert report == rows.report()
     assert report["rows"] == 1500
     assert list(report["overall"]) == list(TASKS)
     assert list(report["scenarios"]) == list(SCENARIOS)
@@ -54,15 +62,16 @@ def test_report_of_streamed_batches_is_that_of_the_whole():
 
 def test_a_scenario_without_rows_and_an_evaluation_without_rows_are_reported():
     nothing = dict.fromkeys(METRICS) | {"rows": 0, "positives": 0}
-    assert collect(logged(1), [1500]).report()["scenarios"]["closed"] == dict.fromkeys(TASKS, nothing)
-    report = EvalState(TASKS, SCENARIOS).report()
+    rows = rows_of(*logged(1))
+    assert rows.report()["scenarios"]["closed"] == dict.fromkeys(TASKS, nothing)
+    report = rows.select(np.zeros(1500, bool)).report()
     assert report["rows"] == 0
     assert report["overall"] == report["scenarios"]["standard"] == dict.fromkeys(TASKS, nothing)
 
 
 def test_tasks_do_not_leak_into_each_other():
     p, y, w, scenario, users = logged(2)
-    before = collect((p, y, w, scenario, users), [1500]).report()["overall"]
+    before = rows_of(p, y, w, scenario, users).report()["overall"]
     for t, task in enumerate(("click", "save")):
         seen = ~np.isnan(y[:, t])
         expected = roc_auc_score(y[seen, t], p[seen, t], sample_weight=w[seen, t])
@@ -71,58 +80,32 @@ def test_tasks_do_not_leak_into_each_other():
     changed = y.copy()
     changed[::2, 1] = np.nan
     changed[1::2, 1] = 1 - changed[1::2, 1]
-    after = collect((p, changed, w, scenario, users), [1500]).report()["overall"]
+    after = rows_of(p, changed, w, scenario, users).report()["overall"]
     assert after["click"] == before["click"]
     assert after["teacher"] == before["teacher"]
     assert after["save"]["rows"] < before["save"]["rows"]
     assert after["save"]["auc"] < 0.5 < before["save"]["auc"]
 
 
-def test_merged_states_equal_one():
-    data = logged(3)
-    left, right = collect(data, [700]), EvalState(TASKS, SCENARIOS)
-    right.append(*(column[700:] for column in data))
-    left.merge(right)
-    assert left.report() == collect(data, [1500]).report()
-    with pytest.raises(ValueError, match="cannot merge"):
-        left.merge(EvalState({"click": "hard"}, SCENARIOS))
-
-
-def test_state_owns_its_rows():
-    data = logged(4)
-    state = collect(data, [1500])
-    before = state.report()
-    data[0][:] = 0.5
-    assert state.report() == before
-
-
 def test_logs_without_users_have_no_gauc():
-    p, y, w, scenario, users = logged(5)
-    state = EvalState(TASKS, SCENARIOS)
-    state.append(p, y, w, scenario)
-    assert state.report()["overall"]["click"]["gauc"] is None
-    assert state.report()["overall"]["click"]["auc"] is not None
-    with pytest.raises(ValueError, match="users"):
-        state.append(p, y, w, scenario, users)
-    with pytest.raises(ValueError, match="users"):
-        state.merge(collect((p, y, w, scenario, users), [1500]))
+    rows = rows_of(*logged(5))
+    strangers = dataclasses.replace(rows, schema=dataclasses.replace(SCHEMA, user_id=""), keys=rows.keys[:, :1])
+    assert rows.metrics()["click"]["gauc"] is not None
+    assert strangers.metrics()["click"]["gauc"] is None
+    assert strangers.metrics()["click"]["auc"] is not None
+
+
+def test_other_predictions_of_the_same_rows():
+    p, y, w, scenario, users = logged(7)
+    rows, other = rows_of(p, y, w, scenario, users), p[:, ::-1]
+    found = rows.with_logits(logit(other.astype(np.float64))).metrics()
+    assert rows.metrics() != found == rows_of(other, y, w, scenario, users).metrics()
 
 
 def test_bad_rows_are_named_by_task_and_row():
     p, y, w, scenario, users = logged(6)
-    state = collect((p, y, w, scenario, users), [1500])
-    bad = y.copy()
-    bad[3, 1] = 0.25
-    with pytest.raises(ValueError, match=r"task 'save': label of row 1503 is 0\.25"):
-        state.append(p, bad, w, scenario, users)
-    with pytest.raises(ValueError, match=r"scenario of row 1500 is 3; expected 0\.\.2"):
-        state.append(p, y, w, np.full(1500, 3), users)
-    with pytest.raises(ValueError, match=r"labels: expected shape \(1500, 3\)"):
-        state.append(p, y[:, :1], w, scenario, users)
-    assert state.rows == 1500
-
-
-def test_the_definitions_are_those_of_the_page():
-    page = (ROOT / "docs" / "reference" / "metrics.md").read_text()
-    for name, meaning in DEFINITIONS.items():
-        assert f"| `{name}` | {meaning} |" in page
+    y[3, 1] = 0.25
+    with pytest.raises(ValueError, match=r"task 'save': label of row 3 is 0\.25"):
+        rows_of(p, y, w, scenario, users).report()
+    with pytest.raises(ValueError, match=r"weights: expected 1500 rows, got 7"):
+        rows_of(p, y, w[:7], scenario, users)

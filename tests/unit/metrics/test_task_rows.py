@@ -96,7 +96,7 @@ def test_users_with_one_class_leave_gauc_alone_and_users_weigh_by_impressions():
 def test_log_loss_entropy_and_calibration(weighted):
     p, y, w, users = rows(3, weighted=weighted)
     got = task_metrics(p, y, w, users, soft=False)
-    assert tuple(got) == METRICS
+    assert list(got) == list(METRICS)
     p64, w64 = p.astype(np.float64), w.astype(np.float64)
     base = np.average(y, weights=w64)
     assert got["logloss"] == pytest.approx(log_loss(y, p64, sample_weight=w64), rel=1e-6)

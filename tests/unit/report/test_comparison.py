@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import logit
 
 from input_pipeline.blocks.prepared_set import PreparedSet
 from tests.support.tiny_comparison import SEEDS, WORLD, plan_of
 from tt_jax.calibration.calibrate import read_calibration
 from tt_jax.calibration.maps import Calibration
 from tt_jax.cli.regret import regret_of
-from tt_jax.compare.compared_rows import Predicted, read_rows
 from tt_jax.compare.funnel import split_funnel
 from tt_jax.compare.plan import CompareError
+from tt_jax.compare.predictions import Predicted, read_rows
 from tt_jax.compare.regret import split_regret
 from tt_jax.evaluation.adworld.regret import FIGURES
 from tt_jax.metrics.bootstrap import cluster_draws
@@ -123,11 +124,11 @@ def test_intervals_of_a_funnel_are_paired_over_requests(compared_data: Path) -> 
     prepared = PreparedSet.open(compared_data)
     rows, rng = read_rows(prepared, "test_candidates", SCENARIOS), np.random.default_rng(1)
     shape = (len(rows.labels), len(prepared.schema.heads))
-    a, b = (Predicted([rng.uniform(0.05, 0.95, shape).astype(np.float32) for _ in range(2)], []) for _ in range(2))
-    predicted = [Predicted(of.raw, of.raw) for of in (a, b, a)]
-    found = split_funnel(prepared.schema, rows, predicted, "click", 40)
+    a, b = ([rows.with_logits(logit(rng.uniform(0.05, 0.95, shape))) for _ in range(2)] for _ in range(2))
+    predicted = [Predicted(of_seeds, of_seeds) for of_seeds in (a, b, a)]
+    found = split_funnel(rows, predicted, "click", 40)
     assert found is not None
-    part = rows.of_scenario("standard")
+    part = rows.in_scenario("standard")
     teacher = rows.labels[part, prepared.schema.task_names.index("teacher_click")]
     head, ids = prepared.schema.heads.index("click"), rows.requests[part]
     distinct = np.unique(ids)
@@ -136,7 +137,7 @@ def test_intervals_of_a_funnel_are_paired_over_requests(compared_data: Path) -> 
         of_requests = [(p[part, head][ids == q], teacher[ids == q]) for q in distinct]
         return [len(set(np.argsort(-s)[:5]) & set(np.argsort(-t)[:4])) / min(4, s.size) for s, t in of_requests]
 
-    of_a, of_b = (np.mean([recalls(p) for p in of.raw], axis=0) for of in (a, b))
+    of_a, of_b = (np.mean([recalls(one.probabilities) for one in of_seeds], axis=0) for of_seeds in (a, b))
     ((_, draws),) = cluster_draws(distinct, 40, 0)
     replicated_a, replicated_b = (draws @ of / draws.sum(axis=1) for of in (of_a, of_b))
     ours, theirs, same = (
@@ -157,22 +158,23 @@ def test_a_funnel_ranks_by_the_reference_s_utility(compared_data: Path) -> None:
     prepared = PreparedSet.open(compared_data)
     schema, rows = prepared.schema, read_rows(prepared, "test_candidates", SCENARIOS)
     p = np.random.default_rng(0).uniform(0.05, 0.95, (len(rows.labels), len(schema.heads))).astype(np.float32)
-    found = split_funnel(schema, rows, [Predicted([p, 1 - p], [p, 1 - p])], "bid * click * click", 20)
+    both = [rows.with_logits(logit(p)), rows.with_logits(-logit(p))]
+    found = split_funnel(rows, [Predicted(both, both)], "bid * click * click", 20)
     assert found is not None
     about, (by_name,) = found
     assert about["utility"] == "bid * click * click"
-    part = rows.of_scenario("shopping")
+    part = rows.in_scenario("shopping")
     wanted = rows.labels[part, schema.task_names.index("teacher_click")] ** 2
     for seed, q in enumerate((p, 1 - p)):
         (at,) = funnel_metrics(q[part, 0] ** 2, wanted, rows.requests[part], (4,), (5,))["at"]
         (ours,) = (a for a in by_name["shopping"] if (a["best"], a["passed"]) == (4, 5))
         for figure in ("recall", "gain", "lost"):
             assert ours[figure]["seeds"][seed] == pytest.approx(at[figure], rel=1e-5)
-    of_click = split_funnel(schema, rows, [Predicted([p], [p])], "conversion", 20)  # which the teacher has not labelled
+    of_click = split_funnel(rows, [Predicted(both, both)], "conversion", 20)  # which the teacher has not labelled
     assert of_click is not None
     assert of_click[0]["utility"] == "click"
     winners = read_rows(prepared, "test", SCENARIOS)
-    assert split_funnel(schema, winners, [Predicted([p], [p])], "", 20) is None
+    assert split_funnel(winners, [], "", 20) is None
 
 
 def test_the_regret_is_that_of_the_models_on_the_world_itself(
@@ -204,7 +206,7 @@ def test_rows_of_another_world_have_no_regret(compared_data: Path) -> None:
     with pytest.raises(
         CompareError, match=r"--world: the test rows of the data, standard, are not those of this world"
     ):
-        split_regret(other, "test", plan, prepared.schema, rows, [])
+        split_regret(other, "test", plan, rows, [])
 
 
 def test_the_cost_is_that_of_the_model(report: dict[str, Any], compared: Path, compared_data: Path) -> None:

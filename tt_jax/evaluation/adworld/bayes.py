@@ -5,23 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.special import logit
 
 from input_pipeline.adworld.simulate import ORACLE_COLUMNS, AdWorldConfig, days_of, schema, simulate
 from tt_jax.features.encoder import Encoder
-from tt_jax.metrics import EvalState
+from tt_jax.metrics.rows import EvalRows
 
 
 def bayes_report(config: AdWorldConfig, split: str) -> dict[str, Any]:
-    """The report of `tt_jax.metrics.EvalState.report` on the impressions of a split, for the true probabilities."""
+    """The report of `tt_jax.metrics.EvalRows.report` on the impressions of a split, for the true probabilities."""
     world_schema = schema(config)
     encoder = Encoder(world_schema)
-    state = EvalState({t.name: t.kind for t in world_schema.tasks}, world_schema.scenarios)
-    user_column = world_schema.key_columns.index(world_schema.user_id)
+    parts = []
     for batch in simulate(config, ("impressions",), days_of(config, split)):
         found = encoder.encode(dict(zip(batch.table.column_names, batch.table.columns, strict=True)), towers=()).arrays
-        of_heads = np.stack([batch.oracle.column(name).to_numpy() for name in ORACLE_COLUMNS], 1)
-        users = found["keys"][:, user_column]
-        state.append(
-            of_heads[:, world_schema.head_of_task], found["labels"], found["weights"], found["scenario"][:, 0], users
-        )
-    return state.report()
+        p = np.stack([batch.oracle.column(name).to_numpy() for name in ORACLE_COLUMNS], 1)
+        columns = {name: found[name] for name in ("labels", "weights", "keys")} | {"scenario": found["scenario"][:, 0]}
+        logits = logit(p.astype(np.float64))  # in float64, so that the probabilities come back to the bit
+        parts.append(EvalRows(world_schema, world_schema.scenarios, logits, **columns))
+    return EvalRows.concat(parts).report()
