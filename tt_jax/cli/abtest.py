@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tt_jax.cli.table import number, text_table
+
 EXAMPLE = """  tt-jax abtest --world=runs/quickstart --requests=20000 --out=abtest \\
       --control=runs/quickstart/standard/bundle --treatment=runs/better/bundle
   tt-jax abtest --world=W --control=pooled/bundle --treatment=standard=a/bundle,shopping=b/bundle
@@ -138,22 +140,22 @@ def ranker(bundle: Any, corpus: Any, scenario: str) -> Any:
 
 def table(title: str, effects: Mapping[str, Mapping[str, Any]]) -> str:
     """One line a figure under a heading; `*` where the interval leaves out 0."""
-    lines = [f"{title:<26}{'control':>12}{'treatment':>12}{'difference':>12}   95 % interval"]
+    lines = []
     for figure, e in effects.items():
-        values = "".join(f"{'-' if e[arm] is None else format(e[arm], '.4f'):>12}" for arm in ARMS)
-        relative = "-" if e["relative"] is None else f"{e['relative']:+.2%}"
         interval = "-" if e["low"] is None else f"{e['low']:+.2%} .. {e['high']:+.2%}"
         mark = "" if e["low"] is None or e["low"] <= 0 <= e["high"] else " *"
-        lines.append(f"  {figure:<24}{values}{relative:>12}   {interval}{mark}")
-    return "\n".join(lines)
+        values = [number(e[arm], ".4f") for arm in ARMS]
+        lines.append([f"  {figure}", *values, number(e["relative"], "+.2%"), interval + mark])
+    return "\n".join(text_table([title, *ARMS, "difference", "95 % interval"], lines, "lrrrl", (24, 10, 10, 10)))
 
 
 def _rates(figures: Mapping[str, Mapping[str, Any]], experiments: int) -> str:
-    lines = [f"of {experiments} experiments, the share whose 95 % interval leaves out 0, with its own 95 % interval"]
+    about = f"of {experiments} experiments, the share whose 95 % interval leaves out 0, with its own 95 % interval"
+    lines = []
     for name, f in figures.items():
-        rate = "-" if f["rate"] is None else f"{f['rate']:.1%}   {f['low']:.1%} .. {f['high']:.1%}"
-        lines.append(f"  {name:<24}{f['significant']:>5} of {f['experiments']:<6}{rate}")
-    return "\n".join(lines)
+        own = "" if f["rate"] is None else f"{f['low']:.1%} .. {f['high']:.1%}"
+        lines.append([f"  {name}", f"{f['significant']} of {f['experiments']}", number(f["rate"], ".1%"), own])
+    return "\n".join([about, *text_table([], lines, "lrrl")])
 
 
 def _describe(arm: Arm) -> dict[str, dict[str, str]]:

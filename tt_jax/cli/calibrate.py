@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Writes `WORKDIR/calibration.json`; prints what was fitted to how much."""
     from tt_jax.calibration.calibrate import fit_calibration, own_tasks, write_calibration
+    from tt_jax.cli.table import text_table
     from tt_jax.training.trained import load_trained, predictions
 
     trained = load_trained(args.workdir, calibrated=False)
@@ -28,9 +29,11 @@ def run(args: argparse.Namespace) -> int:
     _, rows = predictions(trained, args.data, split)
     fitted = fit_calibration(rows, args.method, tasks, split, trained.fingerprint)
     write_calibration(args.workdir, fitted)
+    lines = []
     for where, maps in (("pooled", fitted.pooled), *fitted.scenarios.items()):
         for head, curve in maps.items():
             shape = f"{len(curve.knots)} knots" if curve.knots else f"scale {curve.scale:.4f} shift {curve.shift:+.4f}"
             note = "  (too few: pooled)" if curve.pooled else ""
-            print(f"{where:<16}{head:<16}{curve.rows:>10,} rows {curve.positives:>12,.1f} positives  {shape}{note}")
+            lines.append([where, head, f"{curve.rows:,} rows", f"{curve.positives:,.1f} positives", shape + note])
+    print("\n".join(text_table([], lines, "llrrl")))
     return 0

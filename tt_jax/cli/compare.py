@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tt_jax.cli.table import number, text_table
+
 EXAMPLE = """  tt-jax compare --configs=configs/adworld.py --modes=pooled,split,weighted --seeds=3 --calibrate=platt \\
     --splits=test,test_candidates --config.train.eval_every=50 --data=prepared/adworld --out=comparisons/modes
   tt-jax compare --configs=configs/adworld.py,configs/adworld.py:labels=soft,configs/adworld.py:labels=both \\
@@ -134,24 +136,24 @@ def _names(text: str) -> list[str]:
 def table(report: dict[str, Any], split: str) -> str:
     """One line a row, scenario and task: log loss over seeds, its difference to the first row, AUC."""
     lines = [
-        "",
-        f"{split}: mean (spread) of {report['seeds']} seeds; difference of log loss to the first row, 95 % interval;"
-        f" calibration: {report['calibrate']}",
-        f"{'':<40}{'scenario':<12}{'task':<20}{'log loss':>18}{'difference':>28}{'AUC':>8}",
-    ]
-    for row in report["rows"]:
-        for scope, tasks in row["metrics"][split].items():
-            for task, found in tasks.items():
-                lines.append(
-                    f"{row['name']:<40}{scope:<12}{task:<20}{_mean(found['logloss']):>18}"
-                    f"{_difference(found['logloss']):>28}{_number(found['auc']['mean'], 4):>8}"
-                )
-    return "\n".join(lines)
+        [
+            row["name"], scope, task, _mean(found["logloss"]), _difference(found["logloss"]),
+            number(found["auc"]["mean"], ".4f"),
+        ]
+        for row in report["rows"]
+        for scope, tasks in row["metrics"][split].items()
+        for task, found in tasks.items()
+    ]  # fmt: skip
+    about = (
+        f"\n{split}: mean (spread) of {report['seeds']} seeds; difference of log loss to the first row, 95 % interval;"
+        f" calibration: {report['calibrate']}"
+    )
+    return "\n".join([about, *text_table(["", "scenario", "task", "log loss", "difference", "AUC"], lines, "lllrrr")])
 
 
 def _mean(figure: dict[str, Any]) -> str:
     spread = f" ({figure['spread']:.5f})" if figure["spread"] is not None else ""
-    return _number(figure["mean"], 5) + spread
+    return number(figure["mean"], ".5f") + spread
 
 
 def _difference(figure: dict[str, Any]) -> str:
@@ -160,10 +162,6 @@ def _difference(figure: dict[str, Any]) -> str:
         return "-"
     low, high = found["relative_interval"]
     return f"{found['relative']:+.2%} [{low:+.2%}, {high:+.2%}]"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _say(text: str) -> None:

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints metrics and the funnel by scenario, and calibration by task and scenario; writes the JSON report."""
-    from tt_jax.cli.table import table
+    from tt_jax.cli.table import figures_table
     from tt_jax.io.publish import write_json
     from tt_jax.metrics.funnel import FIGURES
     from tt_jax.metrics.table import METRICS
@@ -36,19 +36,19 @@ def run(args: argparse.Namespace) -> int:
         parts.append(("calibrated", report["calibrated"]["overall"]))
     shown = [name for name, metric in METRICS.items() if metric.brief]
     for title, tasks in parts:
-        print(table(title, tasks, shown))
+        print(figures_table(title, tasks, shown))
     print(calibration_table(report))
     funnels = report["funnel"]["scenarios"] if "funnel" in report else {}
     for scenario, funnel in ((s, found) for s, found in funnels.items() if found["at"]):
         title = f"funnel, {scenario}, {funnel['requests']:,} requests"
-        print(table(title, {f"best {a['best']} of {a['passed']}": a for a in funnel["at"]}, FIGURES))
+        print(figures_table(title, {f"best {a['best']} of {a['passed']}": a for a in funnel["at"]}, FIGURES))
     print("\n".join(f"{name}: {METRICS[name].definition}" for name in shown))
     return 0
 
 
 def calibration_table(report: Mapping[str, Any]) -> str:
     """Sum p / sum y by task and scenario, with their rows; `calibrated`: after the run's calibration, if it has one."""
-    from tt_jax.cli.table import table
+    from tt_jax.cli.table import figures_table
 
     rows, after = {}, report.get("calibrated", {}).get("scenarios")
     for task in report["overall"]:
@@ -56,4 +56,5 @@ def calibration_table(report: Mapping[str, Any]) -> str:
             line = rows[f"{task}, {scenario}"] = dict(tasks[task])
             if after:
                 line["calibrated"] = after[scenario][task]["calibration"]
-    return table("sum p / sum y", rows, ("rows", "positives", "calibration", *(("calibrated",) if after else ())))
+    shown = ("rows", "positives", "calibration", *(("calibrated",) if after else ()))
+    return figures_table("sum p / sum y", rows, shown)

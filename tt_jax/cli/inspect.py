@@ -12,6 +12,7 @@ from typing import Any
 
 from tt_jax.cli.recipe import load_recipe
 from tt_jax.cli.runner import add_runner_arguments, add_skip_unknown, runner_of
+from tt_jax.cli.table import text_table
 
 EXAMPLE = """  tt-jax inspect --data=data/kuairand_pure --recipe=kuairand --out=inspected
   tt-jax inspect --data='logs/*.parquet' --labels=is_click,long_view --scenario=tab --time=time_ms --out=inspected
@@ -145,14 +146,14 @@ class _Progress:
 
 def table(report: Mapping[str, Any]) -> str:
     """A line a split, and a line a column."""
-    lines = []
+    splits, columns = [], []
     for split, counts in report["splits"].items():
         rates = " ".join(f"{t} {c['rate']:.4f}" for t, c in counts["labels"].items() if c["rate"] is not None)
-        lines.append(f"{split:<20}{counts['rows']:>14,} rows  {rates}")
-    lines.append(f"{'column':<34}{'kind':<16}{'missing':>9}{'distinct':>14}  most frequent")
+        splits.append([split, f"{counts['rows']:,} rows", rates])
     for name, column in report["columns"].items():
         distinct = column.get("distinct")
         count = "" if distinct is None else f"{'' if distinct['exact'] else '~'}{distinct['count']:,}"
         top = f"{column['top'][0]['value']} ({column['top'][0]['share']:.1%})" if column.get("top") else ""
-        lines.append(f"{name:<34}{column['kind']:<16}{column['missing']:>9.2%}{count:>14}  {top}")
-    return "\n".join(lines)
+        columns.append([name, column["kind"], f"{column['missing']:.2%}", count, top])
+    head = ["column", "kind", "missing", "distinct", "most frequent"]
+    return "\n".join([*text_table([], splits, "lrl"), *text_table(head, columns, "llrrl")])

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tt_jax.cli.table import text_table
+
 if TYPE_CHECKING:
     from input_pipeline.blocks.prepared_set import PreparedSet
     from serving.parity.profile import Profile
@@ -170,13 +172,12 @@ def table(report: Mapping[str, Any]) -> str:
     """A line a feature: serving - training of each figure; then the scores, and what was not compared."""
     from tt_jax.report.parity_verdict import counted
 
-    lines = [f"{'serving - training':<24}" + "".join(f"{figure:>14}" for figure in THRESHOLDS)]
+    rows = []
     for feature, figures in report["features"].items():
         cells = [f"{figures[name]['difference']:+.4f}" if name in figures else "-" for name in THRESHOLDS]
-        ignored = "  (ignored)" if feature in report["ignored"] else ""
-        lines.append(f"  {feature:<22}" + "".join(f"{cell:>14}" for cell in cells) + ignored)
-    allowed = "".join(f"{report['thresholds'][name]:>14g}" for name in THRESHOLDS)
-    lines.append(f"  {'(allowed)':<22}{allowed}")
+        rows.append([f"  {feature}", *cells, "(ignored)" if feature in report["ignored"] else ""])
+    rows.append(["  (allowed)", *(f"{report['thresholds'][name]:g}" for name in THRESHOLDS)])
+    lines = text_table(["serving - training", *THRESHOLDS], rows, "l" + "r" * len(THRESHOLDS) + "l")
     for name in ("score", "probability"):
         d = report["scores"][name]
         shown = "none compared"

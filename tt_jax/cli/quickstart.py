@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tt_jax.cli.table import text_table
 from tt_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
 
 EXAMPLE = "  tt-jax quickstart --workdir=runs/quickstart"
@@ -167,21 +168,19 @@ def _against_bayes(metrics: dict[str, Any], bayes: dict[str, Any]) -> dict[str, 
 
 
 def _table(scenarios: dict[str, Any]) -> str:
-    lines = [
-        "",
-        f"log loss on the {SPLIT} day, a line on the same rows; gained = share of the way from a constant prediction to"
-        " the Bayes optimum",
-        "scenario    task            rows  constant     model     Bayes   gained     AUC  Bayes AUC",
-    ]
+    rows = []
     for scenario, found in scenarios.items():
         for task, f in found["tasks"].items():
-            constant, model, bayes = f["constant_logloss"], f["logloss"], f["bayes_logloss"]
+            losses = constant, model, bayes = f["constant_logloss"], f["logloss"], f["bayes_logloss"]
             gained = (constant - model) / (constant - bayes)
-            lines.append(
-                f"{scenario:<12}{task:<12}{f['rows']:>8,}{constant:>10.4f}{model:>10.4f}{bayes:>10.4f}{gained:>9.0%}"
-                f"{f['auc']:>8.3f}{f['bayes_auc']:>11.3f}"
-            )
-    return "\n".join(lines)
+            cells = [f"{f['rows']:,}", *(f"{loss:.4f}" for loss in losses), f"{gained:.0%}"]
+            rows.append([scenario, task, *cells, *(f"{area:.3f}" for area in (f["auc"], f["bayes_auc"]))])
+    about = (
+        f"\nlog loss on the {SPLIT} day, a line on the same rows; gained = share of the way from a constant prediction"
+        " to the Bayes optimum"
+    )
+    head = ["scenario", "task", "rows", "constant", "model", "Bayes", "gained", "AUC", "Bayes AUC"]
+    return "\n".join([about, *text_table(head, rows, "llrrrrrrr")])
 
 
 def _ads(scenario: str, found: dict[str, Any]) -> str:

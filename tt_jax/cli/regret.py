@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints two tables per scenario, of all rows and of those with an outcome; writes the JSON."""
     from input_pipeline.recipes.adworld import config_of
-    from tt_jax.cli.table import table
+    from tt_jax.cli.table import figures_table
     from tt_jax.evaluation.adworld.regret import FIGURES
     from tt_jax.io.publish import write_json
     from tt_jax.training.trained import load_trained
@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         write_json(args.out, found)
     for scenario, tasks in found["scenarios"].items():
-        print(table(f"{scenario}, expected", tasks, FIGURES, digits=5))
-        print(table(f"{scenario}, outcomes", {t: f["outcomes"] for t, f in tasks.items()}, FIGURES, digits=5))
+        print(figures_table(f"{scenario}, expected", tasks, FIGURES, digits=5))
+        print(figures_table(f"{scenario}, outcomes", {t: f["outcomes"] for t, f in tasks.items()}, FIGURES, digits=5))
     calibration = found["calibration"]
     shown = "calibrated by {method}, fitted on {split}".format(**calibration) if calibration else "not calibrated"
     print(

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tt_jax.cli.table import number, text_table
+
 EXAMPLE = """  tt-jax train --config=configs/adworld.py --config.data.path=prepared/adworld --workdir=W \\
       --config.train.save_every=20 --config.train.keep_last=10
   tt-jax skew --workdir=W --split=test --within=3 --max-increase=0.01 --out=skew.json
@@ -90,16 +92,17 @@ def findings(saves: Sequence[Mapping[str, Any]], within: int, most: float) -> li
 
 def table(saves: Sequence[Mapping[str, Any]]) -> str:
     """One line a checkpoint and task, and of candidates the recall of each scenario's deepest funnel."""
-    heads = ("behind", "step", "task", "rows", *SHOWN)
-    width = max(12, *(len(task) + 2 for save in saves for task in save["tasks"]))
-    lines = ["".join(f"{name:>{width if name == 'task' else 12}}" for name in heads)]
+    rows = []
     for save in saves:
         for task, metrics in save["tasks"].items():
-            cells = ["-" if metrics[name] is None else f"{metrics[name]:.5f}" for name in SHOWN]
-            numbers = "".join(f"{cell:>12}" for cell in (f"{metrics['rows']:,}", *cells))
-            lines.append(f"{save['behind']:>12}{save['step']:>12}{task:>{width}}{numbers}")
+            cells = [number(metrics[name], ".5f") for name in ("rows", *SHOWN)]
+            rows.append([str(save["behind"]), str(save["step"]), task, *cells])
+    first, *of_tasks = text_table(["behind", "step", "task", "rows", *SHOWN], rows, "rrrrrrr", [10] * 7)
+    lines = [first]
+    for save in saves:
+        lines += [of_tasks.pop(0) for _ in save["tasks"]]
         for scenario, found in save.get("funnel", {"scenarios": {}})["scenarios"].items():
             for at in found["at"]:
                 what = f"recall of the best {at['best']} among {at['passed']} passed"
-                lines.append(f"{'':>24}    {scenario}: {what}: {at['recall']:.4f}")
+                lines.append(f"{'':>24}{scenario}: {what}: {at['recall']:.4f}")
     return "\n".join(lines)

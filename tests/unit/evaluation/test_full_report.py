@@ -15,7 +15,6 @@ from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from tests.support import tiny
 from tt_jax.cli.evaluate import calibration_table
 from tt_jax.cli.main import main
-from tt_jax.cli.table import table
 from tt_jax.evaluation.predict import evaluate as evaluate_while_training
 from tt_jax.evaluation.predict import make_predict
 from tt_jax.metrics import task_metrics
@@ -176,16 +175,6 @@ def test_the_verb_writes_it(told_run: Path, tmp_path: Path, report, capsys: pyte
     with pytest.raises(SystemExit) as end:
         main(["evaluate", f"--workdir={told_run}", "--bootstrap=-1"])
     assert (end.value.code, capsys.readouterr().err) == (2, "tt-jax: error: --bootstrap=-1: expected at least 0\n")
-
-
-def test_a_table_has_the_ends_of_intervals_below() -> None:
-    found = {"rows": 1234, "auc": 0.75, "gauc": None, "intervals": {"auc": [0.7, 0.8], "gauc": None}}
-    assert table("all", {"click": found}, ("rows", "auc", "gauc"), digits=2).splitlines() == [
-        "all                     rows         auc        gauc",
-        "  click                1,234        0.75           -",
-        "    from                            0.70",
-        "    to                              0.80",
-    ]
 
 
 def test_many_values_are_pooled_and_names_may_be_shared() -> None:
