@@ -1,13 +1,13 @@
-"""`abtest.html`: the effects of a simulated experiment, as a verdict, pictures and tables, on a page that needs nothing
-else."""
+"""`abtest.html`: the effects of a simulated experiment, as a verdict, pictures and tables."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from typing import Any
 
-from tt_jax.report.html import number, plain_page, table
+from markupsafe import Markup
+
+from tt_jax.report.page import number, render
 from tt_jax.report.plots import Whisker, whiskers
 
 _COUNTED = ("requests", "impressions", "clicks", "conversions")
@@ -15,40 +15,34 @@ _COUNTED = ("requests", "impressions", "clicks", "conversions")
 
 def experiment_page(report: Mapping[str, Any]) -> str:
     """The page of what `tt-jax abtest` writes to abtest.json."""
-    arms = "".join(
-        f"<p>{arm}, {html.escape(s)}: <code>{html.escape(b['bundle'])}</code>, <code>{b['fingerprint']}</code></p>"
-        for arm in ("control", "treatment")
-        for s, b in report[arm].items()
-    )
-    about = (
-        f"{report['requests']:,} requests of each scenario, {report['design']}; {report['candidates']} candidates,"
-        f" the best {report['passed']} passed on; recall of the heavy ranker's best {report['wanted']};"
-        f" seed {report['seed']}. Relative differences with 95 % intervals."
-    )
-    groups = "".join(_group(name, group) for name, group in report["groups"].items())
-    body = f"{_verdict(report['groups'])}<p>{html.escape(about)}</p>{arms}\n{groups}"
-    return plain_page("Simulated experiment", body)
+    groups = [
+        (name, _counts(group["sums"]), _picture(name, group["effects"]), _rows(group["effects"]))
+        for name, group in report["groups"].items()
+    ]
+    summary, verdicts = _verdict(report["groups"])
+    title = "Simulated experiment"
+    return render("experiment", title, report=report, summary=summary, verdicts=verdicts, groups=groups)
 
 
-def _verdict(groups: Mapping[str, Any]) -> str:
-    """Which figures differ for sure, by group, the largest difference first."""
+def _verdict(groups: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
+    """A summary; and which figures differ for sure, by group, the largest difference first."""
     known = sure = 0
-    lines = []
+    verdicts = []
     for name, group in groups.items():
         effects = {f: e for f, e in group["effects"].items() if e["low"] is not None}
         found = sorted((f for f, e in effects.items() if _sure(e)), key=lambda f: -abs(effects[f]["relative"]))
         known, sure = known + len(effects), sure + len(found)
-        told = ", ".join(f"{_name(f)} {_difference(effects[f])}" for f in found) or "no difference that is sure"
-        lines.append(f"<li><b>{html.escape(name)}</b>: {told}</li>")
+        differences = ", ".join(f"{_name(f)} {_difference(effects[f])}" for f in found)
+        verdicts.append((name, differences or "no difference that is sure"))
     summary = (
         f"The treatment differs from the control in {sure} of {known} figures: their 95 % interval leaves out 0."
         f" Of arms that do not differ, one interval in twenty would, here about {known / 20:.1g}."
     )
-    return f'<div class="verdict"><p><b>{summary}</b></p><ul>{"".join(lines)}</ul></div>'
+    return summary, verdicts
 
 
 def _sure(e: Mapping[str, Any]) -> bool:
-    return not e["low"] <= 0 <= e["high"]
+    return e["low"] is not None and not e["low"] <= 0 <= e["high"]
 
 
 def _difference(e: Mapping[str, Any]) -> str:
@@ -56,28 +50,30 @@ def _difference(e: Mapping[str, Any]) -> str:
 
 
 def _name(figure: str) -> str:
-    return html.escape(figure.replace("_", " "))
+    return figure.replace("_", " ")
 
 
-def _group(name: str, group: Mapping[str, Any]) -> str:
-    effects = group["effects"]
-    drawn = [
-        Whisker(0, figure.replace("_", " "), e["relative"], e["low"], e["high"])
-        for figure, e in effects.items()
-        if e["low"] is not None
-    ]
-    picture = whiskers(drawn, f"{name}: treatment against control", "treatment against control") if drawn else ""
-    rows = [
+def _counts(sums: Mapping[str, Any]) -> str:
+    return "; ".join(
+        f"{arm}: " + ", ".join(f"{sums[what][i]:,.0f} {what}" for what in _COUNTED)
+        for i, arm in enumerate(("control", "treatment"))
+    )
+
+
+def _picture(name: str, effects: Mapping[str, Any]) -> Markup:
+    known = {figure: e for figure, e in effects.items() if e["low"] is not None}
+    drawn = [Whisker(0, _name(figure), e["relative"], e["low"], e["high"]) for figure, e in known.items()]
+    if not drawn:
+        return Markup("")
+    return Markup(whiskers(drawn, f"{name}: treatment against control", "treatment against control"))
+
+
+def _rows(effects: Mapping[str, Any]) -> list[list[str]]:
+    return [
         [
-            f"<b>{_name(figure)}</b>" if e["low"] is not None and _sure(e) else _name(figure),
+            Markup("<b>{}</b>").format(_name(figure)) if _sure(e) else _name(figure),
             number(e["control"], ".4f"), number(e["treatment"], ".4f"), number(e["relative"], "+.2%"),
             f"{number(e['low'], '+.2%')} .. {number(e['high'], '+.2%')}",
         ]
         for figure, e in effects.items()
     ]  # fmt: skip
-    shown = table(["", "control", "treatment", "difference", "95 % interval"], rows)
-    counts = "; ".join(
-        f"{arm}: " + ", ".join(f"{group['sums'][what][i]:,.0f} {what}" for what in _COUNTED)
-        for i, arm in enumerate(("control", "treatment"))
-    )
-    return f'<section><h2>{html.escape(name)}</h2><p class="note">{counts}</p>{picture}{shown}</section>\n'

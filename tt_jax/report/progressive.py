@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tt_jax.report.html import number, plain_page, table
+from markupsafe import Markup
+
+from tt_jax.report.page import number, render
 from tt_jax.report.plots import Line, lines
 
 
 def progressive_page(sets: Sequence[Mapping[str, Any]]) -> str:
     """The page of what `tt-jax train --data` writes to progressive.json."""
-    tasks = list(sets[0]["overall"])
-    return plain_page("Progressive validation", "".join(_task(task, sets) for task in tasks))
+    tasks = [(task, _picture(task, sets), _rows(task, sets)) for task in sets[0]["overall"]]
+    return render("progressive", "Progressive validation", tasks=tasks)
 
 
-def _task(task: str, sets: Sequence[Mapping[str, Any]]) -> str:
+def _picture(task: str, sets: Sequence[Mapping[str, Any]]) -> Markup:
     hours = [h["overall"][task] for found in sets for h in found["hours"] if h["hour"] is not None]
     points = [(i, h["logloss"]) for i, h in enumerate(hours) if h["logloss"] is not None]
-    picture = ""
-    if points:
-        x, y = zip(*points, strict=True)
-        picture = lines([Line(0, x, y)], f"{task}: log loss by hour", "hour of the log", "log loss")
-    rows = [
-        [
-            html.escape(found["path"]), f"{m['rows']:,}", number(m["logloss"], ".4f"), number(m["auc"], ".4f"),
-            number(m["calibration"], ".4f"),
-        ]
-        for found in sets
-        for m in (found["overall"][task],)
-    ]  # fmt: skip
-    shown = table(["", "rows", "log loss", "AUC", "sum p / sum y"], rows)
-    return f"<section><h2>{html.escape(task)}</h2>{picture}{shown}</section>\n"
+    if not points:
+        return Markup("")
+    x, y = zip(*points, strict=True)
+    return Markup(lines([Line(0, x, y)], f"{task}: log loss by hour", "hour of the log", "log loss"))
+
+
+def _rows(task: str, sets: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    found = [(one["path"], one["overall"][task]) for one in sets]
+    shown = ("logloss", "auc", "calibration")
+    return [[path, f"{m['rows']:,}", *(number(m[name], ".4f") for name in shown)] for path, m in found]

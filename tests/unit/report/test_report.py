@@ -12,7 +12,7 @@ import pytest
 from tests.support.html_page import Page
 from tt_jax.report import plots
 from tt_jax.report.comparison import render
-from tt_jax.report.html import aligned
+from tt_jax.report.page import aligned
 
 
 @pytest.fixture(scope="module")
