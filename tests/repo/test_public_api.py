@@ -13,7 +13,7 @@ from tests.support import public_api
 from tests.support.paths import ROOT
 
 LISTED = ROOT / "tests" / "repo" / "public_api.txt"
-COPIED = sorted([*ROOT.glob("configs/*.py"), *ROOT.glob("docs/tutorials/*.py")])
+COPIED = sorted([*ROOT.glob("configs/*.py"), *ROOT.glob("notebooks/*.py")])
 
 
 def test_what_is_public_changes_in_the_open():
