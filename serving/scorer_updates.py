@@ -160,3 +160,13 @@ def load(
     if warm:
         scorer.warm_up(changes=live)
     return scorer
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Directories of a bundle, an index and, if there are some, the deltas of that index and the journal."""
+
+    bundle: Path
+    index: Path
+    deltas: Path | None = None
+    journal: Path | None = None

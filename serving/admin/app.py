@@ -20,14 +20,14 @@ from litestar import Litestar, MediaType, Request, Response, get, post
 from litestar.exceptions import HTTPException
 
 from serving.admin.messages import Status, read_changes, read_delta, read_load
-from serving.admin.updates import LiveUpdates, LoadError, Sources
+from serving.admin.updates import LiveUpdates, LoadError
 from serving.error_answer import ErrorAnswer, one_line
 from serving.index.ad_index import now
 from serving.index.change_set import ChangeError
 from serving.index.delta import Delta, DeltaError
 from serving.log_events import log_event
 from serving.scorer import RequestError
-from serving.scorer_updates import prepare, prepare_delta
+from serving.scorer_updates import Sources, prepare, prepare_delta
 from serving.service.app import Service
 from serving.service.auth import Tokens
 from serving.service.load_shedding import LoadShedder
@@ -108,7 +108,7 @@ async def load(request: Request[Any, Any, Any]) -> Status:
 
 @post("/admin/ads", status_code=200)
 async def ads(request: Request[Any, Any, Any]) -> Status:
-    """New ads, other bids, and so on."""
+    """Puts, enables, disables, re-bids or removes ads: all of them or none."""
     service, updates = _parts(request)
     body = await request.body()
     await updates.change(lambda scorer: prepare(scorer, read_changes(body, scorer), now()))

@@ -14,7 +14,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def open_listener(port: int, host: str = LOOPBACK) -> socket.socket:
-    """Raises OSError naming an address that cannot be had."""
+    """A socket that takes connections on that address. Raises OSError naming one that cannot be had."""
     listener = bound(host, port)
     listen(listener)
     return listener

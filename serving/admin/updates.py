@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -23,7 +23,7 @@ from serving.index.delta import Delta
 from serving.index.journal import record, withdraw
 from serving.log_events import log_event
 from serving.scorer import Scorer
-from serving.scorer_updates import PreparedChange, load
+from serving.scorer_updates import PreparedChange, Sources, load
 from serving.scoring.programs import Programs
 from serving.service.telemetry import ChangeKind, Telemetry, log_serves
 
@@ -40,16 +40,6 @@ class EndingError(LoadError):
 
 
 _EXPECTED = (ValueError, OSError, EndingError)
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Directories of a bundle, an index and, if there are some, the deltas of that index and the journal."""
-
-    bundle: Path
-    index: Path
-    deltas: Path | None = None
-    journal: Path | None = None
 
 
 class LiveUpdates:
@@ -119,9 +109,10 @@ class LiveUpdates:
                 await self._load(self._started_with, "reload")
 
     async def change(self, make: Callable[[Scorer], PreparedChange]) -> None:
-        """Changes ads: `make` prepares that in the thread, then it happens between two batches.
+        """Changes ads between two batches, once `make` has prepared that in the thread of changes.
 
-        If there is a journal, it is kept there first. Raises what these do, and then nothing has changed.
+        If there is a journal, the change is stored there first. Nothing has changed after an error: `ChangeError` or
+        `DeltaError` of a bad change, `EndingError` when the service ends, OSError or `PublishError` of the journal.
         """
 
         async def switch() -> None:

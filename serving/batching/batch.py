@@ -154,7 +154,7 @@ class Batch:
     started: float
 
     def wait(self) -> None:
-        """Returns when the results are there; `outcomes` tells if they are not."""
+        """Waits until the device is done. Never raises: a failure is in `outcomes`."""
         with contextlib.suppress(Exception):
             self.ranking.wait()
 

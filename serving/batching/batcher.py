@@ -44,7 +44,7 @@ from serving.scoring.programs import QUERIES
 __all__ = ["Batcher", "DeadlineError", "DispatcherError", "OverloadError", "Ranked"]
 
 R = TypeVar("R")
-Change = Callable[[Scorer], tuple[Scorer, Any]]
+Switch = Callable[[Scorer], tuple[Scorer, Any]]  # of the scorer: the next one, and a result
 _MARGIN = 1.25  # what is expected to be later than the deadline by less may well be in time, or not: it is not worth it
 _LAST_CALL = 1.0  # s that the end of the process waits for the thread, if nobody closed it
 _LAGS = 2  # times as long an answer may wait for an event loop that is behind, by then
@@ -71,7 +71,7 @@ class Batcher:
         self._metrics.queued.set_function(lambda: self._queue.queries)
         self._wake = threading.Condition()  # guards the queue, the changes and `_closed`
         self._queue = BatchQueue()
-        self._changes: deque[tuple[Change, asyncio.Future[Any]]] = deque()
+        self._changes: deque[tuple[Switch, asyncio.Future[Any]]] = deque()
         self._closed = False
         self._running = 0  # batches
         self._latency = LatencyModel()
@@ -113,8 +113,8 @@ class Batcher:
     def submit(self, work: Work, deadline: float = math.inf) -> asyncio.Future[Ranked]:
         """The ranked ads of each query, to be awaited. Cancelling it takes the request out of the queue.
 
-        Raises what `admit` does, `RequestError`, TypeError and ValueError for a `deadline` that is no number, and
-        `DispatcherError`; `RequestError`, `DeadlineError` and `DispatcherError` also when it is awaited.
+        Raises at once: `OverloadError`, `RequestError`, `DispatcherError`, TypeError or ValueError for no `deadline`.
+        Raises when awaited: `RequestError`, `DeadlineError`, `DispatcherError`.
         """
         if not isinstance(work, Work):
             raise TypeError(f"work: expected Work, got {type(work).__name__}")
@@ -271,7 +271,7 @@ class Batcher:
             outcomes = all_fail(batch.parts, e)
         self._answers.deliver(outcomes, self._latency.sent)
 
-    def _change(self, change: Change, done: asyncio.Future[Any]) -> None:
+    def _change(self, change: Switch, done: asyncio.Future[Any]) -> None:
         try:
             scorer, result = change(self._scorer)
             if not isinstance(scorer, Scorer):

@@ -44,7 +44,7 @@ class LatencyModel:
         self.sending += _NEWEST * (seconds - self.sending)
 
     def call(self, queries: int) -> float:
-        """Seconds of a call for that many queries.
+        """Expected seconds of a call for that many queries; 0.0 before the first measurement.
 
         Never more than that of as many smaller calls, or of a larger one: else a size that was slow once could be
         avoided for ever, and its mean never corrected.

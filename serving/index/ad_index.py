@@ -234,7 +234,7 @@ def content_id(*parts: np.ndarray | list[str], head: str) -> str:
 
 
 def add_content(digest: Any, *parts: np.ndarray | list[str]) -> None:
-    """Adds the bytes of arrays and strings to the hash of a `content_id`."""
+    """Adds the bytes of arrays and strings to the hash of a `content_id`, in this order, without dtypes and shapes."""
     for part in parts:
         array = np.frombuffer(json.dumps(part).encode(), np.uint8) if isinstance(part, list) else part
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

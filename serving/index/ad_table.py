@@ -70,7 +70,7 @@ class AdIds:
         return places
 
     def free(self, n: int) -> np.ndarray:
-        """int64 `[n]`: the first positions without an ad."""
+        """int64 `[n]`: the first positions without an ad; past the last position where fewer than n are free."""
         gaps = np.flatnonzero(~self.used)[:n]
         return np.concatenate([gaps, len(self.used) + np.arange(n - len(gaps))])
 

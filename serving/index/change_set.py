@@ -151,7 +151,7 @@ class ChangeSet:
 
     @property
     def changes_id(self) -> str:
-        """SHA-256 of all of it, hexadecimal."""
+        """SHA-256, hexadecimal, of dtypes, shapes and all arrays: equal sets of changes have equal ids."""
         updates, head = self.updates, f"{self.dtype} {self.vectors.shape} {self.id_dtype} {len(self.updates.ids)}"
         put = (self.vectors, self.ids, self.bids, self.valid)
         return content_id(*put, updates.ids, updates.bids, updates.valid, updates.removed, head=head)

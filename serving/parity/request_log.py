@@ -111,7 +111,7 @@ class RequestLog:
             self._dropped.inc()
 
     def close(self) -> None:
-        """Writes what is queued and ends the thread; does not wait for a disk that hangs. Again, it does nothing."""
+        """Writes what is queued and ends the thread; does not wait for a disk that hangs. Idempotent."""
         with suppress(queue.Full):
             self._waiting.put(None, timeout=CLOSING_S)
         self._thread.join(CLOSING_S)

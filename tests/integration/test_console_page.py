@@ -16,6 +16,7 @@ from serving.console.console import ConsoleSettings
 from serving.http.protocol import Headers, Reply, Request
 from serving.scorer import Scorer
 from serving.service.app import Service, create_app
+from serving.service.config import ServiceConfig
 from serving.service.load_shedding import LoadShedder
 from tests.support import tiny
 from tests.support.chromium import CHROMIUM, Page
@@ -81,8 +82,8 @@ def both(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     second = in_memory(tiny_bundle, evil_schema(), seed=4, compiled=first)
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         here, there = (f"http://127.0.0.1:{s.getsockname()[1]}" for s in (one, other))
-        app = create_app(first, console=ConsoleSettings(beside=there))
-        beside = create_app(second, console=ConsoleSettings())
+        app = create_app(first, ServiceConfig(console=ConsoleSettings(beside=there)))
+        beside = create_app(second, ServiceConfig(console=ConsoleSettings()))
         heard = Heard(shedder_of(app)), Heard(shedder_of(beside, origin=here))
         with running(app, one, heard[0]), running(beside, other, heard[1]):
             page = Page(tmp_path_factory.mktemp("chromium"))

@@ -30,6 +30,7 @@ from serving.index.ad_index import AdIndex, AdIndexError, IndexManifest, index_t
 from serving.parity.request_log import RequestLogError, read_log
 from serving.scorer import Scorer
 from serving.service.app import create_app
+from serving.service.config import ServiceConfig
 from tests.support import tiny
 from tests.support.bundles import write_small
 from tests.support.service_calls import running, some_queries
@@ -169,7 +170,9 @@ def test_a_damaged_log_is_refused_by_its_line(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def address(tiny_bundle: Path, tiny_index: Path) -> Iterator[tuple[str, int]]:
-    with running(create_app(Scorer.load(tiny_bundle, tiny_index, max_k=20, warm=False), max_body=20_000)) as found:
+    with running(
+        create_app(Scorer.load(tiny_bundle, tiny_index, max_k=20, warm=False), ServiceConfig(max_body=20_000))
+    ) as found:
         yield found
 
 

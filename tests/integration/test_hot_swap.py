@@ -19,10 +19,10 @@ from litestar import Litestar
 from litestar.testing import TestClient
 
 from serving.admin.app import create_admin
-from serving.admin.updates import LiveUpdates, Sources
+from serving.admin.updates import LiveUpdates
 from serving.index.ad_index import index_table
 from serving.scorer import Scorer
-from serving.scorer_updates import HEADROOM, load
+from serving.scorer_updates import HEADROOM, Sources, load
 from serving.service.app import create_app
 from tests.support import tiny
 from tests.support.service_calls import plain, some_queries

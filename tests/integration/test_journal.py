@@ -18,12 +18,11 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.admin.updates import Sources
 from serving.index.ad_index import AdIndex
 from serving.index.delta import Base, Delta, make_delta
 from serving.index.journal import Records, read_journal
 from serving.scorer import Scorer
-from serving.scorer_updates import PreparedChange
+from serving.scorer_updates import PreparedChange, Sources
 from tests.support import tiny
 from tests.support.journal_service import MAX_K, QUERY, TOKEN, changed, serving, some_ids, versions_in
 from tests.support.paths import ROOT

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.admin.updates import Sources
 from serving.index.ad_index import AdIndex, index_table
 from serving.index.delta import Base, DeltaError, make_delta
 from serving.index.journal import compact_records, others, prune, read_journal
 from serving.scorer import Scorer
-from serving.scorer_updates import load
+from serving.scorer_updates import Sources, load
 from tests.support import tiny
 from tests.support.journal_service import MAX_K, QUERY, Post, changed, other_index, serving, some_ids, versions_in
 from tests.support.service_calls import error_of, post

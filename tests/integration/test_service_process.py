@@ -22,7 +22,9 @@ import httpx
 import pytest
 
 from serving.scorer import Scorer
-from serving.service.app import run
+from serving.scorer_updates import Sources
+from serving.service.config import ServiceConfig
+from serving.service.run import run
 from tests.support.service_calls import error_of, plain, post, some_queries
 from tests.support.serving_process import ServingProcess, drip, get, head, rest, send_while_taken
 
@@ -34,12 +36,13 @@ MANY = json.dumps({"queries": [QUERY] * 64, "k": MAX_K}).encode()
 
 
 def test_an_address_that_cannot_be_had_is_an_error(tiny_bundle: Path, tiny_index: Path) -> None:
+    sources = Sources(tiny_bundle, tiny_index)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=rf"cannot listen on 127\.0\.0\.1:{port}: Address already in use"):
-            run(tiny_bundle, tiny_index, port=port, max_k=1)
+            run(sources, ServiceConfig(port=port, max_k=1))
     with pytest.raises(ValueError, match="port: expected 0 to 65535, got 70000"):
-        run(tiny_bundle, tiny_index, port=70000)
+        run(sources, ServiceConfig(port=70000))
 
 
 @pytest.fixture(scope="module")

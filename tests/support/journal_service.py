@@ -15,14 +15,15 @@ import numpy as np
 from litestar.testing import TestClient
 
 from serving.admin.app import create_admin
-from serving.admin.updates import LiveUpdates, Sources
+from serving.admin.updates import LiveUpdates
 from serving.index.ad_index import AdIndex, index_table
 from serving.index.change_set import IndexVersion
 from serving.index.compaction import Compacted
 from serving.index.delta import Delta, DeltaError
 from serving.scorer import Scorer
-from serving.scorer_updates import load
+from serving.scorer_updates import Sources, load
 from serving.service.app import create_app
+from serving.service.config import ServiceConfig
 from tests.support import tiny
 from tests.support.service_calls import some_queries
 from tt_jax.bundle.reader import Bundle
@@ -37,7 +38,7 @@ Post = Callable[[str, dict[str, Any]], httpx.Response]
 def serving(sources: Sources, like: Scorer, **options: Any) -> Iterator[tuple[Any, Post]]:
     """A client of a service of these, and what posts to its admin listener. `options`: of `create_app`."""
     scorer = load(sources.bundle, sources.index, sources.deltas, sources.journal, max_k=MAX_K, live=True, like=like)
-    app = create_app(scorer, **options)
+    app = create_app(scorer, ServiceConfig(**options))
     live = LiveUpdates(app.state.service.batcher, app.state.service.telemetry, sources, ads=True)
     with TestClient(app) as client, TestClient(create_admin(app.state.service, live)) as admin:
         yield client, lambda path, body: admin.post(path, content=json.dumps(body))

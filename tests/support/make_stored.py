@@ -32,6 +32,7 @@ from serving.index.journal import compact_records, read_journal, record
 from serving.parity.request_log import LogSettings
 from serving.scorer_updates import load, prepare_delta
 from serving.service.app import create_app
+from serving.service.config import ServiceConfig
 from tests.support import tiny
 from tests.support.paths import ROOT
 from tt_jax.bundle.reader import Bundle
@@ -93,7 +94,7 @@ def _write_journal(rng: np.random.Generator) -> None:
 def _write_answers(queries: list[dict[str, Any]]) -> None:
     scorer = load("bundle", "index", "deltas", "journal", max_k=ADS, live=True, warm=False)
     expected = {"fingerprint": scorer.fingerprint, "version": str(scorer.ads.version), "queries": queries, "ads": []}
-    with TestClient(create_app(scorer, log=LogSettings(Path("requests.jsonl"), fraction=1.0))) as client:
+    with TestClient(create_app(scorer, ServiceConfig(log=LogSettings(Path("requests.jsonl"), fraction=1.0)))) as client:
         answers = client.post("/v1/rank", content=json.dumps({"queries": queries, "k": 5})).json()["results"]
     expected["ads"] = [[[ad["id"], ad["score"]] for ad in answer["ads"]] for answer in answers]
     Path("expected.json").write_text(json.dumps(expected, indent=1) + "\n")

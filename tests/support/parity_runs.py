@@ -16,6 +16,7 @@ from litestar.testing import TestClient
 from serving.parity.request_log import LogSettings
 from serving.scorer import Scorer
 from serving.service.app import create_app
+from serving.service.config import ServiceConfig
 from tests.support import tiny
 from tests.support.service_calls import post
 from tt_jax.cli.parity import Expected, add_arguments, compare, load
@@ -32,7 +33,7 @@ def logged(tiny_bundle: Path, tiny_index: Path, tmp_path_factory: pytest.TempPat
     path = tmp_path_factory.mktemp("logged") / "log.jsonl"
     scorer = Scorer.load(tiny_bundle, tiny_index, max_k=20, warm=False)
     queries = tiny.queries(np.random.default_rng(11), QUERIES)
-    with TestClient(create_app(scorer, log=LogSettings(path, fraction=1.0))) as client:
+    with TestClient(create_app(scorer, ServiceConfig(log=LogSettings(path, fraction=1.0)))) as client:
         for first in range(0, QUERIES, 48):
             post(client, {"queries": queries[first : first + 48], "k": 3})
     return [json.loads(line) for line in path.read_text().splitlines()]

@@ -9,9 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     from serving.console.console import ConsoleSettings
     from serving.limits import ServiceLimits
     from serving.parity.request_log import LogSettings
+    from serving.scorer_updates import Sources
+    from serving.scoring.compile_cache import CompileCache
+    from serving.service.app import Service
+    from serving.service.config import ServiceConfig
+    from serving.service.run import Listeners
 
 EXAMPLE = """  tt-jax serve --bundle=bundles/kuairand --index=indexes/kuairand --port=8080
   curl -s localhost:8080/v1/rank -d '{"query": {"user_id": 7, "hour": 20}, "k": 3}'
@@ -95,84 +102,98 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    import logging
     import signal
-    from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+    from contextlib import ExitStack, suppress
 
-    from serving.admin.app import administered
-    from serving.admin.listeners import create_metrics, open_listener
-    from serving.admin.updates import Sources
     from serving.batching.batcher import DispatcherError
-    from serving.http.server import bound, require_port
+    from serving.http.server import require_port
     from serving.log_events import log_event
+    from serving.scorer_updates import Sources
     from serving.scoring.compile_cache import CompileCache
-    from serving.service.app import Service
-    from serving.service.app import run as serve
-    from serving.service.auth import Tokens, hosts_of, is_loopback, read_tokens
-    from serving.service.load_shedding import LoadShedder
+    from serving.service.run import run as run_service
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it serves: what it is about to load is the newest
     if (args.admin_port is None) != (args.admin_token_file is None):
         raise ValueError("expected --admin-port and --admin-token-file together")
     require_port(args.port)
-    limits, log, console = _limits(args), _log(args), _console(args)
+    config = _config(args)
     cache = CompileCache(args.compile_cache) if args.compile_cache else None
     sources = Sources(args.bundle, args.index, args.deltas, args.journal)
-    tokens = read_tokens(args.token_file) if args.token_file else None
-    if tokens is None and not is_loopback(args.host):
-        reason = f"whoever reaches {args.host} may use this service; see --token-file"
-        log_event("open_to_all", logging.WARNING, host=args.host, reason=reason)
     code = BROKEN
-    with ExitStack() as stack, suppress(DispatcherError):  # logged already
-        admin, admins, metrics = None, Tokens.of(), None
-        if args.admin_port is not None:
-            admins, admin = read_tokens(args.admin_token_file), stack.enter_context(open_listener(args.admin_port))
-            print(f"admin http://127.0.0.1:{admin.getsockname()[1]}", flush=True)
-        if args.metrics_port is not None:
-            metrics = stack.enter_context(bound(args.metrics_host, args.metrics_port))  # listens when it is served
-            print(f"metrics http://{args.metrics_host}:{metrics.getsockname()[1]}/metrics", flush=True)
-
-        @asynccontextmanager
-        async def listeners(service: Service) -> AsyncIterator[None]:
-            if cache is not None:
-                cache.keep()
-            async with AsyncExitStack() as stack:
-                if metrics is not None:
-                    hosts = hosts_of(args.metrics_host, None, args.allowed_host)
-                    shedder = LoadShedder(create_metrics(service.telemetry), service.telemetry, hosts=hosts)
-                    await stack.enter_async_context(service.extra_listener("metrics", shedder, 0, metrics))
-                await stack.enter_async_context(
-                    administered(service, sources=sources, listener=admin, tokens=admins, callers=tokens)
-                )
-                yield
-
-        serve(
-            args.bundle,
-            args.index,
-            args.deltas,
-            args.journal,
-            host=args.host,
-            port=args.port,
-            max_k=args.max_k,
-            max_candidates=args.max_candidates,
-            max_queries=args.max_queries,
-            max_body=int(args.max_body_kb * 1024),
-            limits=limits,
-            log=log,
-            tokens=tokens,
-            metrics_here=metrics is None,
-            console=console,
-            live=admin is not None,
-            allowed_hosts=args.allowed_host,
-            access_log=args.access_log,
-            listeners=listeners,
-        )
+    with ExitStack() as sockets, suppress(DispatcherError):  # logged already
+        run_service(sources, config, _other_listeners(args, sources, config, cache, sockets))
         code = 0
     log_event("stopped", code=code)
-    _end_threads(_LAST_THREADS * limits.grace, code)
+    _end_threads(_LAST_THREADS * config.limits.grace, code)
     if cache is not None:
         cache.keep()  # also what was compiled for a larger index, or another pair
     return code
+
+
+def _config(args: argparse.Namespace) -> ServiceConfig:
+    import logging
+
+    from serving.log_events import log_event
+    from serving.service.auth import is_loopback, read_tokens
+    from serving.service.config import ServiceConfig
+
+    config = ServiceConfig(
+        host=args.host,
+        port=args.port,
+        max_k=args.max_k,
+        max_candidates=args.max_candidates,
+        max_queries=args.max_queries,
+        max_body=int(args.max_body_kb * 1024),
+        limits=_limits(args),
+        log=_log(args),
+        console=_console(args),
+        tokens=read_tokens(args.token_file) if args.token_file else None,
+        metrics_here=args.metrics_port is None,
+        allowed_hosts=args.allowed_host,
+        access_log=args.access_log,
+        live=args.admin_port is not None,
+    )
+    if config.tokens is None and not is_loopback(args.host):
+        reason = f"whoever reaches {args.host} may use this service; see --token-file"
+        log_event("open_to_all", logging.WARNING, host=args.host, reason=reason)
+    return config
+
+
+def _other_listeners(
+    args: argparse.Namespace, sources: Sources, config: ServiceConfig, cache: CompileCache | None, sockets: ExitStack
+) -> Listeners:
+    """Those of metrics and of the administrator, whose sockets are bound at once and stay in `sockets`."""
+    from contextlib import AsyncExitStack, asynccontextmanager
+
+    from serving.admin.app import administered
+    from serving.admin.listeners import create_metrics, open_listener
+    from serving.http.server import bound
+    from serving.service.auth import Tokens, hosts_of, read_tokens
+    from serving.service.load_shedding import LoadShedder
+
+    admin, admins, metrics = None, Tokens.of(), None
+    if args.admin_port is not None:
+        admins, admin = read_tokens(args.admin_token_file), sockets.enter_context(open_listener(args.admin_port))
+        print(f"admin http://127.0.0.1:{admin.getsockname()[1]}", flush=True)
+    if args.metrics_port is not None:
+        metrics = sockets.enter_context(bound(args.metrics_host, args.metrics_port))  # listens when it is served
+        print(f"metrics http://{args.metrics_host}:{metrics.getsockname()[1]}/metrics", flush=True)
+
+    @asynccontextmanager
+    async def listeners(service: Service) -> AsyncIterator[None]:
+        if cache is not None:
+            cache.keep()
+        async with AsyncExitStack() as stack:
+            if metrics is not None:
+                hosts = hosts_of(args.metrics_host, None, args.allowed_host)
+                shedder = LoadShedder(create_metrics(service.telemetry), service.telemetry, hosts=hosts)
+                await stack.enter_async_context(service.extra_listener("metrics", shedder, 0, metrics))
+            await stack.enter_async_context(
+                administered(service, sources=sources, listener=admin, tokens=admins, callers=config.tokens)
+            )
+            yield
+
+    return listeners
 
 
 def _end_threads(seconds: float, code: int) -> None:
@@ -193,7 +214,7 @@ def _end_threads(seconds: float, code: int) -> None:
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        os._exit(code)  # `sys.exit` would wait for these threads, and nothing can interrupt XLA in them
 
 
 def _limits(args: argparse.Namespace) -> ServiceLimits:

@@ -19,11 +19,11 @@ from litestar import Litestar
 from litestar.testing import TestClient
 
 from serving.admin.app import create_admin
-from serving.admin.updates import LiveUpdates, Sources
+from serving.admin.updates import LiveUpdates
 from serving.index.ad_index import AdIndex
 from serving.index.delta import Base, make_delta
 from serving.scorer import Scorer
-from serving.scorer_updates import load
+from serving.scorer_updates import Sources, load
 from serving.scoring.programs import Programs
 from serving.service.app import create_app
 from tests.support import tiny

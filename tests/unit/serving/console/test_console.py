@@ -23,6 +23,7 @@ from serving.batching.request import Work
 from serving.console.console import Console, ConsoleSettings
 from serving.scorer import RequestError, Scorer
 from serving.service.app import create_app
+from serving.service.config import ServiceConfig
 from serving.service.telemetry import Telemetry
 from tests.support import tiny
 from tests.support.console_pairs import in_memory
@@ -37,7 +38,7 @@ Client = TestClient[Litestar]
 
 @pytest.fixture(scope="module")
 def client(warm_scorer: Scorer) -> Iterator[Client]:
-    with TestClient(create_app(warm_scorer, console=ConsoleSettings(BESIDE), max_body=20_000)) as client:
+    with TestClient(create_app(warm_scorer, ServiceConfig(console=ConsoleSettings(BESIDE), max_body=20_000))) as client:
         yield client
 
 
@@ -114,7 +115,7 @@ def test_gates_of_other_kinds(tiny_bundle: Path) -> None:
     found = {}
     for kind in ("mlp", "mtmd"):
         config = dataclasses.replace(tiny.CONFIG, model=dataclasses.replace(tiny.CONFIG.model, kind=kind))
-        app = create_app(in_memory(tiny_bundle, config=config), console=ConsoleSettings())
+        app = create_app(in_memory(tiny_bundle, config=config), ServiceConfig(console=ConsoleSettings()))
         with TestClient(app) as client:
             found[kind] = client.post("/console/gates", content=b'{"query": {"age": 30}}').json()
     assert (found["mlp"]["kind"], found["mlp"]["gates"], found["mlp"]["experts"]) == ("mlp", None, [])

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from serving.admin.journal_upkeep import COMPACTED_AFTER, compact_if_long
-from serving.admin.updates import Sources
 from serving.index.ad_index import AdIndex, now
 from serving.index.ad_table import AdTable
 from serving.index.change_set import SAME, AdUpdates, ChangeError, ChangeSet, IndexVersion, as_ids
@@ -23,7 +22,7 @@ from serving.index.compaction import Compacted, compact
 from serving.index.delta import Delta, DeltaError
 from serving.index.journal import compact_records, read_journal, record
 from serving.scorer import Scorer
-from serving.scorer_updates import load
+from serving.scorer_updates import Sources, load
 from tests.support.damage import damages
 from tests.support.journal_service import MAX_K, QUERY, changed, serving, some_ids, versions_in
 from tests.support.paths import ROOT

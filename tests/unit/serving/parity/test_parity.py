@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from serving.admin.updates import Sources
 from serving.index.journal import compact_records
 from serving.parity.profile import Profile, compare_profiles
 from serving.parity.request_log import LogSettings, RequestLogError
 from serving.scorer import Scorer
+from serving.scorer_updates import Sources
 from tests.support import tiny
 from tests.support.cli import Call
 from tests.support.journal_service import changed as changed_ads

@@ -20,6 +20,7 @@ from serving.batching.request import Work
 from serving.parity.request_log import KEPT, WAITING, LogSettings, RequestLog, RequestLogError, read_log
 from serving.scorer import ScoredAd, Scorer
 from serving.service.app import create_app
+from serving.service.config import ServiceConfig
 from tests.support.service_calls import plain, post, some_queries
 
 ADS = msgspec.json.encode([ScoredAd(7, 0.5, {"click": 0.25}), ScoredAd(3, 0.125, {"click": 0.5})])
@@ -57,7 +58,7 @@ def test_the_service_logs_what_it_was_asked_and_what_it_answered(
     scorer = Scorer.load(tiny_bundle, tiny_index, max_k=20, warm=False)
     path = tmp_path / "log.jsonl"
     queries = some_queries(3, seed=8)
-    with TestClient(create_app(scorer, log=LogSettings(path, fraction=1.0))) as client:
+    with TestClient(create_app(scorer, ServiceConfig(log=LogSettings(path, fraction=1.0)))) as client:
         alone = post(client, {"query": queries[0], "k": 5})
         chosen = [ad["id"] for ad in alone["ads"]][::2]
         listed = post(client, {"queries": queries, "k": 2, "candidates": [chosen, [], chosen[:1]]})

@@ -16,6 +16,7 @@ from litestar.testing import TestClient
 from serving.limits import ServiceLimits
 from serving.scorer import Scorer
 from serving.service.app import create_app
+from serving.service.config import ServiceConfig
 from tests.support import tiny
 from tests.support.service_calls import FORM, error_of, plain, post, some_queries
 from tt_jax.features.encoder import Encoder
@@ -31,7 +32,7 @@ def scorer(warm_scorer: Scorer) -> Scorer:
 
 @pytest.fixture
 def client(scorer: Scorer) -> Iterator[Client]:
-    with TestClient(create_app(scorer, max_body=MAX_BODY, max_queries=MAX_QUERIES)) as client:
+    with TestClient(create_app(scorer, ServiceConfig(max_body=MAX_BODY, max_queries=MAX_QUERIES))) as client:
         yield client
 
 
@@ -205,7 +206,7 @@ def hold(client: Client, until: threading.Event) -> None:
 
 
 def test_a_full_queue_says_when_to_come_back(scorer: Scorer) -> None:
-    with TestClient(create_app(scorer, limits=ServiceLimits(max_queue=1))) as client:
+    with TestClient(create_app(scorer, ServiceConfig(limits=ServiceLimits(max_queue=1)))) as client:
         busy = threading.Event()
         hold(client, busy)
         asking = threading.Thread(target=lambda: post(client, {"query": {}, "k": 1}))

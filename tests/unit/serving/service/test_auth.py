@@ -18,6 +18,7 @@ from serving.client import Client, ServiceError
 from serving.scorer import Scorer
 from serving.service.app import RANK, create_app
 from serving.service.auth import OPEN, Tokens, is_loopback, read_tokens
+from serving.service.config import ServiceConfig
 from tests.support.service_calls import error_of, post, running, some_queries
 from tests.support.serving_process import ServingProcess
 from tt_jax.cli.main import main
@@ -38,7 +39,7 @@ def token_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(warm_scorer: Scorer, token_file: Path) -> Iterator[str]:
     """Of a guarded service."""
     tokens = read_tokens(token_file)
-    app = create_app(warm_scorer, tokens=tokens)
+    app = create_app(warm_scorer, ServiceConfig(tokens=tokens))
     with running(app, tokens=tokens, open_paths=OPEN) as (host, port):
         yield f"http://{host}:{port}"
 
@@ -113,7 +114,7 @@ def test_the_document_has_the_scheme(url: str, warm_scorer: Scorer) -> None:
     assert document["paths"]["/health/live"]["get"]["security"] == [{}]  # no token
     assert "security" not in document["paths"][RANK]["post"]
     assert "401" in document["paths"][RANK]["post"]["responses"]
-    with TestClient(create_app(warm_scorer, metrics_here=False)) as client:
+    with TestClient(create_app(warm_scorer, ServiceConfig(metrics_here=False))) as client:
         document = client.get("/schema/openapi.json").json()
         assert "security" not in document
         assert "securitySchemes" not in document["components"]
@@ -131,7 +132,7 @@ def test_limits_that_cannot_be(warm_scorer: Scorer) -> None:
     cases: list[dict[str, Any]] = [{"max_body": 0}, {"max_queries": -1}]
     for limits in cases:
         with pytest.raises(ValueError, match="expected max_body and max_queries >= 1"):
-            create_app(warm_scorer, **limits)
+            create_app(warm_scorer, ServiceConfig(**limits))
 
 
 def test_the_flags_of_a_process(tiny_bundle: Path, tiny_index: Path, token_file: Path, tmp_path: Path) -> None:
