@@ -42,7 +42,6 @@ from serving.scorer import Scorer
 from serving.scoring.programs import QUERIES
 
 __all__ = ["Batcher", "DeadlineError", "DispatcherError", "OverloadError", "Ranked"]
-
 R = TypeVar("R")
 Switch = Callable[[Scorer], tuple[Scorer, Any]]  # of the scorer: the next one, and a result
 _MARGIN = 1.25  # what is expected to be later than the deadline by less may well be in time, or not: it is not worth it
