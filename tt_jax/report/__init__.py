@@ -1,1 +1,1 @@
-"""`report.json` as one self-contained page: `plots` makes pictures of numbers, `page` the HTML around them."""
+"""Reports as self-contained pages: `plots` makes pictures of numbers, `page` fills a template of `templates/`."""
