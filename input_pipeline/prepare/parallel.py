@@ -25,11 +25,12 @@ from input_pipeline.blocks.manifest import DataFile, Manifest
 from input_pipeline.blocks.samples import Samples
 from input_pipeline.prepare.key_types import KeyTypes
 from input_pipeline.prepare.quarantine import QUARANTINE, Quarantine
-from input_pipeline.prepare.sequential import BLOCK_ROWS, Progress, write_beside, write_chunks
+from input_pipeline.prepare.sequential import BLOCK_ROWS, write_beside, write_chunks
 from input_pipeline.prepare.vocabulary import IGNORED, Counts, count_ids, with_vocabularies
 from input_pipeline.prepare.writer import Key, PreparedWriter, Written, folder_of, write_manifest
 from input_pipeline.readers import STRICT, Chunk
 from input_pipeline.runner import Runner, groups_of, portable
+from tt_jax.io.progress import Progress
 from tt_jax.io.publish import published_directory
 from tt_jax.schema import Schema
 
@@ -102,14 +103,14 @@ def prepare_parts(
             for some in groups_of(parts, _GROUPS * runner.workers)
         )
         done: list[_Encoded] = []
-        with Progress() as progress:
+        with Progress("prepare", "rows") as progress:
             for one in runner.map(_encode, groups):
                 _replay(quarantine, Path(one.folder))
                 keys.merge(one.keys)
                 if one.error is not None:
                     raise one.error
                 samples.merge(one.samples)
-                progress.update(", ".join(one.splits), sum(w.rows for w in one.written.values()))
+                progress.advance(sum(w.rows for w in one.written.values()))
                 done.append(one)
         written = _join(runner, _partitions(schema, done, block_rows, str(scratch)), folder)
         shutil.rmtree(scratch)

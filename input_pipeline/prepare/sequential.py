@@ -6,8 +6,6 @@ in memory. Two threads encode and one writes, while the calling one reads the ne
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from input_pipeline.blocks.manifest import ADS, Manifest
 from input_pipeline.blocks.samples import Samples
@@ -26,13 +23,13 @@ from input_pipeline.prepare.threads import ordered_map
 from input_pipeline.prepare.writer import PreparedWriter
 from input_pipeline.readers import Chunk
 from tt_jax.features.encoder import Encoded, EncodeError, Encoder
+from tt_jax.io.progress import Progress
 from tt_jax.io.publish import published_directory, write_json
 from tt_jax.schema import Schema, SchemaError
 
 BLOCK_ROWS = 16_384
 _THREADS = 2  # that encode; each has a chunk in memory
 _AD_ROWS = 131_072  # of a row group of the corpus: what one worker of `tt-jax index` embeds at a time
-_PLAIN_PROGRESS_S = 10.0
 
 
 def prepare(
@@ -63,9 +60,10 @@ def prepare(
         if quarantine is not None:
             quarantine.write_to(folder)
         writer = PreparedWriter(folder, schema, block_rows)
-        samples, progress = Samples(schema), Progress()
-        with progress:
-            write_chunks(writer, schema, progress.tell(chunks), samples, KeyTypes(schema), quarantine, _THREADS)
+        samples = Samples(schema)
+        with Progress("prepare", "rows") as progress:
+            counted = progress.track(chunks, lambda chunk: chunk.table.num_rows)
+            write_chunks(writer, schema, counted, samples, KeyTypes(schema), quarantine, _THREADS)
         write_beside(folder, samples, ads, documents)
         return writer.finish(0 if quarantine is None else quarantine.rejected)
 
@@ -153,35 +151,3 @@ def _rows_by_scenario(table: pa.Table, column: str) -> list[np.ndarray | None]:
     codes = values.dictionary_encode(null_encoding="encode").indices.to_numpy()
     found = np.unique(codes)
     return [None] if len(found) < 2 else [np.flatnonzero(codes == code) for code in found]
-
-
-class Progress:
-    """Rows done, on stderr: a bar on a terminal, elsewhere a line now and then. To be used in a `with`."""
-
-    def __init__(self) -> None:
-        self._bar = tqdm(unit=" rows", unit_scale=True, file=sys.stderr) if sys.stderr.isatty() else None
-        self._rows, self._told = 0, time.monotonic()
-
-    def tell(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-        """The chunks, each counted once it has been used."""
-        for chunk in chunks:
-            yield chunk
-            self.update(chunk.split, chunk.table.num_rows)
-
-    def update(self, split: str, rows: int) -> None:
-        self._rows += rows
-        if self._bar is not None:
-            self._bar.set_description(f"prepare {split}", refresh=False)
-            self._bar.update(rows)
-        elif time.monotonic() - self._told > _PLAIN_PROGRESS_S:
-            self._told = time.monotonic()
-            print(f"prepare {split}: {self._rows:,} rows so far", file=sys.stderr)
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        elif kind is None and self._rows:
-            print(f"prepare: {self._rows:,} rows", file=sys.stderr)

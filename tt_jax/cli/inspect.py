@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ With a recipe, --data is its source, and features, labels and splits are its own
 file, a glob, a directory; each column counts by its type. It is one pass in bounded memory: beyond bounds that the
 report names, distinct values and duplicates are estimated, frequent values have an error bound, quantiles, drift and
 leaks are of a uniform sample of rows."""
-_PROGRESS_S = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,20 +55,20 @@ def run(args: argparse.Namespace) -> int:
     from input_pipeline.inspect.report import report_of
     from input_pipeline.inspect.survey import Log, merged, surveys
     from input_pipeline.readers import STRICT, SkipUnknown
+    from tt_jax.io.progress import Progress
     from tt_jax.io.publish import write_json
 
     if args.out:
         import tt_jax.report.inspection  # noqa: F401  a package that it needs is missed before the work, not after it
-    roles, progress = _roles(args), _Progress()
+    roles = _roles(args)
     errors = SkipUnknown() if args.skip_unknown else STRICT
     log = Log(args.data, args.recipe, errors, _text(args), partial(load_recipe, verb="inspect"))
-    with runner_of(args) as runner:
+    with runner_of(args) as runner, Progress("inspect", "rows") as progress:
         if args.runner == "ray":
-            found = merged(progress.of_surveys(surveys(log, roles, runner)), roles)
+            whole = merged(progress.track(surveys(log, roles, runner), lambda survey: survey.rows), roles)
         else:
-            found = merged(surveys(log, roles, runner, progress.of_chunks), roles)
-    progress.close()
-    report = report_of(found, {"data": args.data, "recipe": args.recipe})
+            whole = merged(surveys(log, roles, runner, partial(progress.track, size=_rows)), roles)
+    report = report_of(whole, {"data": args.data, "recipe": args.recipe})
     if not report["rows"]:
         raise ValueError(f"{args.data}: no rows")
     print(table(report))
@@ -114,34 +111,8 @@ def _text(args: argparse.Namespace) -> Any:
         raise ValueError(f"--{e}") from None
 
 
-class _Progress:
-    """Tells the rows so far now and then, on stderr."""
-
-    def __init__(self) -> None:
-        self._rows, self._began = 0, time.monotonic()
-        self._told = self._began
-
-    def of_chunks(self, chunks: Iterable[Any]) -> Iterator[Any]:
-        """The chunks."""
-        for chunk in chunks:
-            yield chunk
-            self._add(chunk.table.num_rows)
-
-    def of_surveys(self, found: Iterable[Any]) -> Iterator[Any]:
-        """The surveys, which workers made."""
-        for survey in found:
-            self._add(survey.rows)
-            yield survey
-
-    def _add(self, rows: int) -> None:
-        self._rows += rows
-        if time.monotonic() - self._told > _PROGRESS_S:
-            self._told = time.monotonic()
-            speed = self._rows / (self._told - self._began)
-            print(f"inspect: {self._rows:,} rows so far, {speed:,.0f} a second", file=sys.stderr)
-
-    def close(self) -> None:
-        print(f"inspect: {self._rows:,} rows in {time.monotonic() - self._began:.0f} s", file=sys.stderr)
+def _rows(chunk: Any) -> int:
+    return chunk.table.num_rows
 
 
 def table(report: Mapping[str, Any]) -> str:

@@ -1,16 +1,14 @@
-"""What a run says while it trains: a progress bar or plain lines, JSON lines, TensorBoard events."""
+"""What a run says while it trains: JSON lines, TensorBoard events, the figures of a progress line."""
 
 from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
 from tt_jax.io.disk_full import writing
 from tt_jax.io.strict_json import parse_json
@@ -101,36 +99,6 @@ def _parse_line(line: bytes, where: str) -> dict[str, Any]:
     if not isinstance(found, dict) or not isinstance(found.get("step"), int):
         raise ValueError(f"{where}: expected a JSON object with a step")
     return found
-
-
-class Progress:
-    """A bar on a terminal, a plain line per log elsewhere; both on stderr. Of many processes the first one speaks."""
-
-    def __init__(self, total: int, step: int, name: str) -> None:
-        self._speaks = is_first()
-        self._terminal = self._speaks and sys.stderr.isatty()
-        self._total, self._name = total, name
-        self._bar = tqdm(total=total, initial=step, desc=name, unit="step", disable=not self._terminal, leave=True)
-
-    def advance(self, steps: int = 1) -> None:
-        """Moves the bar."""
-        self._bar.update(steps)
-
-    def show(self, step: int, text: str) -> None:
-        """The figures of a log: behind the bar, or as a line."""
-        if self._terminal:
-            self._bar.set_postfix_str(text)
-        elif self._speaks:
-            print(f"{self._name}: step {step}/{self._total} {text}", file=sys.stderr, flush=True)
-
-    def say(self, text: str) -> None:
-        """A line of its own."""
-        if self._speaks:
-            self._bar.write(f"{self._name}: {text}", file=sys.stderr)
-
-    def close(self) -> None:
-        """Leaves the bar as it stands."""
-        self._bar.close()
 
 
 def losses_line(tasks: Mapping[str, Mapping[str, float | None]], speed: Mapping[str, float | None]) -> str:

@@ -21,13 +21,14 @@ from input_pipeline.batches import Batches, ResumeError
 from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from tt_jax.config import Config
 from tt_jax.evaluation.predict import evaluate
+from tt_jax.io.progress import Progress
 from tt_jax.metrics import METRICS, streaming
-from tt_jax.parallel.processes import failing_together, gather
+from tt_jax.parallel.processes import failing_together, gather, is_first
 from tt_jax.runs.checkpoints import CheckpointError, Checkpoints
 from tt_jax.runs.finite import DivergedError, diverged, make_finite_check
 from tt_jax.runs.interrupt import Interrupted, StopSignal, call_interruptibly
 from tt_jax.runs.lock import locked
-from tt_jax.runs.metrics_log import TRAIN_SECONDS, MetricWriter, Progress, losses_line, metrics_line
+from tt_jax.runs.metrics_log import TRAIN_SECONDS, MetricWriter, losses_line, metrics_line
 from tt_jax.runs.profiler import StepProfile
 from tt_jax.runs.record import describe, open_workdir
 from tt_jax.runs.throughput import Clock
@@ -120,7 +121,7 @@ def run(setup: Setup, workdir: Path, name: str) -> Result:
             batches.set_state(_position(restored.run["input"]))
         with (
             closing(MetricWriter(workdir, step)) as writer,
-            closing(Progress(setup.total_steps, step, name)) as progress,
+            Progress(name, "step", setup.total_steps, step, is_first()) as progress,
             closing(StepProfile(config.profile, workdir / "profile")) as profile,
             failing_together(),
         ):
@@ -225,7 +226,7 @@ class _Loop:
         speed, rows = self.clock.figures(), row_figures(state.admissions)
         figures |= {f"rows/{feature}/{k}": v for feature, found in rows.items() for k, v in found.items()}
         self.writer.write_scalars(step, {**figures, **{f"speed/{k}": v for k, v in speed.items()}})
-        self.progress.show(step, losses_line(tasks, speed) + rows_line(rows))
+        self.progress.show(losses_line(tasks, speed) + rows_line(rows))
         return state.replace(metrics=self.setup.no_sums())
 
     def evaluate(self, state: TrainState, step: int) -> None:
