@@ -1,17 +1,20 @@
 """Raw logs as a stream of Arrow tables, in bounded memory, whatever format they are in: see docs/reference/formats.md.
 
-listing.py (names, globs, URLs; formats.py says what each file is) -> one module a format -> `read`, here (names.py)
+`read` and `list_files` are here; each other module reads one format, by its function `tables`. sources/listing.py finds
+the files, the table `FORMATS` of sources/detect_format.py says which module reads them. example.py decodes
+tf.train.Example, quotes.py checks the quotes of CSV.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 
-from input_pipeline.readers import array_record, arrow_ipc, delimited, jsonl, parquet, tfds, tfrecord
-from input_pipeline.sources.detect_format import JSON_ARRAY
+from input_pipeline.readers import parquet, tfds
+from input_pipeline.sources.detect_format import FORMATS
 from input_pipeline.sources.listing import first_below, list_sources, partitions
 from input_pipeline.sources.notices import tell
 from input_pipeline.sources.source import ReadError, Source
@@ -25,17 +28,6 @@ __all__ = [
     "first_below", "list_files", "read",
 ]  # fmt: skip
 
-_Tables = Iterator[tuple[int, pa.Table]]
-_READERS: dict[str, Callable[[Source, Types, Errors, TextFormat], _Tables]] = {
-    "parquet": parquet.tables,
-    "csv": delimited.tables,
-    "tsv": delimited.tables,
-    "jsonl": jsonl.tables,
-    JSON_ARRAY: jsonl.tables_of_array,
-    "tfrecord": tfrecord.tables,
-    "array_record": array_record.tables,
-    "arrow": arrow_ipc.tables,
-}
 NO_TYPES: Types = {}
 _NAMES_TOLD = 5
 
@@ -81,7 +73,7 @@ def read(
         if len(sources) > 1 and one.is_empty():
             empty_files.append(one.name)
             continue
-        reader = parquet.dictionaries if dictionaries and one.format == "parquet" else _READERS[one.format]
+        reader = parquet.dictionaries if dictionaries and one.format == "parquet" else _reader(one.format)
         for first_row, table in reader(one, types, errors, text):
             table = with_names(name, one.name, table, types)
             for key, value in values_of[one.name].items():
@@ -100,6 +92,10 @@ def list_files(source: str | Path, errors: Errors = STRICT) -> list[str]:
     if str(source).startswith("tfds:"):
         return [str(source)]
     return [s.name for s in _sources(str(source), errors)]
+
+
+def _reader(format_: str) -> Callable[[Source, Types, Errors, TextFormat], Iterator[tuple[int, pa.Table]]]:
+    return importlib.import_module(f"{__name__}.{FORMATS[format_].reader}").tables
 
 
 def _sources(text: str, errors: Errors) -> list[Source]:

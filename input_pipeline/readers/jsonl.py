@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
+from input_pipeline.sources.detect_format import JSON_ARRAY
 from input_pipeline.sources.source import Source
 from input_pipeline.sources.text_format import TextFormat
 from input_pipeline.values.python_rows import tables_of
@@ -25,13 +26,12 @@ _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def tables(source: Source, types: Types, errors: Errors, text: TextFormat) -> Iterator[tuple[int, pa.Table]]:
-    """The rows; a row's number is that of its line, from 0. Empty lines are passed over."""
-    return tables_of(source.name, _rows(source, _lines(source), errors), types, errors, text)
+    """The rows; a row's number is that of its line or its place in the array, from 0. Empty lines are passed over.
 
-
-def tables_of_array(source: Source, types: Types, errors: Errors, text: TextFormat) -> Iterator[tuple[int, pa.Table]]:
-    """The rows of one array, whose text is in memory as a whole; a row's number is its place, from 0."""
-    return tables_of(source.name, _rows(source, _array(source), errors), types, errors, text)
+    The text of an array is in memory as a whole.
+    """
+    texts = _array(source) if source.format == JSON_ARRAY else _lines(source)
+    return tables_of(source.name, _rows(source, texts, errors), types, errors, text)
 
 
 def _lines(source: Source) -> Iterator[bytes]:

@@ -6,20 +6,53 @@ import csv
 import io
 import json
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from input_pipeline.sources.crc32c import HEADER, masked_of
 from input_pipeline.sources.text_format import DELIMITERS
 
 JSON_ARRAY = "json"  # one array of objects; a file named `.json` may as well have an object a line
+
+
+def begins(*magic: bytes) -> Callable[[bytes], bool]:
+    """Whether the first bytes of a file are one of these."""
+    return lambda head: head.startswith(magic)
+
+
+def is_tfrecord(head: bytes) -> bool:
+    """Whether the length of a first record has the checksum of a TFRecord."""
+    return len(head) >= HEADER.size and masked_of(head[:8]) == HEADER.unpack(head[: HEADER.size])[1]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of files.
+
+    Attributes:
+      suffixes: of names, without the dot.
+      reader: the module of `input_pipeline.readers` whose `tables` reads it.
+      shown_by: whether the first bytes of a file show this format; None of text, which `by_content` looks into.
+      streamed: read from its beginning to its end, and so from within a compressed file; no bytes are no rows.
+    """
+
+    suffixes: tuple[str, ...]
+    reader: str
+    shown_by: Callable[[bytes], bool] | None = None
+    streamed: bool = False
+
+
 FORMATS = {
-    "parquet": "parquet", "pq": "parquet", "parq": "parquet",
-    "csv": "csv", "tsv": "tsv", "tab": "tsv",
-    "jsonl": "jsonl", "ndjson": "jsonl", "jsonlines": "jsonl", "json": JSON_ARRAY,
-    "tfrecord": "tfrecord", "tfrecords": "tfrecord",
-    "array_record": "array_record", "arrayrecord": "array_record",
-    "arrow": "arrow", "arrows": "arrow", "ipc": "arrow", "feather": "arrow",
-}  # fmt: skip
-COMPRESSED = ("csv", "tsv", "jsonl", JSON_ARRAY, "tfrecord")  # read as streams, and so from within a compressed file
+    "parquet": Format(("parquet", "pq", "parq"), "parquet", begins(b"PAR1")),
+    "arrow": Format(("arrow", "arrows", "ipc", "feather"), "arrow_ipc", begins(b"ARROW1", b"\xff\xff\xff\xff")),
+    "array_record": Format(("array_record", "arrayrecord"), "array_record", begins(bytes.fromhex("83af70d10d884a3f"))),
+    "tfrecord": Format(("tfrecord", "tfrecords"), "tfrecord", is_tfrecord, streamed=True),
+    "jsonl": Format(("jsonl", "ndjson", "jsonlines"), "jsonl", streamed=True),
+    JSON_ARRAY: Format(("json",), "jsonl", streamed=True),
+    "csv": Format(("csv",), "delimited", streamed=True),
+    "tsv": Format(("tsv", "tab"), "delimited", streamed=True),
+}
+_BY_SUFFIX = {suffix: name for name, format_ in FORMATS.items() for suffix in format_.suffixes}
 COMPRESSIONS = {
     "gz": "gzip", "gzip": "gzip", "bz2": "bz2", "xz": "xz", "zst": "zstd", "zstd": "zstd", "lz4": "lz4",
 }  # fmt: skip
@@ -33,8 +66,6 @@ _MAGIC = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\x04\x22\x4d\x18": "lz4",
 }
-_CONTENT = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow",
-            bytes.fromhex("83af70d10d884a3f"): "array_record"}  # fmt: skip
 _UNREAD = {
     b"ORC": "ORC", b"Obj\x01": "Avro", b"PK\x03\x04": "a zip archive", b"SEQ": "a Hadoop sequence file",
     b"\x89HDF": "HDF5", b"SQLite": "SQLite", b"7z\xbc\xaf": "a 7z archive", b"FEA1": "Feather version 1",
@@ -54,7 +85,7 @@ def by_name(name: str) -> tuple[str | None, str | None]:
     stem, _, last = name.rpartition(".")
     compression = COMPRESSIONS.get(last) if stem else None
     match = _NAME.search(stem if compression else name)
-    return FORMATS.get(match[1]) if match else None, compression
+    return _BY_SUFFIX.get(match[1]) if match else None, compression
 
 
 def is_hidden(name: str) -> bool:
@@ -86,21 +117,14 @@ def by_content(head: bytes, whole: bool) -> tuple[str, str]:
 
     Raises ValueError saying what it is, if that is not read.
     """
-    for magic, format_ in _CONTENT.items():
-        if head.startswith(magic):
-            return format_, ""
-    if is_tfrecord(head):
-        return "tfrecord", ""
+    for name, format_ in FORMATS.items():
+        if format_.shown_by is not None and format_.shown_by(head):
+            return name, ""
     text = _text_of(head, whole)
     if text.lstrip().startswith(("{", "[")):
         return _json(text), ""
     delimiter = _delimited(text, whole)
     return "tsv" if delimiter == "\t" else "csv", delimiter
-
-
-def is_tfrecord(head: bytes) -> bool:
-    """Whether the length of a first record has the checksum of a TFRecord."""
-    return len(head) >= HEADER.size and masked_of(head[:8]) == HEADER.unpack(head[: HEADER.size])[1]
 
 
 def _text_of(head: bytes, whole: bool) -> str:

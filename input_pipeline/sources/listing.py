@@ -16,7 +16,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from input_pipeline.sources.detect_format import (
-    COMPRESSED,
+    FORMATS,
     HEAD_BYTES,
     JSON_ARRAY,
     by_content,
@@ -90,7 +90,7 @@ def _source(name: str, remote: Any) -> Source:
         if format_ is not None and found not in ("jsonl", JSON_ARRAY) and head.strip():
             raise ValueError("by its name JSON, by its content not")
         format_ = "jsonl" if format_ is not None and found != JSON_ARRAY else found
-    if compression and format_ not in COMPRESSED:
+    if compression and not FORMATS[format_].streamed:
         raise ValueError(f"{format_} inside of {compression}: decompress it")
     return Source(name, format_, remote, compression, delimiter)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from input_pipeline.sources.detect_format import COMPRESSED
+from input_pipeline.sources.detect_format import FORMATS
 
 
 class ReadError(ValueError):
@@ -72,7 +72,7 @@ class Source:
 
     def is_empty(self) -> bool:
         """Whether it is of a format that has no bytes where there are no rows, and has none. Raises `ReadError`."""
-        return self.format in COMPRESSED and not self.head(1)
+        return FORMATS[self.format].streamed and not self.head(1)
 
     @contextmanager
     def named_errors(self, kind: str, row: int) -> Iterator[None]:

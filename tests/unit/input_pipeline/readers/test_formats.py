@@ -15,6 +15,7 @@ import pytest
 from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk, ReadError, arrow_types, list_files, read
 from input_pipeline.sources.crc32c import crc32c
+from input_pipeline.sources.detect_format import FORMATS, JSON_ARRAY, by_name
 from tests.support import log_files, tiny
 
 ROWS = 250
@@ -41,6 +42,11 @@ def fingerprint(log: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Of the rows prepared from memory."""
     out = tmp_path_factory.mktemp("formats") / "set"
     return prepare(tiny.SCHEMA, [Chunk("train", "log", 0, log)], out, 64).fingerprint
+
+
+def test_every_row_of_the_table_of_formats_is_tested_here() -> None:
+    """A JSON array is tested with the listing, which tells it from an object a line."""
+    assert {by_name(name)[0] for name in log_files.WRITERS} == FORMATS.keys() - {JSON_ARRAY}
 
 
 @pytest.mark.parametrize("name", log_files.WRITERS)
