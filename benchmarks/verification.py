@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from input_pipeline.blocks import verified
+from input_pipeline.blocks import block
 from input_pipeline.blocks.prepared_set import PreparedSet
 from tt_jax.cli.configuration import load_config
 from tt_jax.runs import checkpoints
@@ -25,7 +25,7 @@ from tt_jax.training import loop
 
 # What is timed: module, name of the function, name of the figure.
 PARTS = (
-    (verified, "sha256_of", "set_hash_s"),
+    (block, "verify_once", "set_hash_s"),
     (checkpoints, "describe_files", "checkpoint_hash_s"),
     (checkpoints, "sync_tree", "checkpoint_sync_s"),
     (checkpoints, "read_published", "restore_hash_s"),

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tt_jax.io.publish import FileEntry, Format
+from tt_jax.io.publish import Format
 from tt_jax.io.strict_json import dataclass_from_dict, parse_json
+from tt_jax.io.verify import FileEntry
 from tt_jax.schema import SchemaError
 
 FORMAT = Format("tt-jax prepared set", (1, 2))  # 1 had no `beside` and no digest; the key is `version`

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from input_pipeline.blocks.block import Blocks, PreparedError, check_hash
+from input_pipeline.blocks.block import Blocks, PreparedError
 from input_pipeline.blocks.manifest import ADS, MANIFEST, SCHEMA, VERSION, DataFile, Manifest, total_fingerprint
 from input_pipeline.blocks.samples import read_samples
-from input_pipeline.blocks.verified import has_hash
-from tt_jax.io.publish import sha256_of_all, verify_files
 from tt_jax.io.strict_json import nearest
+from tt_jax.io.verify import FileEntry, verify_files, verify_once, verify_sizes
 from tt_jax.schema import Schema
 
 T = TypeVar("T")
@@ -113,21 +112,11 @@ def _parse(path: Path, parse: Callable[[str], T]) -> T:
 def _check_files(root: Path, manifest: Manifest, verify: bool) -> None:
     if manifest.version < VERSION:
         log.warning("%s: prepared by an earlier version: its counts and sample rows have no hash to verify", root)
-    files = {f.path: f for f in manifest.files}
-    for file in files.values():
-        path = root / file.path
-        if not path.is_file():
-            raise PreparedError(f"{path}: missing, but the manifest lists it")
-        if path.stat().st_size != file.bytes:
-            raise PreparedError(f"{path}: {path.stat().st_size} bytes, expected {file.bytes}")
-    verify_files(root, manifest.beside, PreparedError)
+    files = [FileEntry(f.path, f.bytes, f.sha256) for f in manifest.files]
+    verify_sizes(root, files, PreparedError)
+    verify_files(root, [*manifest.beside, *(files if verify else ())], PreparedError)
     if manifest.ads_sha256:
-        if not (root / ADS).is_file():
-            raise PreparedError(f"{root / ADS}: missing, but the manifest lists it")
-        check_hash(root / ADS, has_hash(root / ADS, manifest.ads_sha256))
-    if verify:
-        for file, sha256 in zip(files.values(), sha256_of_all([root / path for path in files]), strict=True):
-            check_hash(root / file.path, sha256 == file.sha256)
-    found = {str(p.relative_to(root)) for p in root.rglob("*.parquet")}
-    for extra in sorted(found - set(files) - ({ADS} if manifest.ads_sha256 else set())):
+        verify_once(root / ADS, manifest.ads_sha256, PreparedError)
+    listed = {file.path for file in files} | ({ADS} if manifest.ads_sha256 else set())
+    for extra in sorted({p.relative_to(root).as_posix() for p in root.rglob("*.parquet")} - listed):
         raise PreparedError(f"{root / extra}: not in the manifest")

@@ -24,7 +24,8 @@ from input_pipeline.blocks.manifest import (
     total_fingerprint,
 )
 from tt_jax.io.disk_full import writing
-from tt_jax.io.publish import describe_files, sha256_of, sha256_of_all
+from tt_jax.io.publish import describe_files
+from tt_jax.io.verify import sha256_of, sha256_of_all
 from tt_jax.schema import Schema
 
 _WAITING = 2  # blocks to be written

@@ -30,7 +30,8 @@ from serving.index.ad_columns import columns_of, embed_ads, read_ad_rows
 from tt_jax.bundle.reader import Bundle
 from tt_jax.features.columns import EncodeError
 from tt_jax.features.encoder import Encoder
-from tt_jax.io.publish import FileEntry, Format, describe_files, published_directory, read_published, write_manifest
+from tt_jax.io.publish import Format, describe_files, published_directory, read_published, write_manifest
+from tt_jax.io.verify import FileEntry
 from tt_jax.schema import DType
 
 FORMAT = Format("tt-jax ad index", (1,))

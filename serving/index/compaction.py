@@ -25,7 +25,8 @@ from serving.index.ad_index import VectorDType, timestamp
 from serving.index.ad_table import AdTable
 from serving.index.change_set import SAME, AdUpdates, ChangeSet, IndexVersion, as_ids, id_values
 from serving.index.delta import Delta, DeltaError, load_changes, save_changes
-from tt_jax.io.publish import FileEntry, Format, describe_files, published_directory, read_published, write_manifest
+from tt_jax.io.publish import Format, describe_files, published_directory, read_published, write_manifest
+from tt_jax.io.verify import FileEntry
 from tt_jax.schema import DType
 
 FORMAT = Format("tt-jax compacted journal", (1,))

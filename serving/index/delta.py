@@ -32,7 +32,8 @@ from serving.index.ad_index import (
 )
 from serving.index.change_set import AdUpdates, ChangeSet, IndexVersion
 from tt_jax.bundle.reader import Bundle
-from tt_jax.io.publish import FileEntry, Format, describe_files, published_directory, read_published, write_manifest
+from tt_jax.io.publish import Format, describe_files, published_directory, read_published, write_manifest
+from tt_jax.io.verify import FileEntry
 from tt_jax.schema import DType
 
 FORMAT = Format("tt-jax ad delta", (1,))

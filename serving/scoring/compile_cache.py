@@ -18,8 +18,9 @@ from pathlib import Path
 import jax
 
 from serving.log_events import log_event
-from tt_jax.io.publish import MANIFEST, FileEntry, Format, describe_files, write_json
+from tt_jax.io.publish import MANIFEST, Format, describe_files, write_json
 from tt_jax.io.strict_json import dataclass_from_dict, parse_json
+from tt_jax.io.verify import FileEntry
 
 _MOST_BYTES = 256 * 2**20  # a start needs 2 MB for each size of index
 

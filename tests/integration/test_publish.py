@@ -16,7 +16,6 @@ from typing import ClassVar
 import pytest
 
 from tt_jax.io.publish import (
-    FileEntry,
     Format,
     PublishError,
     _lock,
@@ -25,6 +24,7 @@ from tt_jax.io.publish import (
     read_published,
     write_manifest,
 )
+from tt_jax.io.verify import FileEntry
 
 
 class BrokenError(ValueError):

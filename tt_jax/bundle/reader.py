@@ -31,7 +31,8 @@ from tt_jax.bundle.fingerprint import fingerprint
 from tt_jax.calibration.maps import Calibration
 from tt_jax.config import Config
 from tt_jax.features.encoder import Encoder
-from tt_jax.io.publish import FileEntry, Format, read_published
+from tt_jax.io.publish import Format, read_published
+from tt_jax.io.verify import FileEntry
 from tt_jax.models.dense import MatmulPrecision, resolve_precision
 from tt_jax.models.scenario import query_scenarios
 from tt_jax.models.two_tower import TwoTower, require_two_towers

@@ -23,8 +23,9 @@ from tt_jax.calibration.maps import Calibration, Method
 from tt_jax.compare.plan import NOT_CALIBRATED, CompareError, Plan, Run
 from tt_jax.config import Config, parse_weights
 from tt_jax.evaluation.gate_report import predict_with_gates
-from tt_jax.io.publish import sha256_of, write_json
+from tt_jax.io.publish import write_json
 from tt_jax.io.strict_json import dataclass_from_dict, parse_json
+from tt_jax.io.verify import sha256_of
 from tt_jax.metrics.rows import EvalRows
 from tt_jax.schema import Schema
 from tt_jax.training.loop import Result, train

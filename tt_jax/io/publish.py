@@ -16,8 +16,7 @@ import json
 import os
 import reprlib
 import shutil
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,23 +24,14 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from tt_jax.io.disk_full import DiskFullError, writing
 from tt_jax.io.strict_json import dataclass_from_dict, parse_json
+from tt_jax.io.verify import FileEntry, sha256_of_all, verify_files
 
 MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 16 * 2**20
-_HASHING = 4  # threads
 
 
 class PublishError(ValueError):
     """A directory that cannot be published where it was asked for."""
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """One file of a published directory: path relative to it with `/`, size in bytes, SHA-256 in hexadecimal."""
-
-    path: str
-    size: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -237,20 +227,6 @@ def read_published(directory: Path, manifest_type: type[M], error: type[ValueErr
     return manifest
 
 
-def verify_files(directory: Path, expected: Sequence[FileEntry], error: type[ValueError]) -> None:
-    """Raises `error`, naming the first file that is missing or not as it was when it was described."""
-    for entry in expected:
-        path = directory / entry.path
-        if not path.is_file():
-            raise error(f"{path}: missing, but the manifest lists it")
-        if (size := path.stat().st_size) != entry.size:
-            raise error(f"{path}: expected {entry.size} bytes, got {size}")
-    hashes = sha256_of_all([directory / entry.path for entry in expected])
-    for entry, digest in zip(expected, hashes, strict=True):
-        if digest != entry.sha256:
-            raise error(f"{directory / entry.path}: expected SHA-256 {entry.sha256}, got {digest}")
-
-
 def _canonical(fields: dict[str, Any]) -> bytes:
     """The only bytes that may hold these fields, their digest included."""
     whole = {**fields, "digest": _digest(fields)}
@@ -271,15 +247,3 @@ def _walk(directory: Path, error: type[ValueError]) -> list[str]:
         if path.is_file() and path != directory / MANIFEST:
             paths.append(path.relative_to(directory).as_posix())
     return sorted(paths)
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def sha256_of_all(paths: Sequence[Path]) -> list[str]:
-    """Those of many files, in their order; hashed by threads, which Python lets run side by side."""
-    with ThreadPoolExecutor(_HASHING) as pool:
-        return list(pool.map(sha256_of, paths))

@@ -23,7 +23,6 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from tt_jax.io.disk_full import writing
 from tt_jax.io.publish import (
     MANIFEST,
-    FileEntry,
     Format,
     describe_files,
     manifest_fields,
@@ -33,6 +32,7 @@ from tt_jax.io.publish import (
     write_manifest,
 )
 from tt_jax.io.strict_json import ABSENT
+from tt_jax.io.verify import FileEntry
 from tt_jax.parallel.processes import gather, is_first
 from tt_jax.runs.finite import not_finite
 

@@ -26,7 +26,8 @@ from tests.support import tiny
 from tests.support.paths import ROOT
 from tests.support.small_logs import SPLITS, chunks_of, small_logs
 from tt_jax.features.encoder import Encoder
-from tt_jax.io.publish import PublishError, sha256_of
+from tt_jax.io.publish import PublishError
+from tt_jax.io.verify import sha256_of
 from tt_jax.schema import SchemaError, array_specs
 
 
@@ -196,9 +197,9 @@ def test_a_set_that_is_not_whole_is_refused(tmp_path: Path, caplog: pytest.LogCa
         PreparedSet.open(root, verify=True)
 
     part.write_bytes(content[:-1])
-    refused(f"{part.name}: {len(content) - 1} bytes, expected {len(content)}")
+    refused(f"{part.name}: expected {len(content)} bytes, got {len(content) - 1}")
     part.write_bytes(content[:99] + bytes([content[99] ^ 1]) + content[100:])
-    refused(f"{part.name}: the content does not match its hash", verify=True)
+    refused(f"{part.name}: expected SHA-256", verify=True)
     part.unlink()
     refused(f"{part.name}: missing")
     (root / "manifest.json").unlink()
@@ -241,7 +242,7 @@ def test_a_damaged_block_is_named(tmp_path: Path) -> None:
     first = group.column(0).data_page_offset
     damaged[first : first + 60] = bytes(60)
     path.write_bytes(damaged)
-    with pytest.raises(PreparedError, match=rf"{path.name}: the content does not match its hash"):
+    with pytest.raises(PreparedError, match=rf"{path.name}: expected SHA-256"):
         prepared.blocks(("train",), ("standard",))[1]
     blocks = Blocks(prepared.root, prepared.schema, [dataclasses.replace(file, sha256=sha256_of(path))])
     assert len(blocks[1]["labels"]) == 64
