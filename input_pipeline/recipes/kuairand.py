@@ -119,9 +119,7 @@ def schema(_source: object = None) -> Schema:
         *(number(name, "query", *stats) for name, stats in _USER_ODDS.items()),
     )
     ad = (
-        hashed("video_id", "ad", 2**16),
-        hashed("author_id", "ad", 2**16),
-        hashed("music_id", "ad", 2**16),
+        *(hashed(name, "ad", 2**16) for name in ("video_id", "author_id", "music_id")),
         Feature("tag", "bag", "ad", "int", DIM, vocabulary=_TAGS, max_length=3),
         category("video_type", "ad", _VIDEO_TYPES),
         category("upload_type", "ad", _UPLOAD_TYPES),
@@ -167,13 +165,11 @@ def ads(source: str | Path) -> pa.Table:
 
 def parts(source: str | Path) -> list[str]:
     """The files of the log, in the order of reading. Raises `ReadError` if there are none."""
-    names = [f"{period}{suffix}" for period in _PERIODS for suffix in _SUFFIXES]
-    found = [path for path in (first_below(source, name) for name in names) if path]
-    found = found or [path for path in (first_below(source, name) for name in _OWNERS_LOGS) if path]
-    if not found:
-        names = ", ".join(f"{period}.parquet" for period in _PERIODS)
-        raise ReadError(f"{source}: no log: expected {names} or {_OWNERS_LOGS[1]}")
-    return found
+    for names in ([f"{period}{suffix}" for period in _PERIODS for suffix in _SUFFIXES], _OWNERS_LOGS):
+        if files := [path for name in names if (path := first_below(source, name))]:
+            return files
+    names = ", ".join(f"{period}.parquet" for period in _PERIODS)
+    raise ReadError(f"{source}: no log: expected {names} or {_OWNERS_LOGS[1]}")
 
 
 def _log(source: str | Path, errors: Errors, chosen: Collection[str] | None) -> Iterator[Chunk]:
@@ -221,13 +217,14 @@ def _side_tables(source: str | Path) -> tuple[pa.Table, pa.Table]:
     columns = {name: history.column(name) for name in _NO_HISTORY.column_names}
     for name, (seq, _) in _TAG_HISTORIES.items():
         columns[name] = _tags_of(history, seq, videos)
+    known = position >= 0
     for kind, prior in _PRIOR_WATCHES.items():
-        hit = _is_in(user, video, *_flat(history, f"{kind}_seq"))
+        hit_user, hit_video = _flat(history, f"{kind}_seq")
+        hit = np.isin(user << 32 | video, hit_user << 32 | hit_video)  # video ids are below 2^32
         columns[f"user_{kind}_log_odds"] = _log_odds(user, hit, len(history), prior)
-        known = position >= 0
         odds = _log_odds(position[known], hit[known], len(videos), prior)
         videos = videos.append_column(f"video_{kind}_log_odds", odds)
-    watches = np.bincount(position[position >= 0], minlength=len(videos))
+    watches = np.bincount(position[known], minlength=len(videos))
     videos = videos.append_column("video_watches", pa.array(watches, mask=watches == 0))
     of_user = pa.table(columns).take(pc.index_in(users.column("user_id"), _ints(history.column("user_id"))))
     for name in columns:
@@ -272,11 +269,6 @@ def _flat(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
     lists = table.column(name).combine_chunks()
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
     return np.repeat(np.arange(len(lists)), lengths), lists.flatten().to_numpy().astype(np.int64)
-
-
-def _is_in(row: np.ndarray, video: np.ndarray, rows: np.ndarray, videos: np.ndarray) -> np.ndarray:
-    """Whether each pair (row, video) is among the other pairs; video ids are below 2^32."""
-    return np.isin(row << 32 | video, rows << 32 | videos)
 
 
 def _log_odds(group: np.ndarray, hit: np.ndarray, groups: int, prior: float) -> pa.Array:
