@@ -25,6 +25,7 @@ from tt_jax.schema import MISSING_ID
 
 WINDOW = 8
 THREADS = 2
+_AHEAD = 2  # batches held ready on the device, and as many on the host
 _STATE_VERSION = 3
 
 
@@ -84,7 +85,7 @@ class Batches(Iterator[Any]):
         self.close()
 
 
-def to_device(batches: Batches, sharding: Any, buffer: int = 2) -> Batches:
+def to_device(batches: Batches, sharding: Any) -> Batches:
     """The batches as device arrays, read and transferred ahead, from their present position on.
 
     Without `jax_enable_x64` the int64 keys lose their upper half: read without them, or keep them on the host.
@@ -93,16 +94,15 @@ def to_device(batches: Batches, sharding: Any, buffer: int = 2) -> Batches:
       batches: replaced by what is returned, and closed.
       sharding: a `jax.sharding.Sharding` or device, or a dict of them by array, for `jax.device_put`. Where it spans
         processes, the batches are this process's rows of global ones.
-      buffer: batches held ready on the device, and as many on the host.
     """
     if all(s.is_fully_addressable for s in jax.tree.leaves(sharding) if isinstance(s, jax.sharding.Sharding)):
         dataset = grain.experimental.device_put(
-            batches.dataset, sharding, cpu_buffer_size=buffer, device_buffer_size=buffer
+            batches.dataset, sharding, cpu_buffer_size=_AHEAD, device_buffer_size=_AHEAD
         )
     else:  # as above, but `jax.device_put` would take the rows of each process for the whole batch
-        on_host = grain.experimental.ThreadPrefetchIterDataset(batches.dataset, prefetch_buffer_size=buffer)
+        on_host = grain.experimental.ThreadPrefetchIterDataset(batches.dataset, prefetch_buffer_size=_AHEAD)
         placed = on_host.map(lambda batch: jax.make_array_from_process_local_data(sharding, batch))
-        dataset = grain.experimental.ThreadPrefetchIterDataset(placed, prefetch_buffer_size=buffer)
+        dataset = grain.experimental.ThreadPrefetchIterDataset(placed, prefetch_buffer_size=_AHEAD)
     ahead = Batches(dataset, batches.signature)
     ahead.set_state(batches.get_state())
     batches.close()
@@ -238,17 +238,17 @@ class _Shuffle:
 
 
 def eval_batches(
-    prepared: PreparedSet, split: str, scenarios: Sequence[str], batch_size: int, threads: int = THREADS
+    prepared: PreparedSet, split: str, scenarios: Sequence[str], batch_size: int
 ) -> Iterator[tuple[Block, int]]:
     """Every row once, in stored order: `(batch of exactly batch_size rows, rows that are real)`.
 
     The rest of the last batch is padding: no label, weight 0, the missing id, key -1. Raises as `train_batches` does.
     """
-    return _eval_batches(prepared.blocks((split,), scenarios), batch_size, threads)
+    return _eval_batches(prepared.blocks((split,), scenarios), batch_size)
 
 
-def _eval_batches(blocks: Blocks, batch_size: int, threads: int) -> Iterator[tuple[Block, int]]:
-    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+def _eval_batches(blocks: Blocks, batch_size: int) -> Iterator[tuple[Block, int]]:
+    read = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
     dataset = grain.MapDataset.source(blocks).to_iter_dataset(read)
     iterator = iter(grain.experimental.RebatchIterDataset(dataset, batch_size, drop_remainder=False))
     try:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
-from input_pipeline.sources.notices import tell, told
+from input_pipeline.sources.notices import report, reported
 from tt_jax.io.extras import missing_package
 
 I = TypeVar("I")  # noqa: E741
@@ -114,7 +114,7 @@ class OnRay:
             except ray.exceptions.RayError as e:
                 raise RunnerError(f"Ray: work was tried {RETRIES + 1} times and failed: {_line(e)}") from e
             for line in lines:
-                tell(line)
+                report(line)
             if error is not None:
                 raise error
             answers.extend(submit(1))
@@ -150,7 +150,7 @@ def _answer(work: Callable[[Any], Any], item: Any, folder: str) -> bytes:
         answer = None, work(item)
     except Exception as e:
         answer = portable(e), None
-    return pickle.dumps((*answer, told()))
+    return pickle.dumps((*answer, reported()))
 
 
 def _go_to(folder: str) -> None:
@@ -169,13 +169,13 @@ def portable(error: Exception) -> Exception:
     pickled."""
     told = "in a worker of Ray:\n" + "".join(traceback.format_exception(error))
     try:
-        found = pickle.loads(pickle.dumps(error))
-        if str(found) != str(error):
+        rebuilt = pickle.loads(pickle.dumps(error))
+        if str(rebuilt) != str(error):
             raise ValueError
     except Exception:
-        found = RuntimeError(f"{type(error).__name__}: {error}")
-    found.add_note(told)
-    return found
+        rebuilt = RuntimeError(f"{type(error).__name__}: {error}")
+    rebuilt.add_note(told)
+    return rebuilt
 
 
 def _told_on_stderr() -> contextlib.AbstractContextManager[Any]:

@@ -94,11 +94,11 @@ class Blocks:
 
     def joined(self, others: Sequence[Blocks]) -> Blocks:
         """These and then the others, of sets with the same schema, read by the same arrays."""
-        found = copy.copy(self)
-        found._index = [at for blocks in (self, *others) for at in blocks._index]
-        found._local = threading.local()
-        found.rows = sum(blocks.rows for blocks in (self, *others))
-        return found
+        result = copy.copy(self)
+        result._index = [at for blocks in (self, *others) for at in blocks._index]
+        result._local = threading.local()
+        result.rows = sum(blocks.rows for blocks in (self, *others))
+        return result
 
     def __getitem__(self, index: int) -> Block:
         path, sha256, group = self._index[index]

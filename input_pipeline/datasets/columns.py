@@ -20,12 +20,12 @@ def features(schema: pa.Schema, optional: Collection[str], docs: Schema) -> tfds
     """A documented feature a column. `optional` names whole numbers that may be null: sequences of none or one."""
     described = {f.name: f"{f.tower} feature, {f.kind}" for f in docs.features}
     described |= {t.label: f"label of the task {t.name}" for t in docs.tasks}
-    found = {}
+    features = {}
     for field in schema:
         feature = _feature(pa.list_(field.type) if field.name in optional else field.type)
         documentation = described.get(field.name, "for evaluation, no feature")
-        found[field.name] = _documented(feature, documentation)
-    return tfds.features.FeaturesDict(found)
+        features[field.name] = _documented(feature, documentation)
+    return tfds.features.FeaturesDict(features)
 
 
 def _documented(feature: Any, text: str) -> Any:

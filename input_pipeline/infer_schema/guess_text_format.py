@@ -90,16 +90,16 @@ def delimiter_of_files(source: str) -> str:
 
     Raises `ReadError` if files differ in it, or if the first line of one is none of names.
     """
-    found: dict[str, str] = {}  # delimiter -> the first file
+    first_file: dict[str, str] = {}  # delimiter -> the first file
     for one in [] if source.startswith("tfds:") else list_sources(source).sources:
         if one.format in _EXPECTED and (head := one.head(HEAD_BYTES)).strip():
             delimiter = _delimiter(one.name, head, _EXPECTED[one.format])
-            found.setdefault("" if delimiter == _EXPECTED[one.format] else delimiter, one.name)
-    if len(found) > 1:
-        (one, file), (other, its) = list(found.items())[:2]
+            first_file.setdefault("" if delimiter == _EXPECTED[one.format] else delimiter, one.name)
+    if len(first_file) > 1:
+        (one, file), (other, its) = list(first_file.items())[:2]
         told = [f"by {d!r}" if d else "as their names say" for d in (one, other)]
         raise ReadError(f"the cells of {file} are divided {told[0]}, those of {its} {told[1]}; give --data one log")
-    return next(iter(found), "")
+    return next(iter(first_file), "")
 
 
 def _delimiter(file: str, head: bytes, expected: str) -> str:
@@ -126,7 +126,7 @@ def markers_of(columns: Mapping[str, Column]) -> dict[str, list[str]]:
     Those beside which a column has only numbers, truth values or times; in text some that mean nothing else, and
     others that stand in one of a hundred rows.
     """
-    found: dict[str, list[str]] = {}
+    columns_of: dict[str, list[str]] = {}
     for column in columns.values():
         if not column.is_text:
             continue
@@ -139,8 +139,8 @@ def markers_of(columns: Mapping[str, Column]) -> dict[str, list[str]]:
         if not _is_typed(rest):
             there = [m for m in there if m in _NEVER_TEXT or _is_often(m, texts, rest)]
         for marker in there:
-            found.setdefault(marker, []).append(column.name)
-    return found
+            columns_of.setdefault(marker, []).append(column.name)
+    return columns_of
 
 
 def _is_typed(texts: pa.Array) -> bool:
@@ -161,9 +161,9 @@ def has_decimal_commas(column: Column, delimiter: str) -> bool:
     texts = column.array.drop_null()
     if delimiter in ("", ",") and not pc.any(pc.match_substring_regex(texts, r"^[-+]?\d+,0\d+$")).as_py():
         return False
-    found = texts.filter(pc.match_substring_regex(texts, _DECIMAL_COMMA))
+    decimals = texts.filter(pc.match_substring_regex(texts, _DECIMAL_COMMA))
     rest = texts.filter(pc.invert(pc.match_substring_regex(texts, _DECIMAL_COMMA)))
-    return len(found) > 0.5 * len(texts) and (not len(rest) or _is_typed(rest))
+    return len(decimals) > 0.5 * len(texts) and (not len(rest) or _is_typed(rest))
 
 
 def separator_of(column: Column) -> str:

@@ -85,15 +85,15 @@ def _may_be_id(column: Column) -> bool:
 
 
 def _scenario_columns(columns: Mapping[str, Column], taken: Collection[str]) -> list[str]:
-    found = []
+    names = []
     for word in SCENARIO_WORDS:
         for c in columns.values():
             named = word in c.words and c.name not in taken and not c.is_truth
             if named and (c.is_text or c.is_whole) and not c.is_list:
                 few = c.counts is not None and 2 <= c.distinct <= _MAX_SCENARIOS
                 few = few and all(len(str(value).encode()) <= _MAX_NAME for value in c.counts or ())
-                found += [c.name] if few and c.name not in found else []
-    return found
+                names += [c.name] if few and c.name not in names else []
+    return names
 
 
 def _scenario_values(column: Column) -> tuple[str, ...]:

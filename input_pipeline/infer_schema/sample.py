@@ -53,7 +53,6 @@ def take_sample(
     text: TextFormat = PLAIN,
     types: Types | None = None,
     errors: Errors = STRICT,
-    seed: int = 0,
 ) -> Sample:
     """About `rows` rows, or all, drawn evenly from every file in one pass; with the tables that can be joined.
 
@@ -69,14 +68,14 @@ def take_sample(
         table = _without_opaque(table, opaque)
         group = next((g for g in groups if g.takes(table)), None)
         if group is None and (table.num_rows or not groups):
-            groups.append(group := _Group(rows, np.random.default_rng(seed)))
+            groups.append(group := _Group(rows, np.random.default_rng(0)))
         if group is not None and table.num_rows:
             group.add(file, _as_text(table, types))
     log = max(groups, key=lambda g: g.rows)
     if not log.rows:
         raise ReadError(f"{source}: there are no rows")
     if mixed := dict.fromkeys((c for g in groups for c in g.mixed() if c not in types), pa.string()):
-        return take_sample(source, rows, text, {**types, **mixed}, errors, seed)
+        return take_sample(source, rows, text, {**types, **mixed}, errors)
     table, joins = log.table(), {}
     for side in (g for g in groups if g is not log and g.rows):
         path, key = _key(str(source), side, table, next(iter(log.files)), text)
@@ -208,9 +207,9 @@ def _is_number(t: pa.DataType) -> bool:
 
 def _without_opaque(table: pa.Table, opaque: dict[str, str]) -> pa.Table:
     """The table without the columns of which nothing is learned, whose types are noted in `opaque`."""
-    found = {column.name: str(column.type) for column in table.schema if _is_opaque(column.type)}
-    opaque |= found
-    return table.select([name for name in table.column_names if name not in found]) if found else table
+    opaque_types = {column.name: str(column.type) for column in table.schema if _is_opaque(column.type)}
+    opaque |= opaque_types
+    return table.select([name for name in table.column_names if name not in opaque_types]) if opaque_types else table
 
 
 def _is_opaque(t: pa.DataType) -> bool:

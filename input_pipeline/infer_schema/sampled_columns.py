@@ -144,8 +144,8 @@ class Column:
 
     def values(self) -> list[int | str]:
         """The distinct values, sorted; whole numbers as integers."""
-        found = self.array.unique().drop_null().to_pylist() if self.counts is None else self.counts
-        return sorted(found if self.numbers is None else {int(v) for v in found if np.isfinite(v)})
+        values = self.array.unique().drop_null().to_pylist() if self.counts is None else self.counts
+        return sorted(values if self.numbers is None else {int(v) for v in values if np.isfinite(v)})
 
     def depends_on(self, group: np.ndarray | None, exactly: bool = False) -> float | None:
         """How much of the column a group of rows has in common: 1 if all rows of a group agree, about 0 if they agree
@@ -160,10 +160,10 @@ class Column:
             return None
         a, b = self.codes[one[pairs]], self.codes[next_[pairs]]
         chance = float(((np.bincount(self.codes + 1) / len(self.codes)) ** 2).sum())
-        found = ((a == b).mean() - chance) / (1 - chance) if chance < 1 else 1.0
+        share = ((a == b).mean() - chance) / (1 - chance) if chance < 1 else 1.0
         if self.numbers is not None and not exactly and (variance := float(self.codes.var())):
-            found = max(found, 1 - float(((a - b).astype(float) ** 2).mean()) / (2 * variance))
-        return float(found)
+            share = max(share, 1 - float(((a - b).astype(float) ** 2).mean()) / (2 * variance))
+        return float(share)
 
 
 def quoted(text: str) -> str:
@@ -177,11 +177,11 @@ def values_counted(array: pa.Array | pa.ChunkedArray, before: Mapping[Any, int] 
     t = array.type
     if pa.types.is_nested(t) or pa.types.is_temporal(t) or pa.types.is_decimal(t) or pa.types.is_binary(t):
         return None
-    found = array.value_counts()
-    if len(found) > MAX_COUNTED + 2:  # a null, a NaN
+    pairs = array.value_counts()
+    if len(pairs) > MAX_COUNTED + 2:  # a null, a NaN
         return None
     counts = dict(before or {})
-    for pair in found.to_pylist():
+    for pair in pairs.to_pylist():
         value = int(pair["values"]) if isinstance(pair["values"], bool) else pair["values"]
         if value is not None and (value != "" if isinstance(value, str) else math.isfinite(value)):
             counts[value] = counts.get(value, 0) + pair["counts"]
@@ -193,7 +193,7 @@ def columns_of(
 ) -> dict[str, Column]:
     """The columns of a sample, by name. `counts`, `rows`: see `Column`; of a column joined to the log it has none."""
     counts = counts or {}
-    found = {}
+    result = {}
     for name in table.column_names:
         array = table.column(name).combine_chunks()
         if pa.types.is_dictionary(array.type):
@@ -204,7 +204,7 @@ def columns_of(
         if pa.types.is_decimal(array.type):
             array = array.cast(pa.float64())
         if name in counts:
-            found[name] = Column(name, array, counts[name], rows, is_truth=is_truth)
+            result[name] = Column(name, array, counts[name], rows, is_truth=is_truth)
         else:
-            found[name] = Column(name, array, values_counted(array), len(array), is_joined=True, is_truth=is_truth)
-    return found
+            result[name] = Column(name, array, values_counted(array), len(array), is_joined=True, is_truth=is_truth)
+    return result

@@ -191,9 +191,9 @@ def _positive(often: str, rare: str) -> str:
     texts = (often, rare)
     denied = [bool(_NO.match(t.strip().lower())) for t in texts]
     said = [bool(_YES.match(t.strip().lower())) and not no for t, no in zip(texts, denied, strict=True)]
-    for found in (said, [not no for no in denied]):
-        if sum(found) == 1:
-            return texts[found.index(True)]
+    for matches in (said, [not no for no in denied]):
+        if sum(matches) == 1:
+            return texts[matches.index(True)]
     return rare
 
 
@@ -239,16 +239,16 @@ def _doubt(column: Column) -> str:
 
 def _last_resort(columns: Sequence[Column], doubts: str, source: str) -> list[Outcome]:
     """The last column of two values that is not of a side, of a person, or of where an ad is shown, if there is one."""
-    found = [(c, _read(c)) for c in columns if c.counts is not None and len(c.counts) == 2 and not is_opposite(c)]
-    found = [(c, made) for c, made in found if made]
-    if not found:
+    candidates = [(c, _read(c)) for c in columns if c.counts is not None and len(c.counts) == 2 and not is_opposite(c)]
+    candidates = [(c, made) for c, made in candidates if made]
+    if not candidates:
         raise ReadError(f"{source}: nothing to learn: no column is an outcome by its name, or has two values{doubts}")
 
     def likely(column: Column) -> tuple[bool, bool]:
         words = set(column.words)
         return not (side_of(column.words) or words & _OF_PEOPLE or words & set(SCENARIO_WORDS)), not column.is_text
 
-    _, made = max(reversed(found), key=lambda pair: likely(pair[0]))
+    _, made = max(reversed(candidates), key=lambda pair: likely(pair[0]))
     remark = f"no column is an outcome by its name, and this one has two values{doubts}"
     return [replace(made[0], remark=remark)]
 
@@ -259,8 +259,8 @@ def _choose(first: list[Outcome], then: list[Outcome]) -> tuple[Outcome, ...]:
     ranked = sorted(range(len(first)), key=lambda i: -ones[i])
     enough = [i for i in ranked if ones[i] >= max(_MIN_POSITIVES, _MIN_RATE * len(first[i].values))]
     chosen = set((enough or ranked)[: _MAX_TASKS if enough else 1])
-    found = [replace(o, chosen=i in chosen) for i, o in enumerate(first)]
-    return _named_apart([*found, *(replace(o, chosen=False) for o in then)])
+    result = [replace(o, chosen=i in chosen) for i, o in enumerate(first)]
+    return _named_apart([*result, *(replace(o, chosen=False) for o in then)])
 
 
 def _named_apart(outcomes: list[Outcome]) -> tuple[Outcome, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from input_pipeline.infer_schema.features import Features, features_of
+from input_pipeline.infer_schema.guess_features import Features, features_of
 from input_pipeline.infer_schema.guess_text_format import (
     Guess,
     as_lists,
@@ -37,8 +37,8 @@ _STEPS, _BATCHES = 100, (1, 16, 4096)  # batches are sized for so many steps; th
 
 
 @dataclass(frozen=True)
-class Starter:
-    """What was found: the schema, and the file that says so; `remarks` is what the user has to know of it first."""
+class InferredRecipe:
+    """A schema, and the text of a recipe that declares it; `remarks` is what the user has to know first."""
 
     schema: Schema
     outcomes: tuple[Outcome, ...]
@@ -47,7 +47,7 @@ class Starter:
     text: str
 
 
-def make_starter(source: str, out: Path, rows: int = SAMPLE_ROWS, errors: Errors = STRICT) -> Starter:
+def infer_recipe(source: str, out: Path, rows: int = SAMPLE_ROWS, errors: Errors = STRICT) -> InferredRecipe:
     """Looks at a source and writes, as text, the file `out`. Raises `ReadError` if nothing can be trained on it."""
     guess = Guess(delimiter_of_files(source))
 
@@ -70,22 +70,22 @@ def make_starter(source: str, out: Path, rows: int = SAMPLE_ROWS, errors: Errors
         sample, columns = look({roles.scenario: pa.string()})
         roles = roles_of(columns, sample.files, source)
     columns = _with_lists(columns, roles, guess)
-    found = _both_sides(features_of(columns, roles), source)
+    features = _both_sides(features_of(columns, roles), source)
     schema = Schema(
-        name=out.stem, features=tuple(f for f, _ in found.features),
+        name=out.stem, features=tuple(f for f, _ in features.features),
         tasks=tuple(Task(o.name, o.label) for o in roles.outcomes if o.chosen), scenario=roles.scenario,
         scenarios=roles.scenarios, ad_id=roles.ad_id, request_id=roles.request_id, user_id=roles.user_id,
         time=roles.time, ad_id_dtype=_ad_id_dtype(columns, roles),
     )  # fmt: skip
-    left_out = found.left_out | dict.fromkeys(sample.partial, "not every file has it")
+    left_out = features.left_out | dict.fromkeys(sample.partial, "not every file has it")
     left_out |= {name: f"its type is {of}" for name, of in sample.opaque.items()}
     parts = (
         _head(source, out, sample), guess.source_text(), _tasks(roles), _scenario(roles),
-        _features(found, roles.scenario), _left_out(left_out), _rest(schema, sample, roles, out),
+        _features(features, roles.scenario), _left_out(left_out), _rest(schema, sample, roles, out),
     )  # fmt: skip
     doubts = (f"task {o.name}: {o.remark}" for o in roles.outcomes if o.chosen and o.remark)
     remarks = (*guess.remarks(), *_of_bid(columns), *doubts)
-    return Starter(schema, roles.outcomes, left_out, remarks, "\n".join(filter(None, parts)))
+    return InferredRecipe(schema, roles.outcomes, left_out, remarks, "\n".join(filter(None, parts)))
 
 
 def _of_bid(columns: dict[str, Column]) -> Iterator[str]:
@@ -95,30 +95,30 @@ def _of_bid(columns: dict[str, Column]) -> Iterator[str]:
 
 def _with_lists(columns: dict[str, Column], roles: Roles, guess: Guess) -> dict[str, Column]:
     """The columns, those of text that is lists or vectors as these; their separators go into the guess."""
-    keys, found = (*roles.left_out, roles.user_id, roles.ad_id, roles.scenario), dict(columns)
+    keys, result = (*roles.left_out, roles.user_id, roles.ad_id, roles.scenario), dict(columns)
     for name, column in columns.items():
         if not column.is_text or name in keys:
             continue
         if has_decimal_commas(column, guess.delimiter):
             roles.left_out[name] = "numbers with a decimal comma: write them with a point"
         elif separator := separator_of(column):
-            found[name] = as_lists(column, separator)
+            result[name] = as_lists(column, separator)
             if separator != JSON:  # which is what is expected of lists in text
                 guess.separators[name] = separator
                 guess.examples[name] = example_of(column, separator)
-    return found
+    return result
 
 
-def _both_sides(found: Features, source: str) -> Features:
+def _both_sides(guess: Features, source: str) -> Features:
     """Where one side has no feature, it gets every other one: nothing told them apart."""
-    if len(found.features) < 2:
+    if len(guess.features) < 2:
         raise ReadError(f"{source}: fewer than two columns can be features; left out: " + "; ".join(
-            f"{name}: {why}" for name, why in found.left_out.items()))  # fmt: skip
-    if len({f.tower for f, _ in found.features}) == len(TOWERS):
-        return found
-    sides = {f.name: TOWERS[i % 2] for i, (f, _) in enumerate(found.features)}
-    moved = [(replace(f, tower=sides[f.name]), note) for f, note in found.features]
-    return Features(sorted(moved, key=lambda made: TOWERS.index(made[0].tower)), found.left_out, guessed=True)
+            f"{name}: {why}" for name, why in guess.left_out.items()))  # fmt: skip
+    if len({f.tower for f, _ in guess.features}) == len(TOWERS):
+        return guess
+    sides = {f.name: TOWERS[i % 2] for i, (f, _) in enumerate(guess.features)}
+    moved = [(replace(f, tower=sides[f.name]), note) for f, note in guess.features]
+    return Features(sorted(moved, key=lambda made: TOWERS.index(made[0].tower)), guess.left_out, guessed=True)
 
 
 def _ad_id_dtype(columns: dict[str, Column], roles: Roles) -> DType:
@@ -184,12 +184,12 @@ def _scenario(roles: Roles) -> str:
     return f"{head}\nSCENARIO = {quoted(roles.scenario)}\nSCENARIOS = {values}\n"
 
 
-def _features(found: Features, scenario: str) -> str:
-    lines = ["# Nothing told the sides apart: every other column is on either. Move them."] if found.guessed else []
+def _features(guess: Features, scenario: str) -> str:
+    lines = ["# Nothing told the sides apart: every other column is on either. Move them."] if guess.guessed else []
     lines.append("FEATURES = (")
     for tower in TOWERS:
         lines.append(f"    # {'The query: the user and the request' if tower == 'query' else 'The ad'}.")
-        lines += [_feature(f, note, f.name == scenario) for f, note in found.features if f.tower == tower]
+        lines += [_feature(f, note, f.name == scenario) for f, note in guess.features if f.tower == tower]
     return "\n".join([*lines, ")", ""])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.inspect import figures
-from input_pipeline.inspect.labels import days_of
+from input_pipeline.inspect.label_counts import days_of
 from input_pipeline.inspect.statistics import ColumnStats, Split
 from input_pipeline.inspect.survey import Counted
 from input_pipeline.inspect.values import NUMBERS, Values, numbers_of
@@ -25,17 +25,17 @@ def drift(log: Counted) -> dict[str, Any]:
 
 def _of_splits(log: Counted) -> dict[str, Any]:
     first = "train" if "train" in log.splits else next(iter(log.splits))
-    reference, found = log.splits[first], {}
+    reference, distances = log.splits[first], {}
     others = [(name, split) for name, split in log.splits.items() if name != first]
     for name, stats in reference.columns.items():
         if not _compared(log, name) or stats.kind in ("none", "other"):
             continue
-        found[name] = {
+        distances[name] = {
             other: _distance(log, reference, split, name)
             for other, split in others
             if name in split.columns and split.rows and reference.rows
         }
-    return {"reference": first, "columns": found}
+    return {"reference": first, "columns": distances}
 
 
 def _of_days(log: Counted) -> dict[str, Any]:

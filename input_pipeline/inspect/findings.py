@@ -21,57 +21,57 @@ def findings(report: Mapping[str, Any]) -> list[str]:
 
 def _leaks(report: Mapping[str, Any]) -> list[str]:
     return [
-        f"{found['column']}: alone it has an AUC of {found['auc']:.3f} for {task}: does it know the answer?"
+        f"{leak['column']}: alone it has an AUC of {leak['auc']:.3f} for {task}: does it know the answer?"
         for task, columns in report["leaks"].items()
-        for found in columns
-        if found["auc"] > LEAK_AUC
+        for leak in columns
+        if leak["auc"] > LEAK_AUC
     ]
 
 
 def _labels(report: Mapping[str, Any]) -> list[str]:
-    found = []
+    lines = []
     for split, counts in report["splits"].items():
         if not counts["rows"]:
-            found.append(f"{split}: no rows")
+            lines.append(f"{split}: no rows")
         for task, label in counts["labels"].items():
             if counts["rows"] and label["rate"] in (None, 0.0, 1.0):
                 said = "no row has a label" if label["rate"] is None else f"every label is {label['rate']:.0f}"
-                found.append(f"{task}: {said} in {split}")
-    return found
+                lines.append(f"{task}: {said} in {split}")
+    return lines
 
 
 def _columns(report: Mapping[str, Any]) -> list[str]:
-    found = []
+    lines = []
     for name, column in report["columns"].items():
         if column["missing"] > MISSING:
-            found.append(f"{name}: missing in {column['missing']:.1%} of the rows")
+            lines.append(f"{name}: missing in {column['missing']:.1%} of the rows")
         if column.get("distinct", {}).get("count") == 1:
-            found.append(f"{name}: one value only, {column['top'][0]['value']}")
+            lines.append(f"{name}: one value only, {column['top'][0]['value']}")
         for top in column.get("top", []) if column["kind"].endswith("text") else []:
             if top["value"] in MARKERS:
-                found.append(
+                lines.append(
                     f"{name}: {top['share']:.1%} are {top['value']!r}: if it means missing, declare it as such"
                 )
         if column.get("numbers", {}).get("infinite"):
-            found.append(f"{name}: {column['numbers']['infinite']:,} infinite numbers")
-    return found
+            lines.append(f"{name}: {column['numbers']['infinite']:,} infinite numbers")
+    return lines
 
 
 def _drift(report: Mapping[str, Any]) -> list[str]:
-    found = []
+    lines = []
     for name, splits in report["drift"].get("columns", {}).items():
         past = {s: d for s, d in splits.items() if d["psi"] > PSI or (d["ks"] or 0) > KS}
         if past:
             split, worst = max(past.items(), key=lambda item: item[1]["psi"])
             distance = "" if worst["ks"] is None else f", KS {worst['ks']:.2f}"
-            found.append(
+            lines.append(
                 f"{name}: {split} differs from {report['drift']['reference']}: PSI {worst['psi']:.2f}{distance}"
             )
-    return found
+    return lines
 
 
 def _rest(report: Mapping[str, Any]) -> list[str]:
-    found = [
+    lines = [
         f"{name}: {table['collisions']:.0%} of the ids of its table share a row, of {table['rows']:,};"
         f" {table['rows_for']['rows']:,} rows would make it {table['rows_for']['share']:.0%}"
         for name, table in report["tables"].items()
@@ -79,5 +79,5 @@ def _rest(report: Mapping[str, Any]) -> list[str]:
     ]
     duplicates = report["duplicates"]
     if duplicates["share"] > DUPLICATES:
-        found.append(f"{duplicates['share']:.1%} of the rows are duplicates of another")
-    return found
+        lines.append(f"{duplicates['share']:.1%} of the rows are duplicates of another")
+    return lines

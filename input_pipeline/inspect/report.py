@@ -27,7 +27,7 @@ def report_of(survey: Survey, about: Mapping[str, Any]) -> dict[str, Any]:
     """The report, JSON values only. `about` says where the rows are from, and stands at its beginning."""
     log = survey.counted()
     whole = log.whole
-    found = {
+    report = {
         "version": VERSION,
         **about,
         "rows": whole.rows,
@@ -47,7 +47,7 @@ def report_of(survey: Survey, about: Mapping[str, Any]) -> dict[str, Any]:
         "sampled_rows": whole.sampled,
         "troubles": log.troubles,
     }
-    return {**found, "findings": findings(found)}
+    return {**report, "findings": findings(report)}
 
 
 def _labels(log: Counted, split: str | None = None, scenario: str | None = None) -> dict[str, Any]:
@@ -70,14 +70,14 @@ def _days(log: Counted) -> list[dict[str, Any]]:
     days = {day for _, day, _ in log.labels}
     if days == {None}:
         return []
-    found = []
+    result = []
     for day in sorted(days, key=lambda d: (d is None, d)):
         of_day = {(s, c): v for (s, d, c), v in log.labels.items() if d == day}
         scenarios = sorted({c for _, c in of_day if c})
         date = None if day is None else str(np.datetime64(day, "D"))
         by = {c: _rates(log, (v for (_, name), v in of_day.items() if name == c)) for c in scenarios}
-        found.append({"day": date, **_rates(log, of_day.values()), "scenarios": by})
-    return found
+        result.append({"day": date, **_rates(log, of_day.values()), "scenarios": by})
+    return result
 
 
 # ---- columns ---------------------------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ def _days(log: Counted) -> list[dict[str, Any]]:
 
 def _column(log: Counted, name: str) -> dict[str, Any]:
     stats = log.whole.columns[name]
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "role": _role(log, name),
         "kind": f"lists of {stats.kind}" if stats.lists else stats.kind,
         "missing": log.whole.missing_share(name),
@@ -93,23 +93,23 @@ def _column(log: Counted, name: str) -> dict[str, Any]:
     }
     if stats.lists:
         mean = stats.elements / stats.present if stats.present else None
-        found["lengths"] = {"mean": mean, "longest": stats.longest}
+        result["lengths"] = {"mean": mean, "longest": stats.longest}
     if stats.kind not in ("none", "other"):
-        found["distinct"] = {
+        result["distinct"] = {
             "count": len(stats.distinct), "exact": not stats.distinct.error, "error": stats.distinct.error,
             "once": stats.distinct.once,
         }  # fmt: skip
-        found["top"] = [
+        result["top"] = [
             {"value": shown(stats.kind, key, stats.texts), "count": count, "share": count / stats.elements}
             for key, count in stats.frequent.top(_TOP)
         ]
-        found["top_error"] = stats.frequent.error
+        result["top_error"] = stats.frequent.error
     if stats.kind in NUMBERS and stats.mean is not None and not log.roles.is_ids(name):
-        found["numbers"] = {
+        result["numbers"] = {
             "min": stats.low, "max": stats.high, "mean": stats.mean, "infinite": stats.infinite,
             "quantiles": {} if stats.lists else _quantiles(finite_sample(log.whole, name)),
         }  # fmt: skip
-    return found
+    return result
 
 
 def _role(log: Counted, name: str) -> str:
@@ -133,7 +133,7 @@ def _quantiles(numbers: np.ndarray) -> dict[str, float]:
 def _tables(log: Counted) -> dict[str, Any]:
     """Of each hashed table without a vocabulary the ids of all features that look it up, and what share of them has a
     row with another."""
-    schema, found = log.roles.schema, {}
+    schema, tables = log.roles.schema, {}
     for owner in schema.features if schema else ():
         if not owner.hash_size or owner.vocabulary or owner.learns:
             continue
@@ -143,12 +143,12 @@ def _tables(log: Counted) -> dict[str, Any]:
             if name in log.whole.columns:
                 ids.merge(log.whole.columns[name].distinct)
         rows = owner.hash_size - 2  # what MISSING_ID and UNKNOWN_ID leave
-        found[owner.name] = {
+        tables[owner.name] = {
             "features": names, "rows": owner.hash_size, "ids": len(ids), "exact": not ids.error,
             "collisions": figures.collisions(len(ids), rows),
             "rows_for": {"share": _COLLISIONS, "rows": figures.rows_for(len(ids), _COLLISIONS) + 2},
         }  # fmt: skip
-    return found
+    return tables
 
 
 # ---- leaks -----------------------------------------------------------------------------------------------------------
@@ -162,21 +162,21 @@ def _leaks(log: Counted) -> dict[str, list[dict[str, Any]]]:
         for name, (keys, valid) in sample.items()
         if _may_leak(log, name) and log.whole.columns[name].kind not in ("none", "other")
     }
-    found: dict[str, list[dict[str, Any]]] = {}
+    leaks: dict[str, list[dict[str, Any]]] = {}
     for task, label in roles.labels.items():
         keys, counts = sample[label]
         if task in roles.masks:
             mask_keys, valid = sample[roles.masks[task]]
             counts = counts & valid & (numbers_of(log.whole.columns[roles.masks[task]].kind, mask_keys) == 1)
         y = numbers_of(log.whole.columns[label].kind, keys)[counts]
-        found[task] = []
+        leaks[task] = []
         if y.size < _MIN_LABELLED:
             continue
         positive = y > y.mean()  # of a probability, as of 0 and 1
         alone = {name: column_auc(c[counts], positive) for name, c in codes.items() if name != label}
         ranked = sorted(((a, name) for name, a in alone.items() if a is not None), reverse=True)
-        found[task] = [{"column": name, "auc": a} for a, name in ranked[:_LEAKS]]
-    return found
+        leaks[task] = [{"column": name, "auc": a} for a, name in ranked[:_LEAKS]]
+    return leaks
 
 
 def _may_leak(log: Counted, name: str) -> bool:

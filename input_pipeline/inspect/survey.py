@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from input_pipeline import recipes
-from input_pipeline.inspect.labels import Group, LabelCounts, Roles
+from input_pipeline.inspect.label_counts import Group, LabelCounts, Roles
 from input_pipeline.inspect.statistics import Bounds, Column, Place, Split, SplitStats
 from input_pipeline.inspect.values import row_keys, values_of
 from input_pipeline.logs.to_schema import column_of
@@ -58,8 +58,8 @@ class Seen:
     def after(self, before: Column) -> str:
         """That they are of another kind than those before."""
         name, kind, lists = before
-        found = f"{'lists of ' if lists else ''}{kind}"
-        return f"{self.place[-1]}, row {self.row}: column {name!r} is {self.type} and was {found} before"
+        was = f"{'lists of ' if lists else ''}{kind}"
+        return f"{self.place[-1]}, row {self.row}: column {name!r} is {self.type} and was {was} before"
 
 
 class Survey:
@@ -131,29 +131,29 @@ class Survey:
 
     def _troubles(self, kinds: Mapping[str, Column]) -> list[str]:
         """Of each column the first one."""
-        found = []
+        problems = []
         for column, seen in self._seen.items():
             if kinds[column[0]] != column:
                 line = f"{seen.after(kinds[column[0]])}; its values are counted as missing"
-                found.append((seen.place, 0, column[0], line))
+                problems.append((seen.place, 0, column[0], line))
         for split in self._splits.values():
             for name in split.late:
                 place = split.came[name]
-                found.append((place, 1, name, f"{place[-1]}: column {name!r} is new here: missing in files before"))
+                problems.append((place, 1, name, f"{place[-1]}: column {name!r} is new here: missing in files before"))
             for name, place in split.left.items():
-                found.append((place, 2, name, f"{place[-1]}: no column {name!r}, which files before have"))
+                problems.append((place, 2, name, f"{place[-1]}: no column {name!r}, which files before have"))
         first: dict[str, str] = {}
-        for _, _, name, line in sorted(found):
+        for _, _, name, line in sorted(problems):
             first.setdefault(name, line)
         return list(first.values())
 
 
 def survey(chunks: Iterable[Chunk], roles: Roles, bounds: Bounds | None = None, part: int = 0) -> Survey:
     """All chunks, counted. Raises `ReadError` as `Survey.add` does."""
-    found = Survey(roles, bounds, part)
+    result = Survey(roles, bounds, part)
     for chunk in chunks:
-        found.add(chunk)
-    return found
+        result.add(chunk)
+    return result
 
 
 def raw_chunks(tables: Iterable[tuple[str, int, pa.Table]], known: Sequence[str]) -> Iterable[Chunk]:
@@ -194,7 +194,7 @@ def _flattened(table: pa.Table, file: str) -> pa.Table:
 
 SPLITS = ("train", "valid", "eval", "test", "dev", "holdout")  # names of files of a raw log that make a split
 PARTS = 64  # at most: to merge two surveys takes some hundredths of a second
-Told = Callable[[Iterable[Chunk]], Iterator[Chunk]]
+Track = Callable[[Iterable[Chunk]], Iterator[Chunk]]
 
 
 @dataclass(frozen=True)
@@ -233,23 +233,23 @@ class Log:
         return module.read(self.data, errors=self.errors, **({} if part is None else {"parts": part}))
 
 
-def surveys(log: Log, roles: Roles, runner: Runner, told: Told = iter) -> Iterator[Survey]:
-    """The survey of each part, in order. `told` is wrapped around the chunks where they are read: it tells of progress.
+def surveys(log: Log, roles: Roles, runner: Runner, tracked: Track = iter) -> Iterator[Survey]:
+    """The survey of each part, in order. `tracked` wraps the chunks where they are read, to report progress.
 
     Raises `ReadError` as `Survey.add` does.
     """
-    return runner.map(partial(_survey_part, log, roles, told), enumerate(log.parts()))
+    return runner.map(partial(_survey_part, log, roles, tracked), enumerate(log.parts()))
 
 
-def _survey_part(log: Log, roles: Roles, told: Told, part: tuple[int, list[str] | None]) -> Survey:
+def _survey_part(log: Log, roles: Roles, tracked: Track, part: tuple[int, list[str] | None]) -> Survey:
     number, files = part
-    return survey(told(log.chunks(files)), roles, part=number)
+    return survey(tracked(log.chunks(files)), roles, part=number)
 
 
-def merged(found: Iterable[Survey], roles: Roles) -> Survey:
+def merged(parts: Iterable[Survey], roles: Roles) -> Survey:
     """All of them as one; of none, an empty one. One and the next are in memory. Raises `ReadError`."""
     total = None
-    for one in found:
+    for one in parts:
         if total is None:
             total = one
         else:

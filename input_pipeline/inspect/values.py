@@ -151,8 +151,8 @@ def _scalars(array: Any) -> tuple[Kind, np.ndarray, np.ndarray, Texts | None]:
 
 def _is_text(t: pa.DataType) -> bool:
     return any(
-        found(t)
-        for found in (
+        is_type(t)
+        for is_type in (
             pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view,
             pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view,
         )
@@ -189,9 +189,9 @@ def shown(kind: Kind, key: int, texts: Mapping[int, str] | Texts | None) -> str:
     return str(bits.view("M8[us]")[0] if kind == "time" else bits.view(np.int64)[0])
 
 
-def kept_texts(keys: Iterable[int], known: Mapping[int, str], found: Texts) -> dict[int, str]:
+def kept_texts(keys: Iterable[int], known: Mapping[int, str], texts: Texts) -> dict[int, str]:
     """The texts of some keys, those that are new cut to what is shown."""
-    return {key: known[key] if key in known else found[key][:_TEXT_LENGTH] for key in keys}
+    return {key: known[key] if key in known else texts[key][:_TEXT_LENGTH] for key in keys}
 
 
 def row_keys(columns: Iterable[tuple[str, Values]], rows: int) -> np.ndarray:

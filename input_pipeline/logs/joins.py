@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from input_pipeline.logs.to_schema import column_of, is_text
 from input_pipeline.readers import NO_TYPES, PLAIN, ReadError, TextFormat, Types, read
-from input_pipeline.values.cast import cast as exactly
+from input_pipeline.values.cast import cast
 from tt_jax.features.columns import decoded
 from tt_jax.features.int_lookup import IntLookup
 
@@ -73,14 +73,14 @@ def _keys(table: pa.Table, side: Side, file: str) -> pa.Array:
     if is_text(own) and is_text(keys):
         return own
     if is_text(own) and pa.types.is_integer(keys.type):
-        numbers, _ = exactly(own, keys.type)
+        numbers, _ = cast(own, keys.type)
         return pc.if_else(pc.equal(numbers.cast(pa.string()), decoded(own)), numbers, None)
-    found, wrong = exactly(decoded(own), keys.type)
+    result, wrong = cast(decoded(own), keys.type)
     for row, reason in wrong.items():
         raise ReadError(
             f"{file}: column {side.key!r}: {reason}, by which {side.path} is joined; in row {row} of a chunk"
         )
-    return found
+    return result
 
 
 def _finder(keys: pa.Array) -> Callable[[pa.Array], np.ndarray]:

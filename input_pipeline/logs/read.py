@@ -2,7 +2,7 @@
 
 What `tt-jax init` writes calls this. Beside what is in the files, a schema may name
 - a label (or mask) that compares a column, `clicked=1`, `event!=skip`, `rating>=4`: 1 where it holds, 0 where it does
-  not, none where the column has no value; see `readers.labels.Comparison`;
+  not, none where the column has no value; see `input_pipeline.values.label_expression.Comparison`;
 - the scenario `EVERY_ROW`: the same for all rows;
 - the ad id `ROW_NUMBER`: the row's number in its file, for data without ads.
 """
@@ -14,32 +14,31 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from input_pipeline.logs.joins import join, read_side
-from input_pipeline.logs.to_schema import ROW_NUMBER, cast, column_of, fit, is_text
-from input_pipeline.readers import PLAIN, STRICT, Chunk, Errors, ReadError, TextFormat, arrow_types, list_files, read
+from input_pipeline.logs.to_schema import ROW_NUMBER, cast_column, column_of, is_text, schema_columns
+from input_pipeline.readers import (
+    IGNORED,
+    PLAIN,
+    STRICT,
+    Chunk,
+    Errors,
+    ReadError,
+    TextFormat,
+    arrow_types,
+    list_files,
+    read,
+)
 from input_pipeline.values.times import times, unix_ms
 from tt_jax.schema import Schema
 
 # The split of each row: of (file, number of the first row, rows), the columns as the files have them, to text [n].
 Split = Callable[[str, int, pa.Table], np.ndarray]
 Joins = Mapping[str, str]  # file, or pattern, below the source -> the column by which its rows are looked up
-
-
-class _ToldElsewhere(Errors):
-    def skip(self, source: str, files: Mapping[str, str]) -> None:
-        pass
-
-    def reject(self, file: str, row: int, reason: str, values: Any) -> None:
-        pass
-
-
-_TOLD_ELSEWHERE = _ToldElsewhere()
 
 
 def by_name(*names: str) -> Split:
@@ -83,7 +82,7 @@ def every(n: int) -> Split:
 
 def parts_of_logs(source: str | Path, joins: Joins | None = None) -> list[str]:
     """The files that `read_logs` reads, in its order, without those to join."""
-    return [file for file in list_files(source, _TOLD_ELSEWHERE) if not _is_side(file, joins or {})]
+    return [file for file in list_files(source, IGNORED) if not _is_side(file, joins or {})]
 
 
 def read_logs(
@@ -122,10 +121,10 @@ def ads_of_logs(
         return None
     names = dict.fromkeys([schema.ad_id, *(f.name for f in schema.tower_features("ad"))])
     corpus: pa.Table | None = None
-    for file, _, raw, table in _tables(source, schema, joins or {}, _TOLD_ELSEWHERE, None, text):
+    for file, _, raw, table in _tables(source, schema, joins or {}, IGNORED, None, text):
         bids = column_of(raw, "bid", file) if "bid" in raw.column_names else pa.repeat(1.0, len(raw))
         columns = {name: column_of(table, name, file) for name in names}
-        rows = pa.table({**columns, "bid": cast(bids, pa.float32(), "bid", file)})
+        rows = pa.table({**columns, "bid": cast_column(bids, pa.float32(), "bid", file)})
         corpus = _last_of_each(rows if corpus is None else pa.concat_tables([corpus, rows]), schema.ad_id)
     return None if corpus is None else corpus.append_column("eligible", pa.repeat(True, len(corpus)))
 
@@ -155,7 +154,7 @@ def _tables(
         if table.num_rows and not _is_side(file, joins):  # an empty part need not have all columns
             for side in sides:
                 table = join(table, side, file)
-            yield file, first_row, table, fit(schema, table, file, first_row)
+            yield file, first_row, table, schema_columns(schema, table, file, first_row)
 
 
 def _is_side(file: str, joins: Joins) -> bool:

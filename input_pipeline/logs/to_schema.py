@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from input_pipeline.readers import ReadError
-from input_pipeline.values.cast import cast as exactly
+from input_pipeline.values.cast import cast
 from input_pipeline.values.label_expression import Comparison
 from input_pipeline.values.times import times
 from tt_jax.features.columns import decoded, one_array
@@ -21,7 +21,7 @@ EVERY_ROW = "every_row"
 ROW_NUMBER = "row_number"
 
 
-def fit(schema: Schema, table: pa.Table, file: str, first_row: int) -> pa.Table:
+def schema_columns(schema: Schema, table: pa.Table, file: str, first_row: int) -> pa.Table:
     """The columns that the schema names, of some rows that were read by `arrow_types` of it, and joined.
 
     A feature that is an Arrow dictionary stays one. Raises `ReadError` naming file and column.
@@ -53,16 +53,16 @@ def _key(column: pa.Array, name: str, file: str, first_row: int) -> pa.Array:
         return column
     if pa.types.is_uint64(column.type):
         return column.cast(pa.int64(), safe=False)
-    found, wrong = exactly(column, pa.int64())
+    keys, wrong = cast(column, pa.int64())
     for row, reason in wrong.items():
         raise ReadError(f"{file}: row {first_row + row}: column {name!r}: {reason}")
-    return found
+    return keys
 
 
 def _label(table: pa.Table, label: str, file: str) -> pa.Array:
     compared = Comparison.of(label, table.column_names)
     if compared is None:
-        return cast(column_of(table, label, file), pa.float64(), label, file)
+        return cast_column(column_of(table, label, file), pa.float64(), label, file)
     return compared.holds(column_of(table, compared.column, file), file).cast(pa.int8())
 
 
@@ -77,7 +77,7 @@ def _scenario(table: pa.Table, schema: Schema, file: str) -> pa.Array:
 
 def _names(column: pa.Array, schema: Schema, file: str) -> pa.Array:
     """Scenarios as the schema names them."""
-    text = cast(column, pa.string(), schema.scenario, file)
+    text = cast_column(column, pa.string(), schema.scenario, file)
     if OTHER not in schema.scenarios:
         return text  # the encoder names the row of a value that is none of them
     return pc.if_else(pc.is_in(text, pa.array(schema.scenarios)), text, OTHER)
@@ -89,7 +89,7 @@ def is_text(column: pa.Array) -> bool:
     return pa.types.is_string(t) or pa.types.is_large_string(t)
 
 
-def cast(column: pa.Array, to: pa.DataType, name: str, file: str) -> pa.Array:
+def cast_column(column: pa.Array, to: pa.DataType, name: str, file: str) -> pa.Array:
     """The column as another type. Raises `ReadError` naming it."""
     try:
         return column if column.type == to else column.cast(to)

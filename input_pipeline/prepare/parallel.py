@@ -26,9 +26,9 @@ from input_pipeline.blocks.samples import Samples
 from input_pipeline.prepare.key_types import KeyTypes
 from input_pipeline.prepare.quarantine import QUARANTINE, Quarantine
 from input_pipeline.prepare.sequential import BLOCK_ROWS, write_beside, write_chunks
-from input_pipeline.prepare.vocabulary import IGNORED, Counts, count_ids, with_vocabularies
+from input_pipeline.prepare.vocabulary import Counts, count_ids, with_vocabularies
 from input_pipeline.prepare.writer import Key, PreparedWriter, Written, folder_of, write_manifest
-from input_pipeline.readers import STRICT, Chunk
+from input_pipeline.readers import IGNORED, STRICT, Chunk
 from input_pipeline.runner import Runner, groups_of, portable
 from tt_jax.io.progress import Progress
 from tt_jax.io.publish import published_directory
@@ -167,11 +167,11 @@ def _partitions(schema: Schema, done: Sequence[_Encoded], block_rows: int, scrat
 def _join(runner: Runner, partitions: Sequence[_Partition], folder: Path) -> dict[Key, Written]:
     """Has the partitions written, and moves each to its place once it is whole."""
     written = {}
-    for partition, (made, found) in zip(partitions, runner.map(_write, partitions), strict=True):
+    for partition, (made, result) in zip(partitions, runner.map(_write, partitions), strict=True):
         place = folder_of(*partition.key)
         (folder / place).parent.mkdir(exist_ok=True)
         os.rename(Path(made) / place, folder / place)
-        written[partition.key] = found
+        written[partition.key] = result
     return written
 
 

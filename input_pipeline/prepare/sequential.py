@@ -149,5 +149,5 @@ def _rows_by_scenario(table: pa.Table, column: str) -> list[np.ndarray | None]:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     codes = values.dictionary_encode(null_encoding="encode").indices.to_numpy()
-    found = np.unique(codes)
-    return [None] if len(found) < 2 else [np.flatnonzero(codes == code) for code in found]
+    scenarios = np.unique(codes)
+    return [None] if len(scenarios) < 2 else [np.flatnonzero(codes == code) for code in scenarios]

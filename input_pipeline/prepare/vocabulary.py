@@ -9,31 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from input_pipeline.readers import Chunk, Errors
+from input_pipeline.readers import Chunk
 from tt_jax.features.columns import EncodeError, read_ids, read_lists
 from tt_jax.schema import Feature, Schema, SchemaError
 
 MAX_DISTINCT = 10_000_000  # about 1 GB of Python integers and counts; more of strings
 TRAIN = "train"  # the split, or `train_...`
 Counts = dict[str, Counter[str | int]]
-
-
-class _Ignored(Errors):
-    """A row or file that cannot be read does not count; the reading that follows tells of it."""
-
-    def skip(self, source: str, files: Mapping[str, str]) -> None:
-        pass
-
-    def reject(self, file: str, row: int, reason: str, values: Any) -> None:
-        pass
-
-
-IGNORED = _Ignored()
 
 
 def learns(schema: Schema) -> bool:
@@ -121,8 +108,8 @@ def _count(feature: Feature, chunk: Chunk, counts: Counter[str | int], empty_is_
     raw = ids.ints if ids.ints is not None else ids.codes
     assert raw is not None
     values, occurrences = np.unique(raw[ids.valid], return_counts=True)
-    found = values.tolist() if ids.strings is None else [ids.strings[code] for code in values]
-    for value, n in zip(found, occurrences.tolist(), strict=True):
+    keys = values.tolist() if ids.strings is None else [ids.strings[code] for code in values]
+    for value, n in zip(keys, occurrences.tolist(), strict=True):
         counts[value] += n
 
 

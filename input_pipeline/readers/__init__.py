@@ -16,16 +16,16 @@ import pyarrow as pa
 from input_pipeline.readers import parquet, tfds
 from input_pipeline.sources.detect_format import FORMATS
 from input_pipeline.sources.listing import first_below, list_sources, partitions
-from input_pipeline.sources.notices import tell
+from input_pipeline.sources.notices import report
 from input_pipeline.sources.source import ReadError, Source
 from input_pipeline.sources.text_format import PLAIN, TextFormat
 from input_pipeline.values.cast import cast_table
+from input_pipeline.values.chunks import IGNORED, STRICT, Chunk, Errors, SkipUnknown, Types, arrow_types
 from input_pipeline.values.column_names import with_names
-from input_pipeline.values.rows import STRICT, Chunk, Errors, SkipUnknown, Types, arrow_types
 
 __all__ = [
-    "NO_TYPES", "PLAIN", "STRICT", "Chunk", "Errors", "ReadError", "SkipUnknown", "TextFormat", "Types", "arrow_types",
-    "first_below", "list_files", "read",
+    "IGNORED", "NO_TYPES", "PLAIN", "STRICT", "Chunk", "Errors", "ReadError", "SkipUnknown", "TextFormat", "Types",
+    "arrow_types", "first_below", "list_files", "read",
 ]  # fmt: skip
 
 NO_TYPES: Types = {}
@@ -82,7 +82,7 @@ def read(
             for row, rows in cast_table(one.name, first_row, table, types, errors, text):
                 yield one.name, row, rows
                 empty = False
-    _tell(name, "empty files, without rows", empty_files)
+    _report(name, "empty files, without rows", empty_files)
     if empty and all(one.is_empty() for one in sources):
         raise ReadError(f"{name}: there are no rows to read, nor columns")
 
@@ -102,14 +102,14 @@ def _sources(text: str, errors: Errors) -> list[Source]:
     listing = list_sources(text)
     if listing.skipped:
         errors.skip(text, listing.skipped)
-    _tell(text, "left out as no data, by name or as links to others", listing.no_data)
-    _tell(text, "read by their content, for their names do not tell", listing.by_content)
+    _report(text, "left out as no data, by name or as links to others", listing.no_data)
+    _report(text, "read by their content, for their names do not tell", listing.by_content)
     if not listing.sources:
         raise ReadError(f"{text}: holds no file that can be read")
     return listing.sources
 
 
-def _tell(source: str, what: str, names: list[str]) -> None:
+def _report(source: str, what: str, names: list[str]) -> None:
     if names:
         more = ", ..." if len(names) > _NAMES_TOLD else ""
-        tell(f"{source}: {what}, {len(names):,}: {', '.join(names[:_NAMES_TOLD])}{more}")
+        report(f"{source}: {what}, {len(names):,}: {', '.join(names[:_NAMES_TOLD])}{more}")

@@ -11,8 +11,8 @@ from array_record.python import array_record_module  # pyright: ignore[reportAtt
 from input_pipeline.readers.example import decode
 from input_pipeline.sources.source import Source
 from input_pipeline.sources.text_format import TextFormat
+from input_pipeline.values.chunks import Errors, Types
 from input_pipeline.values.python_rows import tables_of
-from input_pipeline.values.rows import Errors, Types
 
 _TOGETHER = 1024  # records that are read at once
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from input_pipeline.sources.source import Source
 from input_pipeline.sources.text_format import TextFormat
-from input_pipeline.values.rows import Errors, Types
+from input_pipeline.values.chunks import Errors, Types
 
 _MAGIC = b"ARROW1"
 

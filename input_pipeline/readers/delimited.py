@@ -18,9 +18,9 @@ from input_pipeline.readers.quotes import CheckedQuotes, require_well_formed
 from input_pipeline.sources.source import ReadError, Source
 from input_pipeline.sources.text_format import DELIMITERS, TextFormat
 from input_pipeline.values.cast import cast_table
+from input_pipeline.values.chunks import Errors, Types
 from input_pipeline.values.column_names import plain_name, require_different
 from input_pipeline.values.infer_types import types_of_texts
-from input_pipeline.values.rows import Errors, Types
 
 CHUNK_BYTES = 8 << 20
 

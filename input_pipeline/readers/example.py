@@ -8,7 +8,7 @@ import pyarrow as pa
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from input_pipeline.values.rows import Types
+from input_pipeline.values.chunks import Types
 
 _KINDS = {"bytes_list": "BytesList", "float_list": "FloatList", "int64_list": "Int64List"}
 

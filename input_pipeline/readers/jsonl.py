@@ -14,8 +14,8 @@ import pyarrow as pa
 from input_pipeline.sources.detect_format import JSON_ARRAY
 from input_pipeline.sources.source import Source
 from input_pipeline.sources.text_format import TextFormat
+from input_pipeline.values.chunks import Errors, Types
 from input_pipeline.values.python_rows import tables_of
-from input_pipeline.values.rows import Errors, Types
 
 _SHOWN = 200  # characters of a bad line
 _BOM = b"\xef\xbb\xbf"
@@ -86,15 +86,15 @@ def _object(text: bytes) -> dict[str, Any]:
 
 def _with_not_finite(text: bytes, kind: type) -> Any:
     """JSON that Python's parser reads, with NaN and Infinity. Raises ValueError."""
-    found = json.loads(text, object_pairs_hook=_require_different)
-    if not isinstance(found, kind):
-        raise ValueError(f"expected {'an object' if kind is dict else 'an array'}, got {type(found).__name__}")
-    return found
+    value = json.loads(text, object_pairs_hook=_require_different)
+    if not isinstance(value, kind):
+        raise ValueError(f"expected {'an object' if kind is dict else 'an array'}, got {type(value).__name__}")
+    return value
 
 
 def _require_different(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    row = dict(pairs)
+    if len(row) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {next(n for i, n in enumerate(names) if n in names[:i])!r} comes twice")
-    return found
+    return row

@@ -11,8 +11,8 @@ import pyarrow as pa
 from input_pipeline.readers.example import shaped
 from input_pipeline.sources.source import ReadError
 from input_pipeline.sources.text_format import TextFormat
+from input_pipeline.values.chunks import Errors, Types
 from input_pipeline.values.python_rows import tables_of
-from input_pipeline.values.rows import Errors, Types
 
 
 def tables(source: str, types: Types, errors: Errors, text: TextFormat) -> Iterator[tuple[int, pa.Table]]:

@@ -15,8 +15,8 @@ from input_pipeline.readers.example import decode
 from input_pipeline.sources.crc32c import HEADER, crc32c, masked, masked_of
 from input_pipeline.sources.source import ReadError, Source
 from input_pipeline.sources.text_format import TextFormat
+from input_pipeline.values.chunks import Errors, Types
 from input_pipeline.values.python_rows import tables_of
-from input_pipeline.values.rows import Errors, Types
 
 _TOGETHER_BYTES, _TOGETHER_ROWS = 8 << 20, 4096  # whose checksums are computed at once
 _MAX_RECORD = 1 << 30

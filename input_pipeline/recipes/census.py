@@ -110,8 +110,8 @@ def read(source: str | Path, errors: Errors = STRICT, parts: Collection[str] | N
 
 def _files(source: str | Path) -> dict[str, str]:
     """File by split."""
-    found = {split: first_below(source, f"{split}.parquet") for split in ("train", "eval", "test")}
-    files = {split: path for split, path in found.items() if path is not None}
+    paths = {split: first_below(source, f"{split}.parquet") for split in ("train", "eval", "test")}
+    files = {split: path for split, path in paths.items() if path is not None}
     if not files:
         raise ReadError(f"{source}: no data: expected train.parquet, eval.parquet or test.parquet")
     return files

@@ -86,10 +86,10 @@ def _source(name: str, remote: Any) -> Source:
         compression = compression_of(Source(name, remote=remote).head(8))
     if format_ in (None, JSON_ARRAY):
         head = Source(name, remote=remote, compression=compression).head(HEAD_BYTES)
-        found, delimiter = by_content(head, len(head) < HEAD_BYTES)
-        if format_ is not None and found not in ("jsonl", JSON_ARRAY) and head.strip():
+        shown, delimiter = by_content(head, len(head) < HEAD_BYTES)
+        if format_ is not None and shown not in ("jsonl", JSON_ARRAY) and head.strip():
             raise ValueError("by its name JSON, by its content not")
-        format_ = "jsonl" if format_ is not None and found != JSON_ARRAY else found
+        format_ = "jsonl" if format_ is not None and shown != JSON_ARRAY else shown
     if compression and not FORMATS[format_].streamed:
         raise ValueError(f"{format_} inside of {compression}: decompress it")
     return Source(name, format_, remote, compression, delimiter)
@@ -113,11 +113,11 @@ def _local_names(text: str) -> tuple[None, list[str], bool]:
         return None, list(_below(text.rstrip("/") or "/")), False
     if os.path.isfile(text):
         return None, [text], True
-    found = glob.glob(text, recursive=True)
-    if not found:
+    matches = glob.glob(text, recursive=True)
+    if not matches:
         raise ReadError(f"{text}: no such file, and no file matches it as a pattern")
-    logs = {os.path.join(os.path.dirname(match), name) for match in found for name in _TABLE_LOGS}
-    names = [name for match in found for name in (_below(match) if os.path.isdir(match) else [match])]
+    logs = {os.path.join(os.path.dirname(match), name) for match in matches for name in _TABLE_LOGS}
+    names = [name for match in matches for name in (_below(match) if os.path.isdir(match) else [match])]
     return None, _visible(_root(text), [*names, *filter(os.path.isdir, logs)]), False
 
 
@@ -128,12 +128,12 @@ def _root(pattern: str) -> str:
 
 def _visible(root: str, names: Iterable[str]) -> list[str]:
     """Names below a folder, sorted, each ended at the first part that is hidden."""
-    found = set()
+    visible = set()
     for name in names:
         parts = name.removeprefix(root).strip("/").split("/")
         hidden = next((i for i, part in enumerate(parts) if is_hidden(part)), len(parts))
-        found.add(name.removesuffix("".join(f"/{part}" for part in parts[hidden + 1 :])))
-    return sorted(found)
+        visible.add(name.removesuffix("".join(f"/{part}" for part in parts[hidden + 1 :])))
+    return sorted(visible)
 
 
 def _below(root: str) -> Iterator[str]:
@@ -171,10 +171,10 @@ def _remote_names(url: str) -> tuple[Any, list[str], bool]:
             return _local_names(path)
         if system.isfile(path):
             return system, [system.unstrip_protocol(path)], True
-        root, found = (path, [path]) if system.isdir(path) else (_root(path), system.glob(path))
-        if not found:
+        root, matches = (path, [path]) if system.isdir(path) else (_root(path), system.glob(path))
+        if not matches:
             raise ReadError(f"{url}: no such file, and no file matches it as a pattern")
-        names = (name for match in found for name in (system.find(match) if system.isdir(match) else [match]))
+        names = (name for match in matches for name in (system.find(match) if system.isdir(match) else [match]))
         return system, [system.unstrip_protocol(name) for name in _visible(root, names)], False
     except ReadError:
         raise
@@ -187,16 +187,16 @@ def partitions(names: Sequence[str]) -> dict[str, dict[str, str | int | None]]:
 
     A key whose values are all whole numbers of 64 bits, as they are printed, has numbers.
     """
-    found: dict[str, dict[str, str | int | None]] = {}
+    of_file: dict[str, dict[str, str | int | None]] = {}
     for name in names:
         pairs = (part.partition("=") for part in name.split("/")[:-1])
-        found[name] = {unquote(key): _value(value) for key, equals, value in pairs if equals}
-    for key in {k for values in found.values() for k in values}:
-        having = [values for values in found.values() if values.get(key) is not None]
+        of_file[name] = {unquote(key): _value(value) for key, equals, value in pairs if equals}
+    for key in {k for values in of_file.values() for k in values}:
+        having = [values for values in of_file.values() if values.get(key) is not None]
         if all(_is_int(str(values[key])) for values in having):
             for values in having:
                 values[key] = int(str(values[key]))
-    return found
+    return of_file
 
 
 def _value(text: str) -> str | None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 
-_told: dict[str, None] = {}
+_lines: dict[str, None] = {}
 
 
-def tell(line: str) -> None:
+def report(line: str) -> None:
     """Prints a line, unless this process has."""
-    if line not in _told:
-        _told[line] = None
+    if line not in _lines:
+        _lines[line] = None
         print(line, file=sys.stderr)
 
 
-def told() -> list[str]:
+def reported() -> list[str]:
     """All lines so far."""
-    return list(_told)
+    return list(_lines)

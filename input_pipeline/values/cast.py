@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from input_pipeline.sources.text_format import JSON, PLAIN, TextFormat
+from input_pipeline.values.chunks import Errors, Types, without
 from input_pipeline.values.parse_text import (
     numbers_of_text,
     read_json_lists,
@@ -24,7 +25,6 @@ from input_pipeline.values.parse_text import (
     utf8,
     whole_numbers_of_text,
 )
-from input_pipeline.values.rows import Errors, Types, without
 from tt_jax.features.arrow import list_of, list_parts, plain
 from tt_jax.features.columns import one_array, row_of_element
 
@@ -42,8 +42,8 @@ def cast_table(
     """
     columns, bad = [], {}
     for name, column in zip(table.column_names, table.columns, strict=True):
-        found, wrong = cast(plain(one_array(column)), types.get(name), text, name)
-        columns.append(found)
+        result, wrong = cast(plain(one_array(column)), types.get(name), text, name)
+        columns.append(result)
         bad |= {i: f"column {name!r}: {reason}" for i, reason in wrong.items() if i not in bad}
     for i in sorted(bad):
         errors.reject(file, first_row + i, bad[i], table.slice(i, 1).to_pylist()[0])
@@ -68,8 +68,8 @@ def cast(array: pa.Array, to: pa.DataType | None, text: TextFormat = PLAIN, name
         return pa.nulls(len(array), to), {}
     if pa.types.is_binary(array.type) or pa.types.is_fixed_size_binary(array.type):
         array, wrong = utf8(array)
-        found, more = cast(array, to, text, name)
-        return found, more | wrong
+        result, more = cast(array, to, text, name)
+        return result, more | wrong
     if pa.types.is_list(to):
         if pa.types.is_string(array.type):
             return _lists_of_text(array, to, text, name)
@@ -88,8 +88,8 @@ def _cast_dictionary(array: pa.Array, to: pa.DataType | None, text: TextFormat, 
     values, wrong = cast(array.dictionary, to, text, name)
     if values is array.dictionary:
         return array, {}
-    found, reasons = _of_dictionary(array, values, wrong)
-    return (pa.DictionaryArray.from_arrays(array.indices, values) if pa.types.is_list(values.type) else found), reasons
+    result, reasons = _of_dictionary(array, values, wrong)
+    return (pa.DictionaryArray.from_arrays(array.indices, values) if pa.types.is_list(values.type) else result), reasons
 
 
 def _cast_untyped(array: pa.Array) -> Cast:
@@ -99,9 +99,9 @@ def _cast_untyped(array: pa.Array) -> Cast:
         if array.type.scale > 0:
             return array.cast(pa.float64()), {}
         for to in (pa.int64(), pa.string()):
-            found, wrong = cast(array, to)
+            result, wrong = cast(array, to)
             if not wrong:
-                return found, {}
+                return result, {}
     if pa.types.is_binary(array.type):
         texts, wrong = utf8(array)
         return (array if wrong else texts), {}
@@ -114,8 +114,8 @@ def _lists_of_text(texts: pa.Array, to: pa.DataType, text: TextFormat, name: str
         return _cast_lists(split_texts(texts, separator, not pa.types.is_string(to.value_type)), to, text)
     codes = texts.dictionary_encode()
     lists, bad = read_json_lists(codes.dictionary.to_pylist(), name)
-    found, unfit = column_of(lists, to, text)
-    return _of_dictionary(codes, found, unfit | bad)
+    result, unfit = column_of(lists, to, text)
+    return _of_dictionary(codes, result, unfit | bad)
 
 
 def _of_dictionary(codes: pa.DictionaryArray, values: pa.Array, wrong: dict[int, str]) -> Cast:
@@ -132,11 +132,11 @@ def _cast_lists(array: pa.Array, to: pa.DataType, text: TextFormat) -> Cast:
     if (t == to.value_type and not (pa.types.is_string(t) and text.missing)) or as_it_is:
         return array, {}
     lengths, valid, elements = list_parts(array)
-    found, wrong = cast(elements, to.value_type, text)
+    result, wrong = cast(elements, to.value_type, text)
     if not wrong:
-        return list_of(lengths, valid, found), {}
+        return list_of(lengths, valid, result), {}
     reasons = _by_row(wrong, lengths, array, to)
-    return list_of(lengths, valid & ~np.isin(np.arange(len(array)), list(reasons)), found), reasons
+    return list_of(lengths, valid & ~np.isin(np.arange(len(array)), list(reasons)), result), reasons
 
 
 def _by_row(wrong: dict[int, str], lengths: np.ndarray, rows: Any, to: pa.DataType) -> dict[int, str]:
@@ -165,10 +165,10 @@ def _to_int(array: pa.Array, to: pa.DataType) -> Cast:
     numbers = pc.fill_null(array, 0).to_numpy()
     with np.errstate(invalid="ignore"):
         bad = ~((np.abs(numbers) < EXACT) & (numbers == np.floor(numbers)))
-    found = pc.if_else(pa.array(bad), None, array).cast(to)
+    result = pc.if_else(pa.array(bad), None, array).cast(to)
     large = {int(i) for i in np.flatnonzero(np.isfinite(numbers) & (np.abs(numbers) >= EXACT))}
     why = ", a float, which may have been rounded: those of 2^53 and more are not exact"
-    return found, {i: r + (why if i in large else "") for i, r in _reasons(array, to, bad).items()}
+    return result, {i: r + (why if i in large else "") for i, r in _reasons(array, to, bad).items()}
 
 
 def _to_float(array: pa.Array, to: pa.DataType) -> Cast:
@@ -190,8 +190,8 @@ def _try(array: pa.Array, to: pa.DataType) -> Cast:
         bad = np.array([not _casts(value, to) for value in array])
     kept = array.filter(pa.array(~bad))
     at = np.where(bad, 0, np.cumsum(~bad) - 1)
-    found = kept.cast(to) if len(kept) else pa.nulls(0, to)
-    return found.take(pa.array(at, mask=bad)), _reasons(array, to, bad)
+    result = kept.cast(to) if len(kept) else pa.nulls(0, to)
+    return result.take(pa.array(at, mask=bad)), _reasons(array, to, bad)
 
 
 def _casts(value: pa.Scalar, to: pa.DataType) -> bool:
@@ -215,9 +215,9 @@ def column_of(values: list[Any], to: pa.DataType | None, text: TextFormat = PLAI
     kinds = set(map(type, values))
     try:
         if to is None or not pa.types.is_list(to) or kinds <= {list, type(None)}:  # of a text Arrow would make letters
-            found = pa.array(values, to)
-            if to is None or not _may_be_rounded(found):
-                return cast(found, to, text, name)
+            result = pa.array(values, to)
+            if to is None or not _may_be_rounded(result):
+                return cast(result, to, text, name)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError):
         pass
     to = to or _type_of_first(values)
@@ -228,13 +228,13 @@ def column_of(values: list[Any], to: pa.DataType | None, text: TextFormat = PLAI
     arrays, wrong, place = [], {}, np.full(len(values), -1)
     start = 0
     for kind, at in of_kind.items():
-        found, bad = _of_one_kind(kind, [values[i] for i in at], to, text, name)
+        result, bad = _of_one_kind(kind, [values[i] for i in at], to, text, name)
         place[at] = np.arange(start, start + len(at))
         start += len(at)
-        arrays.append(found)
+        arrays.append(result)
         wrong |= {at[i]: reason for i, reason in bad.items()}
-    found = pa.concat_arrays(arrays) if arrays else pa.nulls(0, to)
-    return found.take(pa.array(place, mask=place < 0)), wrong
+    result = pa.concat_arrays(arrays) if arrays else pa.nulls(0, to)
+    return result.take(pa.array(place, mask=place < 0)), wrong
 
 
 def _may_be_rounded(array: pa.Array) -> bool:
@@ -263,8 +263,8 @@ def _of_one_kind(kind: type, values: list[Any], to: pa.DataType, text: TextForma
             return cast(pa.array(values, _ARROW_TYPES[kind]), to, text, name)
         except UnicodeEncodeError:  # of a lone surrogate, which is no text
             wrong = {i: f"expected {to}, got {v!r}" for i, v in enumerate(values) if _LONE.search(v)}
-            found, more = cast(pa.array([None if i in wrong else v for i, v in enumerate(values)]), to, text, name)
-            return found, more | wrong
+            result, more = cast(pa.array([None if i in wrong else v for i, v in enumerate(values)]), to, text, name)
+            return result, more | wrong
     return pa.nulls(len(values), to), {i: f"expected {to}, got {v!r}" for i, v in enumerate(values)}
 
 

@@ -6,9 +6,9 @@ import re
 
 import pyarrow as pa
 
-from input_pipeline.sources.notices import tell
+from input_pipeline.sources.notices import report
 from input_pipeline.sources.source import ReadError
-from input_pipeline.values.rows import Types
+from input_pipeline.values.chunks import Types
 
 # As pandas writes the index of a frame to Parquet, and as it calls a column without a name that it has read.
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__|Unnamed: \d+(\.\d+)?(_level_\d+)?")
@@ -36,21 +36,21 @@ def with_names(source: str, file: str, table: pa.Table, types: Types) -> pa.Tabl
     plain = [name if name in types else plain_name(name) for name in names]
     kept = [i for i, name in enumerate(plain) if name in types or (name and not _PANDAS_INDEX.fullmatch(name))]
     require_different(file, [name if i in kept else "" for i, name in enumerate(plain)])
-    _tell(source, names, plain, kept)
+    _report(source, names, plain, kept)
     if len(kept) < len(names):
         table = table.select(kept)
     return table if plain == names else table.rename_columns([plain[i] for i in kept])
 
 
-def _tell(source: str, names: list[str], plain: list[str], kept: list[int]) -> None:
+def _report(source: str, names: list[str], plain: list[str], kept: list[int]) -> None:
     for i in sorted({*range(len(names))} - {*kept}):
         what = f"is named {plain[i]!r}, as the index of pandas" if plain[i] else "has no name"
-        tell(f"{source}: column number {i + 1} {what}; it is left out")
+        report(f"{source}: column number {i + 1} {what}; it is left out")
     spaced = [names[i] for i in kept if names[i] != plain[i]]
     if spaced:
-        tell(f"{source}: names are read without the spaces around them: {', '.join(map(repr, spaced))}")
+        report(f"{source}: names are read without the spaces around them: {', '.join(map(repr, spaced))}")
     in_one_case: dict[str, str] = {}
     for name in (plain[i] for i in kept):
         other = in_one_case.setdefault(name.casefold(), name)
         if other != name:
-            tell(f"{source}: columns {other!r} and {name!r} differ in case only; they are two columns")
+            report(f"{source}: columns {other!r} and {name!r} differ in case only; they are two columns")

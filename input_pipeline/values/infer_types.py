@@ -24,13 +24,13 @@ def types_of_texts(batches: Iterable[pa.RecordBatch], missing: tuple[str, ...]) 
     bool if they are true or false; null if there is none; else string: digits with a zero in front, 20 digits and more.
     A column of numbers that float64 would round, whole ones of 2^53 and more beside fractions, is of strings too.
     """
-    found: dict[str, _Cells] = {}
+    columns: dict[str, _Cells] = {}
     for batch in batches:
         for name, texts in zip(batch.schema.names, batch.columns, strict=True):
-            found.setdefault(name, _Cells(missing)).add(texts)
-        if found and all(cells.is_text for cells in found.values()):
+            columns.setdefault(name, _Cells(missing)).add(texts)
+        if columns and all(cells.is_text for cells in columns.values()):
             break
-    return {name: cells.type for name, cells in found.items()}
+    return {name: cells.type for name, cells in columns.items()}
 
 
 class _Cells:

@@ -34,8 +34,8 @@ class Comparison:
         The column ends at the first operator that has one of `columns` before it, else at the first one. Spaces may
         stand on both sides of the operator.
         """
-        found = [] if label in columns else list(_OPERATOR.finditer(label))
-        made = [Comparison._at(label, operator) for operator in found]
+        operators = [] if label in columns else list(_OPERATOR.finditer(label))
+        made = [Comparison._at(label, operator) for operator in operators]
         return next((c for c in made if c.column in columns), made[0] if made else None)
 
     @staticmethod

@@ -83,8 +83,8 @@ def _of_numbers(texts: pa.Array) -> pa.Array:
 
 
 def _number(text: str) -> float:
-    found = _TRUTH.get(text.lower())
-    return pa.scalar(text).cast(pa.float64()).as_py() if found is None else found
+    truth = _TRUTH.get(text.lower())
+    return pa.scalar(text).cast(pa.float64()).as_py() if truth is None else truth
 
 
 def _by_distinct(texts: pa.Array, to: pa.DataType, value_of: Callable[[str], Any]) -> tuple[pa.Array, dict[int, str]]:
@@ -144,8 +144,8 @@ def _other_list(text: str) -> list[Any] | None:
         return None
     for parse in (json.loads, ast.literal_eval):
         try:
-            found = parse(text)
+            parsed = parse(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
-        return found if isinstance(found, list) else None
+        return parsed if isinstance(parsed, list) else None
     return None

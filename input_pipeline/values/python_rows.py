@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from input_pipeline.sources.text_format import TextFormat
 from input_pipeline.values.cast import column_of
-from input_pipeline.values.rows import Errors, Types, without
+from input_pipeline.values.chunks import Errors, Types, without
 
 CHUNK_ROWS = 8192
 

@@ -60,9 +60,9 @@ def unix_ms(when: pa.Array) -> pa.Array:
     values = pc.fill_null(when, 0).to_numpy()
     size = np.abs(values)
     units = [size < limit for limit in (10**11, 10**14, 10**17)]
-    found = np.select(units, [values * 1000, values, values // 1000], values // 10**6)
+    result = np.select(units, [values * 1000, values, values // 1000], values // 10**6)
     dates, good = _calendar(values, "YYYYMMDD", ())
-    return pa.array(np.where(good, dates, found), mask=np.asarray(when.is_null()))
+    return pa.array(np.where(good, dates, result), mask=np.asarray(when.is_null()))
 
 
 def _of_text(texts: pa.Array, name: str, file: str, first_row: int) -> pa.Array:
@@ -88,7 +88,7 @@ def _of_text(texts: pa.Array, name: str, file: str, first_row: int) -> pa.Array:
 def _of_iso(texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
     """Unix milliseconds of ISO text, and where it is none, bool `[n]`."""
     parts = pc.extract_regex(texts, _TEXT)
-    found = np.asarray(parts.is_valid())
+    parsed = np.asarray(parts.is_valid())
     valid = np.asarray(texts.is_valid())
 
     def part(name: str, missing: int = 0) -> np.ndarray:
@@ -103,7 +103,7 @@ def _of_iso(texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
     sign = np.where(np.asarray(pc.starts_with(zone, "-")), -1, 1)
     minutes = pc.utf8_slice_codeunits(zone, 1).cast(pa.int64()).to_numpy()
     ms += fraction.cast(pa.int64()).to_numpy() - sign * (minutes // 100 * 60 + minutes % 100) * _MS["minute"]
-    good &= found
+    good &= parsed
     return pa.array(ms, mask=~good), valid & ~good
 
 

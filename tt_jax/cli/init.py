@@ -30,10 +30,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--rows={args.rows}: expected at least 1000")
     require_absent(args.out)  # before the work, not after it
 
-    from input_pipeline.infer_schema.write import make_starter
+    from input_pipeline.infer_schema.write import infer_recipe
     from input_pipeline.readers import STRICT, SkipUnknown
 
-    starter = make_starter(args.data, args.out, args.rows, SkipUnknown() if args.skip_unknown else STRICT)
+    starter = infer_recipe(args.data, args.out, args.rows, SkipUnknown() if args.skip_unknown else STRICT)
     with args.out.open("x") as file:  # not over a file that has come meanwhile
         file.write(starter.text)
     schema = starter.schema

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _roles(args: argparse.Namespace) -> Any:
     """The roles of the columns."""
-    from input_pipeline.inspect.labels import Roles
+    from input_pipeline.inspect.label_counts import Roles
 
     if args.recipe is None:
         labels = {name: name for name in args.labels.split(",") if name}
@@ -99,11 +99,11 @@ def _text(args: argparse.Namespace) -> Any:
     """How a raw log writes values as text: by the flags; its delimiter as `init` finds it."""
     from input_pipeline.infer_schema.guess_text_format import delimiter_of_files
     from input_pipeline.readers import TextFormat
-    from input_pipeline.sources.notices import tell
+    from input_pipeline.sources.notices import report
 
     delimiter = {"tab": "\t", "\\t": "\t", "space": " "}.get(args.delimiter) or args.delimiter
     if not delimiter and args.recipe is None and (delimiter := delimiter_of_files(args.data)):
-        tell(f"{args.data}: cells are divided by {delimiter!r}")
+        report(f"{args.data}: cells are divided by {delimiter!r}")
     try:
         missing = tuple(text for text in args.missing.split(",") if text)
         return TextFormat(delimiter, missing, quotes=not args.no_quotes)

@@ -95,8 +95,8 @@ class Reading:
 def _streaming(args: argparse.Namespace, recipe: Any, schema: Any, reading: Reading, documents: Any, _: Any) -> Any:
     from input_pipeline.prepare.quarantine import Quarantine
     from input_pipeline.prepare.sequential import prepare
-    from input_pipeline.prepare.vocabulary import IGNORED, learn_vocabularies, learns
-    from input_pipeline.readers import STRICT
+    from input_pipeline.prepare.vocabulary import learn_vocabularies, learns
+    from input_pipeline.readers import IGNORED, STRICT
 
     quarantine = Quarantine(args.max_errors) if args.on_error == "quarantine" else None
     if learns(schema):  # the log is read twice

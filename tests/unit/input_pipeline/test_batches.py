@@ -159,7 +159,7 @@ def test_resume_in_the_middle_of_a_run_and_across_host_and_device(prepared: Prep
         batches.set_state(state)
         np.testing.assert_array_equal(_numbers(next(batches)), expected)
         batches.set_state(state)
-        with to_device(batches, jax.devices()[0], buffer=1) as moved:
+        with to_device(batches, jax.devices()[0]) as moved:
             np.testing.assert_array_equal(_numbers(next(moved)), expected)
             next(moved)
             moved.set_state(state)

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline.infer_schema.write import Starter, make_starter
+from input_pipeline.infer_schema.write import InferredRecipe, infer_recipe
 from input_pipeline.readers import ReadError
 from tests.support.init_logs import call, log, write_csv
 
 
-def test_what_no_sampled_row_has(tmp_path: Path, prepared: Callable[[int], Starter]) -> None:
+def test_what_no_sampled_row_has(tmp_path: Path, prepared: Callable[[int], InferredRecipe]) -> None:
     columns = log(
         20_000, surface=np.array(["feed", "search"] * 10_000, object), kind=np.array(["a", "b"] * 10_000, object)
     )
@@ -32,7 +32,7 @@ def test_what_no_sampled_row_has(tmp_path: Path, prepared: Callable[[int], Start
     assert found.remarks == ("task clicked: 0 in 1 row of other values (2)",)
 
 
-def test_numbers_in_one_file_and_text_in_another(tmp_path: Path, prepared: Callable[[int], Starter]) -> None:
+def test_numbers_in_one_file_and_text_in_another(tmp_path: Path, prepared: Callable[[int], InferredRecipe]) -> None:
     names = ("brand", "user_id", "ad_id")
     for name, values in (
         ("a", [f"{i % 7:03d}" for i in range(300)]),
@@ -46,7 +46,7 @@ def test_numbers_in_one_file_and_text_in_another(tmp_path: Path, prepared: Calla
     assert found.schema.ad_id_dtype == "string"
 
 
-def test_parts_without_rows(tmp_path: Path, prepared: Callable[[int], Starter]) -> None:
+def test_parts_without_rows(tmp_path: Path, prepared: Callable[[int], InferredRecipe]) -> None:
     table = pa.table(log(300))
     pq.write_table(table, tmp_path / "data" / "b.parquet")
     pq.write_table(table.slice(0, 0), tmp_path / "data" / "a.parquet")
@@ -59,11 +59,11 @@ def test_parts_without_rows(tmp_path: Path, prepared: Callable[[int], Starter]) 
 def test_a_log_without_rows(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("user_id,ad_id,clicked\n")
     with pytest.raises(ReadError, match=r"log\.csv: there are no rows"):
-        make_starter(str(tmp_path / "log.csv"), tmp_path / "mine.py")
+        infer_recipe(str(tmp_path / "log.csv"), tmp_path / "mine.py")
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|", "\x01", " "])
-def test_delimiters(delimiter: str, tmp_path: Path, prepared: Callable[[int], Starter]) -> None:
+def test_delimiters(delimiter: str, tmp_path: Path, prepared: Callable[[int], InferredRecipe]) -> None:
     write_csv(
         tmp_path / "data" / "log.csv", log(300, note=[f"one, two; three {i % 40}" for i in range(300)]), delimiter
     )
@@ -79,7 +79,7 @@ def test_what_is_no_table_with_names(tmp_path: Path) -> None:
         if text:
             (tmp_path / "0.csv").write_text(text)
         with pytest.raises(ReadError) as error:
-            make_starter(str(tmp_path), tmp_path / "mine.py")
+            infer_recipe(str(tmp_path), tmp_path / "mine.py")
         return str(error.value)
 
     assert "0.csv: a line of names is needed before the rows; the first one begins with 'u" in refused(False, ",")
@@ -88,7 +88,7 @@ def test_what_is_no_table_with_names(tmp_path: Path) -> None:
     assert "0.csv are divided as their names say, those of" in refused(True, ",;")
 
 
-def test_ids_that_are_no_int64(tmp_path: Path, prepared: Callable[[int], Starter]) -> None:
+def test_ids_that_are_no_int64(tmp_path: Path, prepared: Callable[[int], InferredRecipe]) -> None:
     big = [2**63 + 7 * (i % 60) for i in range(300)]
     unsigned = pa.array(big, pa.uint64())
     rounded = 2.0**54 * (1 + np.arange(300) % 60)
@@ -105,7 +105,7 @@ def test_ids_that_are_no_int64(tmp_path: Path, prepared: Callable[[int], Starter
     assert found.schema.feature("size").kind == "numeric"
 
 
-def test_names_that_are_no_words(tmp_path: Path, prepared: Callable[[int], Starter]) -> None:
+def test_names_that_are_no_words(tmp_path: Path, prepared: Callable[[int], InferredRecipe]) -> None:
     names = [
         "a/b",
         "..",
@@ -132,7 +132,7 @@ def test_names_that_are_no_words(tmp_path: Path, prepared: Callable[[int], Start
 
 
 @pytest.mark.parametrize("rows", [12, 200])
-def test_few_rows_take_steps_as_written(rows: int, tmp_path: Path, prepared: Callable[[int], Starter]) -> None:
+def test_few_rows_take_steps_as_written(rows: int, tmp_path: Path, prepared: Callable[[int], InferredRecipe]) -> None:
     write_csv(tmp_path / "data" / "log.csv", log(rows))
     prepared(rows)
     small = ("--config.precision=f32", "--config.model.kind=mlp", "--config.model.mlp=8", "--config.model.output_dim=4")
@@ -150,7 +150,7 @@ def test_few_rows_take_steps_as_written(rows: int, tmp_path: Path, prepared: Cal
     assert '"step": 0' not in (run / "metrics.jsonl").read_text().splitlines()[-1]
 
 
-def test_truth_and_nested_columns(tmp_path: Path, prepared: Callable[[int], Starter]) -> None:
+def test_truth_and_nested_columns(tmp_path: Path, prepared: Callable[[int], InferredRecipe]) -> None:
     truth = [None if i % 50 == 0 else bool(i % 3) for i in range(300)]
     write_csv(tmp_path / "data" / "a.csv", log(300, is_new=truth, tab=truth))
     more = {"is_new": truth, "tab": truth, "of": [{"a": 1}] * 300, "lists": [[[1]]] * 300}
@@ -167,5 +167,5 @@ def test_decimal_commas_are_told(tmp_path: Path) -> None:
         ("b", ",", [f"{i % 90},{i % 40:02d}" for i in range(300)]),
     ):
         write_csv(tmp_path / f"{name}.csv", log(300, size=texts), delimiter)
-        found = make_starter(str(tmp_path / f"{name}.csv"), tmp_path / "mine.py")
+        found = infer_recipe(str(tmp_path / f"{name}.csv"), tmp_path / "mine.py")
         assert found.left_out["size"] == "numbers with a decimal comma: write them with a point"

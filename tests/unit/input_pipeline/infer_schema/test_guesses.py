@@ -16,7 +16,7 @@ from input_pipeline.infer_schema.guess_text_format import markers_of, separator_
 from input_pipeline.infer_schema.holdout import split_of, time_of
 from input_pipeline.infer_schema.name_words import AD_WORDS, USER_WORDS, id_rank, is_of_the_auction, words_of
 from input_pipeline.infer_schema.sampled_columns import Column, columns_of, values_counted
-from input_pipeline.infer_schema.write import Starter, batch_size, make_starter
+from input_pipeline.infer_schema.write import InferredRecipe, batch_size, infer_recipe
 
 ROWS = 600
 RNG = np.random.default_rng(0)
@@ -24,13 +24,13 @@ ONE = RNG.random(ROWS) < 0.3
 NINETIETH = np.arange(ROWS) % 90 == 0  # 7 rows
 
 
-def starter(folder: Path, **columns: Any) -> Starter:
+def starter(folder: Path, **columns: Any) -> InferredRecipe:
     """Of a log with more columns: of two values each, which are no outcomes, on both sides of them."""
     two = {"gender": RNG.integers(0, 2, ROWS), "scenario": RNG.integers(0, 2, ROWS)}
     ids = {"user_id": RNG.integers(0, 40, ROWS), "ad_id": RNG.integers(0, 50, ROWS)}
     table = pa.table({**two, **ids, **columns, "is_vip": RNG.integers(0, 2, ROWS), "age": RNG.integers(1, 90, ROWS)})
     pq.write_table(table, folder / "log.parquet")
-    return make_starter(str(folder / "log.parquet"), Path("mine.py"))
+    return infer_recipe(str(folder / "log.parquet"), Path("mine.py"))
 
 
 @pytest.mark.parametrize(

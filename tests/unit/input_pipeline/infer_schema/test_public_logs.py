@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from input_pipeline.blocks.prepared_set import PreparedSet
-from input_pipeline.infer_schema.write import make_starter
+from input_pipeline.infer_schema.write import infer_recipe
 from tests.support.public_logs import LOGS, ROWS
 from tt_jax.cli.main import main
 from tt_jax.cli.python_file import load_python
@@ -31,7 +31,7 @@ def test_a_log_in_the_shape_of_a_public_one(name: str, tmp_path: Path) -> None:
     source, out, prepared = tmp_path / "data", tmp_path / "mine.py", tmp_path / "prepared"
     source.mkdir()
     write(source)
-    found = make_starter(str(source), out)
+    found = infer_recipe(str(source), out)
     schema, kinds = found.schema, {f.name: f.kind for f in found.schema.features}
     assert {t.label for t in schema.tasks} == set(expected.tasks)
     assert (schema.user_id, schema.ad_id, schema.time) == (expected.user, expected.ad, expected.time)

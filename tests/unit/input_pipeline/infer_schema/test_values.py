@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from input_pipeline.blocks.prepared_set import PreparedSet
-from input_pipeline.infer_schema.write import Starter, make_starter
+from input_pipeline.infer_schema.write import InferredRecipe, infer_recipe
 from tests.support.init_logs import call, log, write_csv
 
 
@@ -22,7 +22,7 @@ from tests.support.init_logs import call, log, write_csv
     ["7.", "-8.0", "9"],
 ])  # fmt: skip
 def test_whole_numbers_written_as_floats_are_ids(
-    ids: list[str], tmp_path: Path, prepared: Callable[[int], Starter]
+    ids: list[str], tmp_path: Path, prepared: Callable[[int], InferredRecipe]
 ) -> None:
     write_csv(tmp_path / "data" / "a.csv", log(900, shop_id=ids * 300))
     feature = next(f for f in prepared(900).schema.features if f.name == "shop_id")
@@ -32,7 +32,7 @@ def test_whole_numbers_written_as_floats_are_ids(
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 @pytest.mark.parametrize("first", [1, -5])
 def test_ids_beyond_int64_in_one_file_only_are_text(
-    first: int, suffix: str, tmp_path: Path, prepared: Callable[[int], Starter]
+    first: int, suffix: str, tmp_path: Path, prepared: Callable[[int], InferredRecipe]
 ) -> None:
     ids = [[first + i % 20 for i in range(500)], [2**63 + i % 20 for i in range(500)]]
     for number, column in enumerate(ids):
@@ -50,7 +50,7 @@ def test_ids_beyond_int64_in_one_file_only_are_text(
 
 
 def test_json_of_whole_numbers_and_text_is_text_and_nan_is_missing(
-    tmp_path: Path, prepared: Callable[[int], Starter]
+    tmp_path: Path, prepared: Callable[[int], InferredRecipe]
 ) -> None:
     columns = log(600, user_id=[i % 20 if i % 3 else f"u{i % 20}" for i in range(600)])
     columns |= {"age": [float("nan") if i % 2 else float("inf") if i % 4 else 30.5 + i for i in range(600)]}
@@ -69,7 +69,7 @@ def test_a_log_without_rows_is_refused_by_every_verb(tmp_path: Path, capsys: pyt
     source, schema = tmp_path / "data", tmp_path / "mine.py"
     source.mkdir()
     write_csv(source / "a.csv", log(300))
-    schema.write_text(make_starter(str(source), schema, 1000).text)
+    schema.write_text(infer_recipe(str(source), schema, 1000).text)
     for name in ("a.csv", "b.csv"):
         write_csv(source / name, log(0))
     for verb in (
@@ -82,7 +82,7 @@ def test_a_log_without_rows_is_refused_by_every_verb(tmp_path: Path, capsys: pyt
 
 
 def test_columns_of_which_nothing_is_learned_are_left_out_by_their_type(
-    tmp_path: Path, prepared: Callable[[int], Starter]
+    tmp_path: Path, prepared: Callable[[int], InferredRecipe]
 ) -> None:
     columns = log(400)
     view = pa.array([str(i) for i in range(400)], pa.string_view())
@@ -103,7 +103,7 @@ def test_columns_of_which_nothing_is_learned_are_left_out_by_their_type(
 
 
 @pytest.mark.parametrize("unit", [1, 1e3, 1e9])
-def test_a_time_with_a_fraction_splits(unit: float, tmp_path: Path, prepared: Callable[[int], Starter]) -> None:
+def test_a_time_with_a_fraction_splits(unit: float, tmp_path: Path, prepared: Callable[[int], InferredRecipe]) -> None:
     times = unit * (1_790_000_000.25 + 600 * np.arange(1000))
     times[::50] = np.nan
     columns = log(1000, timestamp=times)
@@ -124,7 +124,7 @@ def test_a_time_with_a_fraction_splits(unit: float, tmp_path: Path, prepared: Ca
     ],
 )
 def test_scenarios_are_named_as_prepare_reads_them(
-    values: list[str], scenarios: set[str], tmp_path: Path, prepared: Callable[[int], Starter]
+    values: list[str], scenarios: set[str], tmp_path: Path, prepared: Callable[[int], InferredRecipe]
 ) -> None:
     write_csv(tmp_path / "data" / "a.csv", log(600, tab=values * 200))
     assert set(prepared(600).schema.scenarios) == scenarios
@@ -132,7 +132,7 @@ def test_scenarios_are_named_as_prepare_reads_them(
     assert all(180 / len(scenarios) < counts[name].rows for name in scenarios)  # of 540 rows
 
 
-def test_what_prepare_would_refuse_is_not_guessed(tmp_path: Path, prepared: Callable[[int], Starter]) -> None:
+def test_what_prepare_would_refuse_is_not_guessed(tmp_path: Path, prepared: Callable[[int], InferredRecipe]) -> None:
     columns = log(600, shop_id=["inf", "1", "2"] * 200, timestamp=["true", "false"] * 300, tab=["x" * 300, "y"] * 300)
     write_csv(tmp_path / "data" / "a.csv", columns)
     found = prepared(600)
@@ -142,11 +142,13 @@ def test_what_prepare_would_refuse_is_not_guessed(tmp_path: Path, prepared: Call
 
 def test_a_bid_that_is_no_number_is_told(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", log(300, bid=["$5", "$6.5"] * 150))
-    remarks = make_starter(str(tmp_path / "a.csv"), tmp_path / "mine.py", 1000).remarks
+    remarks = infer_recipe(str(tmp_path / "a.csv"), tmp_path / "mine.py", 1000).remarks
     assert any(remark.startswith("bid: ") for remark in remarks)
 
 
-def test_true_and_false_in_one_file_and_numbers_in_another(tmp_path: Path, prepared: Callable[[int], Starter]) -> None:
+def test_true_and_false_in_one_file_and_numbers_in_another(
+    tmp_path: Path, prepared: Callable[[int], InferredRecipe]
+) -> None:
     clicked = pa.array(log(300)["clicked"])
     for number, type_ in enumerate((pa.bool_(), pa.int64(), pa.float64())):
         columns = log(300)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from input_pipeline.blocks.prepared_set import PreparedSet
-from input_pipeline.infer_schema.write import Starter, make_starter
+from input_pipeline.infer_schema.write import InferredRecipe, infer_recipe
 from input_pipeline.readers import ReadError
 from tests.support.public_api import imported_privately
 from tt_jax.cli.main import main
@@ -89,15 +89,15 @@ def csv_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def starter(parquet_log: Path) -> Starter:
-    return make_starter(str(parquet_log), Path("mine.py"))
+def starter(parquet_log: Path) -> InferredRecipe:
+    return infer_recipe(str(parquet_log), Path("mine.py"))
 
 
-def kinds(starter: Starter, tower: str) -> dict[str, str]:
+def kinds(starter: InferredRecipe, tower: str) -> dict[str, str]:
     return {f.name: f.kind for f in starter.schema.features if f.tower == tower}
 
 
-def test_kinds_and_towers(starter: Starter) -> None:
+def test_kinds_and_towers(starter: InferredRecipe) -> None:
     assert kinds(starter, "query") == {
         "user_id": "categorical", "surface": "categorical", "age": "numeric", "spent": "numeric",
         "country": "categorical", "recent_ads": "sequence", "topics": "bag",
@@ -107,7 +107,7 @@ def test_kinds_and_towers(starter: Starter) -> None:
     }  # fmt: skip
 
 
-def test_sizes(starter: Starter) -> None:
+def test_sizes(starter: InferredRecipe) -> None:
     feature, columns = starter.schema.feature, log_columns()
     assert feature("country") == Feature("country", "categorical", "query", dim=8, vocabulary=("de", "fr", "jp"))
     assert (feature("ad_id").dtype, feature("ad_id").hash_size) == ("int", 1024)
@@ -121,7 +121,7 @@ def test_sizes(starter: Starter) -> None:
     assert feature("age").std == pytest.approx(np.std(known), rel=0.01)
 
 
-def test_ids_time_scenario_and_tasks(starter: Starter) -> None:
+def test_ids_time_scenario_and_tasks(starter: InferredRecipe) -> None:
     schema = starter.schema
     assert (schema.request_id, schema.user_id, schema.ad_id, schema.time) == ("request_id", "user_id", "ad_id", "ts")
     assert (schema.scenario, schema.scenarios) == ("surface", ("feed", "search", "other"))
@@ -130,7 +130,7 @@ def test_ids_time_scenario_and_tasks(starter: Starter) -> None:
     assert 'all with is_click: mask="is_click"' in starter.text
 
 
-def test_what_is_left_out_and_why(starter: Starter) -> None:
+def test_what_is_left_out_and_why(starter: InferredRecipe) -> None:
     assert "AUC of 1.000 for click" in starter.left_out.pop("landing")
     assert starter.left_out == {
         "request_id": "the request id",
@@ -167,7 +167,7 @@ def test_the_written_file_prepares_and_trains(log: str, tmp_path: Path, request:
     assert call("init", f"--data={source}", f"--out={out}") == 0
     assert imported_privately(out.read_text()) == []
     module = load_python(out, "mine", "test", ValueError)
-    assert make_starter(str(source), out).schema == module.SCHEMA  # what is written is what was found
+    assert infer_recipe(str(source), out).schema == module.SCHEMA  # what is written is what was found
     assert call("prepare", out, f"--source={source}", f"--out={prepared}") == 0
     splits = PreparedSet.open(prepared).manifest.splits
     rows = {split: sum(c.rows for c in scenarios.values()) for split, scenarios in splits.items()}
@@ -191,7 +191,7 @@ def test_labels_of_text_without_ids_or_time(tmp_path: Path) -> None:
             "income": np.array(["low", "high"])[(rng.random(n) < 0.3).astype(int)],
         }
         pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
-    found = make_starter(str(tmp_path), Path("c.py"))
+    found = infer_recipe(str(tmp_path), Path("c.py"))
     assert [(t.name, t.label) for t in found.schema.tasks] == [("income", "income=high")]
     assert (kinds(found, "query"), kinds(found, "ad")) == ({"education": "categorical"}, {"years": "numeric"})
     assert "# Nothing told the sides apart" in found.text

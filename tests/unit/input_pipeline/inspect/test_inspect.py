@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.stats
 
-from input_pipeline.inspect.labels import Roles
+from input_pipeline.inspect.label_counts import Roles
 from input_pipeline.inspect.report import report_of
 from input_pipeline.inspect.statistics import Bounds
 from input_pipeline.inspect.survey import Survey, survey

@@ -12,7 +12,7 @@ import scipy.stats
 import sklearn.metrics
 
 from input_pipeline.inspect import figures
-from input_pipeline.inspect.labels import Roles
+from input_pipeline.inspect.label_counts import Roles
 from input_pipeline.inspect.sketches import Distinct, Frequent, RowSample
 from input_pipeline.inspect.survey import Survey
 from input_pipeline.inspect.values import row_keys, shown, text_keys, values_of

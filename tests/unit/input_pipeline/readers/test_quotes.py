@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from input_pipeline.infer_schema.write import make_starter
+from input_pipeline.infer_schema.write import infer_recipe
 from input_pipeline.readers import ReadError, TextFormat, delimited, read
 from input_pipeline.readers.quotes import QuoteError
 from tests.support.init_logs import call, log
@@ -81,7 +81,7 @@ def test_init_takes_quotes_between_tabs_for_text(tmp_path: Path) -> None:
     source, out = tmp_path / "log.tsv", tmp_path / "mine.py"
     rows = zip(*columns.values(), strict=True)
     source.write_text("\n".join("\t".join(map(str, row)) for row in [tuple(columns), *rows]) + "\n")
-    found = make_starter(str(source), out, 1000)
+    found = infer_recipe(str(source), out, 1000)
     out.write_text(found.text)
     assert any("quotes are part of the text" in remark for remark in found.remarks)
     vocabulary = next(f.vocabulary for f in found.schema.features if f.name == "title")
@@ -89,4 +89,4 @@ def test_init_takes_quotes_between_tabs_for_text(tmp_path: Path) -> None:
     assert call("prepare", out, f"--source={source}", f"--out={tmp_path / 'set'}") == 0
     (tmp_path / "log.csv").write_text(source.read_text().replace("\t", ","))
     with pytest.raises(QuoteError):
-        make_starter(str(tmp_path / "log.csv"), out, 1000)
+        infer_recipe(str(tmp_path / "log.csv"), out, 1000)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline.inspect.labels import Roles
+from input_pipeline.inspect.label_counts import Roles
 from input_pipeline.inspect.survey import Log
 from input_pipeline.inspect.survey import surveys as surveys_of
 from input_pipeline.readers import ReadError, SkipUnknown, list_files, read

@@ -12,7 +12,7 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
-from input_pipeline.inspect.labels import Roles
+from input_pipeline.inspect.label_counts import Roles
 from input_pipeline.inspect.report import report_of
 from input_pipeline.inspect.survey import survey
 from input_pipeline.readers import Chunk, Errors, ReadError, read

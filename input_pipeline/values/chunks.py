@@ -1,4 +1,4 @@
-"""What the readers share: chunks, bad rows, the types that a schema asks for."""
+"""Chunks of rows, what becomes of bad rows, and the types that a schema asks for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pyarrow as pa
 
-from input_pipeline.sources.notices import tell
+from input_pipeline.sources.notices import report
 from input_pipeline.sources.source import ReadError
 from input_pipeline.values.label_expression import Comparison
 from tt_jax.schema import Schema
@@ -59,7 +59,17 @@ class Errors:
         raise ReadError(f"{file}: row {row}: {reason}")
 
 
-STRICT = Errors()
+class _Ignored(Errors):
+    """A row or file that cannot be read does not count; another reading of the same files reports it."""
+
+    def skip(self, source: str, files: Mapping[str, str]) -> None:
+        pass
+
+    def reject(self, file: str, row: int, reason: str, values: Any) -> None:
+        pass
+
+
+STRICT, IGNORED = Errors(), _Ignored()
 
 
 class SkipUnknown(Errors):
@@ -71,7 +81,7 @@ class SkipUnknown(Errors):
 
     def skip(self, source: str, files: Mapping[str, str]) -> None:
         """Tells of them."""
-        tell(f"{source}: left out: {skipped_files(files)}")
+        report(f"{source}: left out: {skipped_files(files)}")
 
     def reject(self, file: str, row: int, reason: str, values: Any) -> None:
         """As the other one."""

@@ -43,20 +43,20 @@ class Features:
 
 def features_of(columns: Mapping[str, Column], roles: Roles) -> Features:
     """A feature of every column that may be one."""
-    found = Features(left_out=dict(roles.left_out))
+    result = Features(left_out=dict(roles.left_out))
     for column in columns.values():
-        why = found.left_out.get(column.name) or _unusable(column) or leak_by_name(column)
+        why = result.left_out.get(column.name) or _unusable(column) or leak_by_name(column)
         if why or (why := leak_by_auc(column, roles.outcomes)):
-            found.left_out[column.name] = why
+            result.left_out[column.name] = why
             continue
         tower = tower_of(column, columns, roles)
         made = _scenario(column, roles) if column.name == roles.scenario else _feature(column, tower, columns, roles)
         if isinstance(made, str):
-            found.left_out[column.name] = made
+            result.left_out[column.name] = made
         else:
-            found.features.append(made)
-    found.features.sort(key=lambda made: TOWERS.index(made[0].tower))
-    return found
+            result.features.append(made)
+    result.features.sort(key=lambda made: TOWERS.index(made[0].tower))
+    return result
 
 
 def tower_of(column: Column, columns: Mapping[str, Column], roles: Roles) -> Tower:

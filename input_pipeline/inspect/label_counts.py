@@ -50,8 +50,8 @@ class Roles:
 
     def is_ids(self, column: str) -> bool:
         """Whether numbers of the column are ids, of which a range means nothing."""
-        found = [f for f in self.schema.features if f.name == column] if self.schema else []
-        return bool(found) and found[0].is_ids
+        features = [f for f in self.schema.features if f.name == column] if self.schema else []
+        return bool(features) and features[0].is_ids
 
 
 UNDATED, REST = None, "(others)"
@@ -77,15 +77,15 @@ class LabelCounts:
 
     def add(self, split: str, file: str, table: pa.Table, columns: Mapping[str, Values]) -> None:
         """Adds rows. Raises `ReadError` where a label is none."""
-        for group, found in self._groups(split, file, table, columns):
-            self._add(group, found)
+        for group, counts in self._groups(split, file, table, columns):
+            self._add(group, counts)
 
     def merge(self, other: LabelCounts) -> None:
         """Adds the counts of later rows."""
-        for group, found in other.of.items():
-            self._add(group, found)
+        for group, counts in other.of.items():
+            self._add(group, counts)
 
-    def _add(self, group: Group, found: np.ndarray) -> None:
+    def _add(self, group: Group, counts: np.ndarray) -> None:
         split, day, scenario = group
         if day not in self._days and len(self._days) >= self._bounds.days:
             day = UNDATED
@@ -95,7 +95,7 @@ class LabelCounts:
             self._days.add(day)
         self._scenarios.add(scenario)
         at = (split, day, scenario)
-        self.of[at] = self.of.get(at, 0) + found
+        self.of[at] = self.of.get(at, 0) + counts
 
     def _groups(
         self, split: str, file: str, table: pa.Table, columns: Mapping[str, Values]
@@ -107,11 +107,11 @@ class LabelCounts:
         scenario, names = self._scenarios_of(table)
         of_day = pa.array(np.where(dated, days, _NO_DAY)).dictionary_encode()
         group = of_day.indices.to_numpy().astype(np.int64) * len(names) + scenario
-        found = np.stack([np.bincount(group, part, len(of_day.dictionary) * len(names)) for part in parts], axis=1)
+        counts = np.stack([np.bincount(group, part, len(of_day.dictionary) * len(names)) for part in parts], axis=1)
         keys = [(day, name) for day in of_day.dictionary.to_pylist() for name in names]
-        for at in sorted(np.flatnonzero(found[:, 0]).tolist(), key=lambda at: (keys[at][0], at)):
+        for at in sorted(np.flatnonzero(counts[:, 0]).tolist(), key=lambda at: (keys[at][0], at)):
             day, name = keys[at]
-            yield (split, UNDATED if day == _NO_DAY else day, name), found[at]
+            yield (split, UNDATED if day == _NO_DAY else day, name), counts[at]
 
     def _parts(self, file: str, columns: Mapping[str, Values], rows: int) -> list[np.ndarray]:
         """What is summed, `[rows]` each."""
