@@ -1,1 +1,5 @@
-"""The stored form of a log, a prepared set: blocks of encoded rows, a manifest, a few raw samples."""
+"""The stored form of a log, a prepared set, that `prepare` writes and `batches` reads.
+
+prepared_set.py (opens and checks it), manifest.py (what it holds), block.py (blocks of encoded rows, written and read),
+samples.py (a few raw rows).
+"""

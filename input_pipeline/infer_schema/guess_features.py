@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from input_pipeline.infer_schema.leaks import leak_by_auc, leak_by_name
 from input_pipeline.infer_schema.name_words import side_of
-from input_pipeline.infer_schema.roles import Roles
+from input_pipeline.infer_schema.roles import GuessedRoles
 from input_pipeline.infer_schema.sampled_columns import Column
 from tt_jax.schema import TOWERS, DType, Feature, Tower, Transform
 
@@ -41,7 +41,7 @@ class Features:
     guessed: bool = False
 
 
-def features_of(columns: Mapping[str, Column], roles: Roles) -> Features:
+def features_of(columns: Mapping[str, Column], roles: GuessedRoles) -> Features:
     """A feature of every column that may be one."""
     result = Features(left_out=dict(roles.left_out))
     for column in columns.values():
@@ -59,7 +59,7 @@ def features_of(columns: Mapping[str, Column], roles: Roles) -> Features:
     return result
 
 
-def tower_of(column: Column, columns: Mapping[str, Column], roles: Roles) -> Tower:
+def tower_of(column: Column, columns: Mapping[str, Column], roles: GuessedRoles) -> Tower:
     """By the name, else of the ad if the rows of an ad have it in common, else of the query."""
     if column.name == roles.ad_id:
         return "ad"
@@ -96,12 +96,14 @@ def _may_be_rounded(column: Column) -> bool:
     return bool(len(known) and (known == np.floor(known)).all() and np.median(known) >= 2**53 and known.max() < 2**64)
 
 
-def _scenario(column: Column, roles: Roles) -> tuple[Feature, str]:
+def _scenario(column: Column, roles: GuessedRoles) -> tuple[Feature, str]:
     feature = Feature(column.name, "categorical", "query", "string", SMALL_DIM, vocabulary=roles.scenarios)
     return feature, "the scenario"
 
 
-def _feature(column: Column, tower: Tower, columns: Mapping[str, Column], roles: Roles) -> tuple[Feature, str] | str:
+def _feature(
+    column: Column, tower: Tower, columns: Mapping[str, Column], roles: GuessedRoles
+) -> tuple[Feature, str] | str:
     note = f", {column.missing:.0%} missing" if column.missing >= 0.005 else ""
     if column.is_list:
         made = _of_lists(column, tower, columns, roles)
@@ -112,7 +114,7 @@ def _feature(column: Column, tower: Tower, columns: Mapping[str, Column], roles:
     return made if isinstance(made, str) else (made[0], (made[1] + note).removeprefix(", "))
 
 
-def _is_category(column: Column, roles: Roles) -> bool:
+def _is_category(column: Column, roles: GuessedRoles) -> bool:
     if column.name in (roles.user_id, roles.ad_id):
         return True
     if column.distinct > 2 and _NUMBER_WORDS & set(column.words) and column.words[-1] != "range":
@@ -121,7 +123,7 @@ def _is_category(column: Column, roles: Roles) -> bool:
     return column.is_whole and (few or bool(_CATEGORY_WORDS & set(column.words)))
 
 
-def _category(column: Column, tower: Tower, roles: Roles) -> tuple[Feature, str] | str:
+def _category(column: Column, tower: Tower, roles: GuessedRoles) -> tuple[Feature, str] | str:
     dtype: DType = "string" if column.is_text else "int"
     an_id = column.name in (roles.user_id, roles.ad_id)
     if column.counts is not None and column.distinct <= _MAX_VOCABULARY and not an_id:
@@ -165,7 +167,9 @@ def _short(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def _of_lists(column: Column, tower: Tower, columns: Mapping[str, Column], roles: Roles) -> tuple[Feature, str] | str:
+def _of_lists(
+    column: Column, tower: Tower, columns: Mapping[str, Column], roles: GuessedRoles
+) -> tuple[Feature, str] | str:
     elements = Column(column.name, column.elements[1])
     lengths = column.lengths[column.lengths > 0]
     if elements.numbers is not None and not elements.is_int:

@@ -17,7 +17,7 @@ _RARE = 0.005  # of the rows: a smaller scenario is `other`
 
 
 @dataclass(frozen=True)
-class Roles:
+class GuessedRoles:
     """What the columns are for; "" where there is none.
 
     `split` is the source text of the split, `split_reason` why it is that one, `eval_split` what is held out,
@@ -39,7 +39,7 @@ class Roles:
     left_out: dict[str, str] = field(default_factory=dict)  # column -> why it is no feature
 
 
-def roles_of(columns: Mapping[str, Column], files: Mapping[str, int], source: str) -> Roles:
+def roles_of(columns: Mapping[str, Column], files: Mapping[str, int], source: str) -> GuessedRoles:
     """The roles; `files`: of the log, and the rows of each. Raises `ReadError` if nothing can be learned."""
     user_id, ad_id = _id_column(columns, USER_WORDS), _id_column(columns, AD_WORDS)
     request_id = _id_column(columns, REQUEST_WORDS, id_only=True)
@@ -66,7 +66,7 @@ def roles_of(columns: Mapping[str, Column], files: Mapping[str, int], source: st
     scenarios = _scenario_columns(columns, {*left_out, user_id, ad_id})
     scenario = scenarios[0] if scenarios else EVERY_ROW
     split, reason, eval_split, train_share = split_of(columns, time, files)
-    return Roles(
+    return GuessedRoles(
         user_id=user_id, ad_id=ad_id or ROW_NUMBER, request_id=request_id, time=time,
         split=split, split_reason=reason, eval_split=eval_split, train_share=train_share,
         scenario=scenario, scenarios=_scenario_values(columns[scenario]) if scenarios else ("all",),

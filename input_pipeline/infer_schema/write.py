@@ -20,7 +20,7 @@ from input_pipeline.infer_schema.guess_text_format import (
     markers_of,
     separator_of,
 )
-from input_pipeline.infer_schema.roles import Roles, roles_of
+from input_pipeline.infer_schema.roles import GuessedRoles, roles_of
 from input_pipeline.infer_schema.sample import Sample, take_sample
 from input_pipeline.infer_schema.sampled_columns import Column, columns_of, quoted
 from input_pipeline.infer_schema.tasks import Outcome
@@ -93,7 +93,7 @@ def _of_bid(columns: dict[str, Column]) -> Iterator[str]:
         yield "bid: a column of this name is read as what an ad pays, and it has other values: rename it"
 
 
-def _with_lists(columns: dict[str, Column], roles: Roles, guess: Guess) -> dict[str, Column]:
+def _with_lists(columns: dict[str, Column], roles: GuessedRoles, guess: Guess) -> dict[str, Column]:
     """The columns, those of text that is lists or vectors as these; their separators go into the guess."""
     keys, result = (*roles.left_out, roles.user_id, roles.ad_id, roles.scenario), dict(columns)
     for name, column in columns.items():
@@ -121,7 +121,7 @@ def _both_sides(guess: Features, source: str) -> Features:
     return Features(sorted(moved, key=lambda made: TOWERS.index(made[0].tower)), guess.left_out, guessed=True)
 
 
-def _ad_id_dtype(columns: dict[str, Column], roles: Roles) -> DType:
+def _ad_id_dtype(columns: dict[str, Column], roles: GuessedRoles) -> DType:
     return "string" if roles.ad_id != ROW_NUMBER and columns[roles.ad_id].is_text else "int"
 
 
@@ -153,7 +153,7 @@ def _in_a_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _tasks(roles: Roles) -> str:
+def _tasks(roles: GuessedRoles) -> str:
     lines = ["# What to learn: name, label. `COLUMN=VALUE` is 1 where the column has that value; or >=, <=, >, <, !=."]
     lines.append("TASKS = (")
     for o in roles.outcomes:
@@ -163,7 +163,7 @@ def _tasks(roles: Roles) -> str:
     return "\n".join([*lines, ")", ""])
 
 
-def _within(outcome: Outcome, roles: Roles) -> str:
+def _within(outcome: Outcome, roles: GuessedRoles) -> str:
     """Of an outcome that only another one can have: it might count only where that one happened."""
     ones = outcome.values == 1
     for other in roles.outcomes:
@@ -173,7 +173,7 @@ def _within(outcome: Outcome, roles: Roles) -> str:
     return ""
 
 
-def _scenario(roles: Roles) -> str:
+def _scenario(roles: GuessedRoles) -> str:
     others = f" Perhaps: {', '.join(roles.other_scenarios)}." if roles.other_scenarios else ""
     if roles.scenario == EVERY_ROW:
         head = f"# The column of the scenario, none was found, and its values.{others} Then also a feature."
@@ -243,7 +243,7 @@ def batch_size(train_rows: float) -> int:
     return 2 ** int(math.log2(rows))
 
 
-def _rest(schema: Schema, sample: Sample, roles: Roles, out: Path) -> str:
+def _rest(schema: Schema, sample: Sample, roles: GuessedRoles, out: Path) -> str:
     batch = batch_size(roles.train_share * sample.rows)
     joins = "".join(f"\n    {quoted(path)}: {quoted(key)}," for path, key in sample.joins.items())
     names = [n for n in ("request_id", "user_id", "time") if getattr(schema, n)]

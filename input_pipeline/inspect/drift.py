@@ -8,7 +8,7 @@ import numpy as np
 
 from input_pipeline.inspect import figures
 from input_pipeline.inspect.label_counts import days_of
-from input_pipeline.inspect.statistics import ColumnStats, Split
+from input_pipeline.inspect.statistics import ColumnStats, SplitSummary
 from input_pipeline.inspect.survey import Counted
 from input_pipeline.inspect.values import NUMBERS, Values, numbers_of
 
@@ -92,7 +92,7 @@ def _compared(log: Counted, name: str) -> bool:
     return name != roles.time and name in features | set(roles.labels.values())
 
 
-def _distance(log: Counted, reference: Split, split: Split, name: str) -> dict[str, Any]:
+def _distance(log: Counted, reference: SplitSummary, split: SplitSummary, name: str) -> dict[str, Any]:
     before = reference.columns[name]
     if before.kind in NUMBERS and not before.lists and not log.roles.is_ids(name):
         a, b = finite_sample(reference, name), finite_sample(split, name)
@@ -108,11 +108,11 @@ def _distance(log: Counted, reference: Split, split: Split, name: str) -> dict[s
     return {"psi": figures.psi(*_value_histograms(reference, split, name)), "ks": None}
 
 
-def _value_histograms(reference: Split, other: Split, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _value_histograms(reference: SplitSummary, other: SplitSummary, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Counts of the reference's most frequent values, of all others, and of missing rows."""
     top = [key for key, _ in reference.columns[name].frequent.top(figures.TOP_VALUES)]
 
-    def counts(split: Split) -> np.ndarray:
+    def counts(split: SplitSummary) -> np.ndarray:
         stats = split.columns[name]
         of = dict(zip(stats.frequent.keys.tolist(), stats.frequent.counts.tolist(), strict=True))
         values = [of.get(key, 0) for key in top]
@@ -121,7 +121,7 @@ def _value_histograms(reference: Split, other: Split, name: str) -> tuple[np.nda
     return counts(reference), counts(other)
 
 
-def finite_sample(split: Split, name: str) -> np.ndarray:
+def finite_sample(split: SplitSummary, name: str) -> np.ndarray:
     """The finite numbers of a column in the sample, float64."""
     if name not in split.sample:
         return np.empty(0)

@@ -97,12 +97,12 @@ class ColumnStats:
         return self.total / count if self.kind in NUMBERS and count > 0 else None
 
 
-Place = tuple[int, int, str]  # part of the log, chunk of the part, file: they compare as they are read
+ChunkPlace = tuple[int, int, str]  # part of the log, chunk of the part, file: they compare as they are read
 Column = tuple[str, Kind, bool]  # name, kind of the values, whether in lists
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
+class SplitSummary:
     """A split with one kind of each column.
 
     Attributes:
@@ -137,17 +137,17 @@ class SplitStats:
       left: name -> the first place where it came before and is not.
     """
 
-    def __init__(self, bounds: Bounds, began: Place, seed: Sequence[int]) -> None:
+    def __init__(self, bounds: Bounds, began: ChunkPlace, seed: Sequence[int]) -> None:
         self.rows, self.began = 0, began
-        self.came: dict[str, Place] = {}
-        self.left: dict[str, Place] = {}
+        self.came: dict[str, ChunkPlace] = {}
+        self.left: dict[str, ChunkPlace] = {}
         self.late: set[str] = set()
         self._bounds = bounds
         self._columns: dict[Column, ColumnStats] = {}
         self._sample = RowSample(bounds.sample, seed)
         self._distinct_rows = Distinct(bounds.rows)
 
-    def add(self, columns: Mapping[str, Values], hashes: np.ndarray, place: Place) -> None:
+    def add(self, columns: Mapping[str, Values], hashes: np.ndarray, place: ChunkPlace) -> None:
         """Adds the rows of a chunk, with hashes of the whole rows."""
         rows = hashes.size
         for name in columns:
@@ -175,21 +175,21 @@ class SplitStats:
         self._sample.merge(other._sample)
         self._distinct_rows.merge(other._distinct_rows)
 
-    def of_kinds(self, kinds: Mapping[str, Column]) -> Split:
+    def of_kinds(self, kinds: Mapping[str, Column]) -> SplitSummary:
         """With these columns; values of another kind count as missing."""
         nothing = ColumnStats(self._bounds)
         columns = {name: self._columns.get(kinds[name], nothing) if name in kinds else nothing for name in self.came}
         no_values = np.zeros(len(self._sample), np.uint64), np.zeros(len(self._sample), bool)
         sample = {name: self._sample.columns.get(kinds.get(name), no_values) for name in self.came}
-        return Split(self.rows, columns, sample, len(self._sample), self._distinct_rows)
+        return SplitSummary(self.rows, columns, sample, len(self._sample), self._distinct_rows)
 
-    def _has(self, name: str, place: Place, late: bool) -> None:
+    def _has(self, name: str, place: ChunkPlace, late: bool) -> None:
         if name not in self.came:
             self.came[name] = place
             if late:
                 self.late.add(name)
 
-    def _lacks(self, names: Sequence[str], place: Place) -> None:
+    def _lacks(self, names: Sequence[str], place: ChunkPlace) -> None:
         for name in names:
             self.left.setdefault(name, place)
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from input_pipeline import recipes
 from input_pipeline.inspect.label_counts import Group, LabelCounts, Roles
-from input_pipeline.inspect.statistics import Bounds, Column, Place, Split, SplitStats
+from input_pipeline.inspect.statistics import Bounds, ChunkPlace, Column, SplitStats, SplitSummary
 from input_pipeline.inspect.values import row_keys, values_of
 from input_pipeline.logs.to_schema import column_of
 from input_pipeline.readers import PLAIN, STRICT, Chunk, Errors, ReadError, TextFormat, list_files, read
@@ -41,8 +41,8 @@ class Counted:
 
     roles: Roles
     bounds: Bounds
-    splits: dict[str, Split]
-    whole: Split
+    splits: dict[str, SplitSummary]
+    whole: SplitSummary
     labels: dict[Group, np.ndarray]
     troubles: list[str]
 
@@ -51,7 +51,7 @@ class Counted:
 class Seen:
     """The first values of one kind of a column: where they are, their row in the file, their type."""
 
-    place: Place
+    place: ChunkPlace
     row: int
     type: str
 
@@ -103,7 +103,7 @@ class Survey:
         """Of all splits."""
         return sum(split.rows for split in self._splits.values())
 
-    def _split(self, name: str, began: Place) -> SplitStats:
+    def _split(self, name: str, began: ChunkPlace) -> SplitStats:
         if name not in self._splits:
             self._splits[name] = SplitStats(self._bounds, began, (self._part, hash_string(name)))
         return self._splits[name]

@@ -26,8 +26,8 @@ from input_pipeline.blocks.samples import Samples
 from input_pipeline.prepare.key_types import KeyTypes
 from input_pipeline.prepare.quarantine import QUARANTINE, Quarantine
 from input_pipeline.prepare.sequential import BLOCK_ROWS, write_beside, write_chunks
-from input_pipeline.prepare.vocabulary import Counts, count_ids, with_vocabularies
-from input_pipeline.prepare.writer import Key, PreparedWriter, Written, folder_of, write_manifest
+from input_pipeline.prepare.vocabulary import IdCounts, count_ids, with_vocabularies
+from input_pipeline.prepare.writer import Key, PreparedWriter, Written, folder_of, write_set_manifest
 from input_pipeline.readers import IGNORED, STRICT, Chunk
 from input_pipeline.runner import Runner, groups_of, portable
 from tt_jax.io.progress import Progress
@@ -117,7 +117,7 @@ def prepare_parts(
         write_beside(folder, samples, ads, documents)
         splits = dict.fromkeys(split for one in done for split in one.splits)
         rejected = 0 if quarantine is None else quarantine.rejected
-        return write_manifest(folder, schema, block_rows, splits, written, rejected)
+        return write_set_manifest(folder, schema, block_rows, splits, written, rejected)
 
 
 def learn_of_parts(schema: Schema, reading: Reading, parts: Parts, runner: Runner, strict: bool = True) -> Schema:
@@ -126,7 +126,7 @@ def learn_of_parts(schema: Schema, reading: Reading, parts: Parts, runner: Runne
     return with_vocabularies(schema, runner.map(_count, items))
 
 
-def _count(item: tuple[Schema, Reading, Parts, bool]) -> Counts:
+def _count(item: tuple[Schema, Reading, Parts, bool]) -> IdCounts:
     schema, reading, parts, strict = item
     return count_ids(schema, reading(errors=STRICT if strict else IGNORED, parts=parts), strict)
 

@@ -20,7 +20,7 @@ from tt_jax.schema import Feature, Schema, SchemaError
 
 MAX_DISTINCT = 10_000_000  # about 1 GB of Python integers and counts; more of strings
 TRAIN = "train"  # the split, or `train_...`
-Counts = dict[str, Counter[str | int]]
+IdCounts = dict[str, Counter[str | int]]
 
 
 def learns(schema: Schema) -> bool:
@@ -41,7 +41,7 @@ def learn_vocabularies(schema: Schema, chunks: Iterable[Chunk], strict: bool = T
     return with_vocabularies(schema, [count_ids(schema, chunks, strict)])
 
 
-def count_ids(schema: Schema, chunks: Iterable[Chunk], strict: bool = True) -> Counts:
+def count_ids(schema: Schema, chunks: Iterable[Chunk], strict: bool = True) -> IdCounts:
     """Occurrences of ids in the training splits of a part of the log, by the feature that learns them."""
     owners = {f.name: Counter[str | int]() for f in schema.features if f.learns}
     counted = [(f, owners[schema.table_owner(f).name]) for f in schema.features
@@ -59,7 +59,7 @@ def count_ids(schema: Schema, chunks: Iterable[Chunk], strict: bool = True) -> C
     return owners
 
 
-def with_vocabularies(schema: Schema, parts: Iterable[Counts]) -> Schema:
+def with_vocabularies(schema: Schema, parts: Iterable[IdCounts]) -> Schema:
     """The schema with vocabularies of the counts of all parts. Raises `SchemaError` as `learn_vocabularies` does."""
     owners = {f.name: Counter[str | int]() for f in schema.features if f.learns}
     for part in parts:

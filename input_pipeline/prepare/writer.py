@@ -127,10 +127,10 @@ class PreparedWriter:
 
     def finish(self, rejected: int = 0) -> Manifest:
         """Writes schema and manifest; `rejected` counts the rows that were left out."""
-        return write_manifest(self._folder, self._schema, self._block_rows, self.splits, self.written(), rejected)
+        return write_set_manifest(self._folder, self._schema, self._block_rows, self.splits, self.written(), rejected)
 
 
-def write_manifest(
+def write_set_manifest(
     folder: Path,
     schema: Schema,
     block_rows: int,

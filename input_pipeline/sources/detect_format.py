@@ -26,7 +26,7 @@ def is_tfrecord(head: bytes) -> bool:
 
 
 @dataclass(frozen=True)
-class Format:
+class FileFormat:
     """A format of files.
 
     Attributes:
@@ -43,14 +43,16 @@ class Format:
 
 
 FORMATS = {
-    "parquet": Format(("parquet", "pq", "parq"), "parquet", begins(b"PAR1")),
-    "arrow": Format(("arrow", "arrows", "ipc", "feather"), "arrow_ipc", begins(b"ARROW1", b"\xff\xff\xff\xff")),
-    "array_record": Format(("array_record", "arrayrecord"), "array_record", begins(bytes.fromhex("83af70d10d884a3f"))),
-    "tfrecord": Format(("tfrecord", "tfrecords"), "tfrecord", is_tfrecord, streamed=True),
-    "jsonl": Format(("jsonl", "ndjson", "jsonlines"), "jsonl", streamed=True),
-    JSON_ARRAY: Format(("json",), "jsonl", streamed=True),
-    "csv": Format(("csv",), "delimited", streamed=True),
-    "tsv": Format(("tsv", "tab"), "delimited", streamed=True),
+    "parquet": FileFormat(("parquet", "pq", "parq"), "parquet", begins(b"PAR1")),
+    "arrow": FileFormat(("arrow", "arrows", "ipc", "feather"), "arrow_ipc", begins(b"ARROW1", b"\xff\xff\xff\xff")),
+    "array_record": FileFormat(
+        ("array_record", "arrayrecord"), "array_record", begins(bytes.fromhex("83af70d10d884a3f"))
+    ),
+    "tfrecord": FileFormat(("tfrecord", "tfrecords"), "tfrecord", is_tfrecord, streamed=True),
+    "jsonl": FileFormat(("jsonl", "ndjson", "jsonlines"), "jsonl", streamed=True),
+    JSON_ARRAY: FileFormat(("json",), "jsonl", streamed=True),
+    "csv": FileFormat(("csv",), "delimited", streamed=True),
+    "tsv": FileFormat(("tsv", "tab"), "delimited", streamed=True),
 }
 _BY_SUFFIX = {suffix: name for name, format_ in FORMATS.items() for suffix in format_.suffixes}
 COMPRESSIONS = {

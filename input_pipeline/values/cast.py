@@ -114,7 +114,7 @@ def _lists_of_text(texts: pa.Array, to: pa.DataType, text: TextFormat, name: str
         return _cast_lists(split_texts(texts, separator, not pa.types.is_string(to.value_type)), to, text)
     codes = texts.dictionary_encode()
     lists, bad = read_json_lists(codes.dictionary.to_pylist(), name)
-    result, unfit = column_of(lists, to, text)
+    result, unfit = column_of_values(lists, to, text)
     return _of_dictionary(codes, result, unfit | bad)
 
 
@@ -210,7 +210,7 @@ def _reasons(array: pa.Array, to: pa.DataType, bad: np.ndarray) -> dict[int, str
     return {int(i): f"expected {to}, got {array[int(i)].as_py()!r}" for i in np.flatnonzero(bad)}
 
 
-def column_of(values: list[Any], to: pa.DataType | None, text: TextFormat = PLAIN, name: str = "") -> Cast:
+def column_of_values(values: list[Any], to: pa.DataType | None, text: TextFormat = PLAIN, name: str = "") -> Cast:
     """Python values as an array of a type; without one, of the type of the first value that is not None."""
     kinds = set(map(type, values))
     try:
@@ -254,7 +254,7 @@ def _of_one_kind(kind: type, values: list[Any], to: pa.DataType, text: TextForma
         except OverflowError:  # as their digits
             return cast(pa.array([str(v) for v in values], pa.string()), to, text, name)
     if kind is list and pa.types.is_list(to):
-        elements, wrong = column_of([v for row in values for v in row], to.value_type, text)
+        elements, wrong = column_of_values([v for row in values for v in row], to.value_type, text)
         lengths = np.array([len(row) for row in values], np.int64)
         reasons = _by_row(wrong, lengths, values, to)
         return list_of(lengths, ~np.isin(np.arange(len(values)), list(reasons)), elements), reasons

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from input_pipeline.sources.text_format import TextFormat
-from input_pipeline.values.cast import column_of
+from input_pipeline.values.cast import column_of_values
 from input_pipeline.values.chunks import Errors, Types, without
 
 CHUNK_ROWS = 8192
@@ -48,7 +48,7 @@ def _checked(
     columns, bad = {}, {}
     for name in names:
         values = [row.get(name) for row in rows]
-        columns[name], wrong = column_of(values, types.get(name), text, name)
+        columns[name], wrong = column_of_values(values, types.get(name), text, name)
         bad |= {i: f"column {name!r}: {reason}" for i, reason in wrong.items() if i not in bad}
     for i in sorted(bad):
         errors.reject(file, first + i, bad[i], rows[i])
