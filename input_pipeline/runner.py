@@ -167,14 +167,14 @@ def _go_to(folder: str) -> None:
 def portable(error: Exception) -> Exception:
     """The error, with the worker's traceback as a note, which the prompt does not show; its text if it is not to be
     pickled."""
-    told = "in a worker of Ray:\n" + "".join(traceback.format_exception(error))
+    note = "in a worker of Ray:\n" + "".join(traceback.format_exception(error))
     try:
         rebuilt = pickle.loads(pickle.dumps(error))
         if str(rebuilt) != str(error):
             raise ValueError
     except Exception:
         rebuilt = RuntimeError(f"{type(error).__name__}: {error}")
-    rebuilt.add_note(told)
+    rebuilt.add_note(note)
     return rebuilt
 
 

@@ -97,8 +97,8 @@ def delimiter_of_files(source: str) -> str:
             first_file.setdefault("" if delimiter == _EXPECTED[one.format] else delimiter, one.name)
     if len(first_file) > 1:
         (one, file), (other, its) = list(first_file.items())[:2]
-        told = [f"by {d!r}" if d else "as their names say" for d in (one, other)]
-        raise ReadError(f"the cells of {file} are divided {told[0]}, those of {its} {told[1]}; give --data one log")
+        how = [f"by {d!r}" if d else "as their names say" for d in (one, other)]
+        raise ReadError(f"the cells of {file} are divided {how[0]}, those of {its} {how[1]}; give --data one log")
     return next(iter(first_file), "")
 
 

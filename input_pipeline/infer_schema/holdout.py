@@ -124,9 +124,9 @@ def split_of(columns: Mapping[str, Column], time: str, files: Mapping[str, int])
     held_out = [name for name in _EVAL_NAMES if name in words]
     if "train" in words and held_out:
         names = ("train", *held_out)
-        told = ", ".join(f'"{n}"' for n in names)
+        quoted_names = ", ".join(f'"{n}"' for n in names)
         train = sum(n for f, n in files.items() if [w for w in words_of[f] if w in names][-1:] == ["train"])
-        return f"by_name({told})", "as the files are named", held_out[0], train / sum(files.values())
+        return f"by_name({quoted_names})", "as the files are named", held_out[0], train / sum(files.values())
     if not time:
         return _every(files, "there is no time to split by")
     known = columns[time].array.drop_null()

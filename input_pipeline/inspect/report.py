@@ -19,8 +19,8 @@ VERSION = 1
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _TOP = 20
 _LEAKS = 10  # columns that are listed for a task
-_COLLISIONS = 0.05  # share for which a table's size is told
-_MIN_LABELLED = 100  # rows of the sample without which no AUC is told
+_COLLISIONS = 0.05  # share for which a table's size is reported
+_MIN_LABELLED = 100  # rows of the sample without which no AUC is reported
 
 
 def report_of(survey: Survey, about: Mapping[str, Any]) -> dict[str, Any]:

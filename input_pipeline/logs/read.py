@@ -115,7 +115,7 @@ def ads_of_logs(
     """The corpus of `tt-jax index`: every ad as its last row in the logs has it; None if the data has no ads.
 
     All are `eligible`. The `bid` is that of a column of this name, or 1. All ads are in memory at once. Rows that
-    cannot be read are left out without a word: `read_logs`, of the same files, tells of them.
+    cannot be read are left out without a word: `read_logs`, of the same files, reports them.
     """
     if schema.ad_id == ROW_NUMBER:
         return None

@@ -99,7 +99,7 @@ def cast_column(column: pa.Array, to: pa.DataType, name: str, file: str) -> pa.A
 
 
 def column_of(table: pa.Table, name: str, file: str, decode: bool = True) -> pa.Array:
-    """The column of that name, also a dictionary as its values unless told otherwise. Raises `ReadError` without it."""
+    """The column of that name, `[n]`; a dictionary as its values, if `decode`. Raises `ReadError` without it."""
     if name not in table.column_names:
         raise ReadError(f"{file}: no column {name!r}{nearest(name, table.column_names)}")
     column = one_array(table.column(name))

@@ -77,8 +77,8 @@ def write_chunks(
     quarantine: Quarantine | None,
     threads: int = 1,
 ) -> None:
-    """Encodes chunks into a writer, which it closes. `threads`: that encode, while this one reads and writes; bad rows
-    that are kept are told in the order of reading, and so by one alone."""
+    """Encodes chunks into a writer, which it closes. `threads`: that encode, while this one reads and writes; with a
+    quarantine one thread does all, so that bad rows are reported in the order of reading."""
     encode = partial(_encode_chunk, Encoder(schema), quarantine)
     try:
         for chunk, parts in ordered_map(encode, _checked(chunks, keys), threads if quarantine is None else 0):

@@ -29,7 +29,7 @@ __all__ = [
 ]  # fmt: skip
 
 NO_TYPES: Types = {}
-_NAMES_TOLD = 5
+_NAMES_SHOWN = 5
 
 
 def read(
@@ -111,5 +111,5 @@ def _sources(text: str, errors: Errors) -> list[Source]:
 
 def _report(source: str, what: str, names: list[str]) -> None:
     if names:
-        more = ", ..." if len(names) > _NAMES_TOLD else ""
-        report(f"{source}: {what}, {len(names):,}: {', '.join(names[:_NAMES_TOLD])}{more}")
+        more = ", ..." if len(names) > _NAMES_SHOWN else ""
+        report(f"{source}: {what}, {len(names):,}: {', '.join(names[:_NAMES_SHOWN])}{more}")

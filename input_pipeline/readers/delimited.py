@@ -88,7 +88,7 @@ def _batches(
 def _opened(
     source: Source, text: TextFormat, reject: Any, names: list[str], only: list[str] | None = None
 ) -> Iterator[csv.CSVStreamingReader]:
-    """The columns, or only some, as bytes: what is no UTF-8 is told by the cast, by its row."""
+    """The columns, or only some, as bytes: the cast reports what is no UTF-8, by its row."""
     delimiter = _delimiter(source, text)
     parse = csv.ParseOptions(
         delimiter=delimiter,

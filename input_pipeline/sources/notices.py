@@ -1,4 +1,4 @@
-"""What a reading tells beside its rows, a line on stderr: each once in a process, those of workers by the driver."""
+"""Lines on stderr beside the rows of a reading: each once in a process; the driver prints those of workers."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class ReadError(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """One file: its name as it is told to people, its format, the file system of a remote one, its compression, and the
+    """One file: its name as messages have it, its format, the file system of a remote one, its compression, and the
     delimiter of its cells if its content tells."""
 
     name: str

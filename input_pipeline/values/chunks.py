@@ -14,7 +14,7 @@ from input_pipeline.sources.source import ReadError
 from input_pipeline.values.label_expression import Comparison
 from tt_jax.schema import Schema
 
-_TOLD = 10  # files that are not read
+_SHOWN = 10  # files that are not read
 Types = Mapping[str, pa.DataType]
 
 
@@ -90,9 +90,9 @@ class SkipUnknown(Errors):
 
 def skipped_files(files: Mapping[str, str]) -> str:
     """How many they are, and the first of them with their reasons."""
-    told = [f"{name} ({reason})" for name, reason in list(files.items())[:_TOLD]]
-    more = f", and {len(files) - _TOLD:,} more" if len(files) > _TOLD else ""
-    return f"{len(files):,} file{'s' if len(files) > 1 else ''} cannot be read: {', '.join(told)}{more}"
+    shown = [f"{name} ({reason})" for name, reason in list(files.items())[:_SHOWN]]
+    more = f", and {len(files) - _SHOWN:,} more" if len(files) > _SHOWN else ""
+    return f"{len(files):,} file{'s' if len(files) > 1 else ''} cannot be read: {', '.join(shown)}{more}"
 
 
 def arrow_types(schema: Schema) -> dict[str, pa.DataType]:

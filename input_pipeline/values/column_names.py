@@ -28,7 +28,7 @@ def require_different(file: str, names: list[str]) -> None:
 
 
 def with_names(source: str, file: str, table: pa.Table, types: Types) -> pa.Table:
-    """The columns that have a name of their own, by that name. What else there is is told, once of a source.
+    """The columns that have a name of their own, by that name. Others are reported, once a source.
 
     `types` has names that are wanted as they are. Raises `ReadError` as `require_different` does.
     """

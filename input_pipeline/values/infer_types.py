@@ -50,7 +50,7 @@ class _Cells:
     def _add_cells(self, cells: pa.Array) -> None:
         try:
             texts = cells.cast(pa.string())
-        except pa.ArrowInvalid:  # not UTF-8: told where it is read
+        except pa.ArrowInvalid:  # not UTF-8: reported where it is read
             self.is_text = True
             return
         if self._any and not self._truth and not self._fraction and (numbers := _cast(texts, pa.int64())) is not None:
