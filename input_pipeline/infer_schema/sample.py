@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from input_pipeline.infer_schema.sampled_columns import values_counted
 from input_pipeline.logs.joins import join, read_side
+from input_pipeline.logs.to_schema import is_text
 from input_pipeline.readers import PLAIN, STRICT, Errors, ReadError, TextFormat, Types, read
 from tt_jax.features.columns import decoded, one_array
 
@@ -144,7 +145,7 @@ class _Group:
         """The columns that are text in one file and not in another, or beyond int64 in one and not of uint64 in all."""
         known = {name: {t for t in types if not pa.types.is_null(t)} for name, types in self.types.items()}
         return [name for name, types in known.items()
-                if len(types) > 1 and (any(map(_is_text, types)) or name in self.beyond_int64)
+                if len(types) > 1 and (any(map(is_text, types)) or name in self.beyond_int64)
                 and not any(map(pa.types.is_nested, types))]  # fmt: skip
 
     def all_counts(self) -> dict[str, dict[Any, int] | None]:
@@ -182,7 +183,7 @@ class _Group:
             values = table.column(i)
             if pa.types.is_uint64(column.type):  # an id of dtype int holds an int64
                 values = values.cast(pa.string() if column.name in self.beyond_int64 else pa.int64())
-            elif _is_text(column.type):  # an empty text is a missing value
+            elif is_text(column.type):  # an empty text is a missing value
                 values = pc.if_else(pc.equal(values, ""), None, values)
             table = table.set_column(i, column.name, values)
         return table
@@ -216,7 +217,3 @@ def _is_opaque(t: pa.DataType) -> bool:
     if pa.types.is_list(t):
         return pa.types.is_nested(t.value_type) or _is_opaque(t.value_type)
     return pa.types.is_nested(t) or pa.types.is_interval(t) or pa.types.is_binary(t) or pa.types.is_fixed_size_binary(t)
-
-
-def _is_text(t: pa.DataType) -> bool:
-    return pa.types.is_string(t) or pa.types.is_large_string(t)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from input_pipeline.inspect.statistics import Bounds
 from input_pipeline.inspect.values import Kind, Values, numbers_of
 from input_pipeline.readers import ReadError
+from tt_jax.features.columns import decoded, one_array
 from tt_jax.schema import Schema
 
 
@@ -138,10 +139,7 @@ class LabelCounts:
         """The scenario of each row, by its place in a list of names."""
         if self._roles.scenario is None:
             return np.zeros(table.num_rows, np.int64), [""]
-        column = table.column(self._roles.scenario).combine_chunks()
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        encoded = column.dictionary_encode(null_encoding="encode")
+        encoded = decoded(one_array(table.column(self._roles.scenario))).dictionary_encode(null_encoding="encode")
         names = ["(missing)" if name is None else str(name) for name in encoded.dictionary.to_pylist()]
         return encoded.indices.to_numpy().astype(np.int64), names
 

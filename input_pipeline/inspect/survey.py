@@ -21,11 +21,10 @@ from input_pipeline.inspect.values import row_keys, values_of
 from input_pipeline.logs.to_schema import column_of
 from input_pipeline.readers import PLAIN, STRICT, Chunk, Errors, ReadError, TextFormat, list_files, read
 from input_pipeline.runner import Runner, groups_of
-from input_pipeline.values.column_names import require_different
+from input_pipeline.values.column_names import require_columns, require_different
 from input_pipeline.values.label_expression import Comparison
 from input_pipeline.values.times import times, unix_ms
 from tt_jax.features.hashing import hash_string
-from tt_jax.io.strict_json import nearest
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +75,7 @@ class Survey:
     def add(self, chunk: Chunk) -> None:
         """Adds the rows of a chunk. Raises `ReadError` where a column with a role is not there or not of its kind."""
         table, rows = _with_labels(_flattened(chunk.table, chunk.file), self._roles, chunk.file), chunk.table.num_rows
-        for name in self._roles.named:
-            if name not in table.column_names:
-                raise ReadError(f"{chunk.file}: no column {name!r}{nearest(name, table.column_names)}")
+        require_columns(chunk.file, table, self._roles.named)
         table = _with_times(table, self._roles.time, chunk)
         place = self._part, self._chunks, chunk.file
         self._chunks += 1

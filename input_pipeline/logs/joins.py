@@ -70,9 +70,9 @@ def join(table: pa.Table, side: Side, file: str) -> pa.Table:
 def _keys(table: pa.Table, side: Side, file: str) -> pa.Array:
     """The log's keys, of the type of the side's. Of numbers here and text there, the numbers are their digits."""
     own, keys = column_of(table, side.key, file, decode=False), side.columns[side.key]
-    if is_text(own) and is_text(keys):
+    if is_text(own.type) and is_text(keys.type):
         return own
-    if is_text(own) and pa.types.is_integer(keys.type):
+    if is_text(own.type) and pa.types.is_integer(keys.type):
         numbers, _ = cast(own, keys.type)
         return pc.if_else(pc.equal(numbers.cast(pa.string()), decoded(own)), numbers, None)
     result, wrong = cast(decoded(own), keys.type)
@@ -88,7 +88,7 @@ def _finder(keys: pa.Array) -> Callable[[pa.Array], np.ndarray]:
     if pa.types.is_integer(keys.type):
         numbers = IntLookup(_bits(keys))
         return lambda own: np.where(np.asarray(own.is_valid()), numbers.find(_bits(own)), np.int32(-1))
-    if is_text(keys):
+    if is_text(keys.type):
         row_of = {text: row for row, text in enumerate(keys.to_pylist())}
         return lambda own: _find_texts(row_of, own)
     # Of other types, which are rare, Arrow hashes all keys for each chunk.

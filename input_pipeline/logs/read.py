@@ -64,7 +64,7 @@ def by_time(column: str, eval_from: int | str) -> Split:
         if isinstance(eval_from, str):
             when = unix_ms(times(values, column, file, first_row))
             start = unix_ms(times(pa.array([eval_from]), column, "by_time"))[0]
-        elif is_text(values) or pa.types.is_integer(values.type):  # of digits, which both are dates or none is
+        elif is_text(values.type) or pa.types.is_integer(values.type):  # of digits, which both are dates or none is
             both = pa.concat_arrays([values, pa.array([eval_from]).cast(values.type)])
             when = times(both, column, file, first_row)
             when, start = when[:-1], when[-1]

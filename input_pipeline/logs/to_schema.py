@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 
 from input_pipeline.readers import ReadError
 from input_pipeline.values.cast import cast
+from input_pipeline.values.column_names import require_columns
 from input_pipeline.values.label_expression import Comparison
 from input_pipeline.values.times import times
 from tt_jax.features.columns import decoded, one_array
-from tt_jax.io.strict_json import nearest
 from tt_jax.schema import Schema
 
 OTHER = "other"  # the scenario, if the schema has it, of every value that it does not name
@@ -49,7 +49,7 @@ def schema_columns(schema: Schema, table: pa.Table, file: str, first_row: int) -
 
 def _key(column: pa.Array, name: str, file: str, first_row: int) -> pa.Array:
     """Text as it is, whole numbers as int64: of uint64 their bits, so that none is changed to that of another."""
-    if is_text(column):
+    if is_text(column.type):
         return column
     if pa.types.is_uint64(column.type):
         return column.cast(pa.int64(), safe=False)
@@ -83,9 +83,9 @@ def _names(column: pa.Array, schema: Schema, file: str) -> pa.Array:
     return pc.if_else(pc.is_in(text, pa.array(schema.scenarios)), text, OTHER)
 
 
-def is_text(column: pa.Array) -> bool:
-    """Whether it is of strings, or a dictionary of them."""
-    t = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+def is_text(t: pa.DataType) -> bool:
+    """Whether it is of strings, or of a dictionary of them."""
+    t = t.value_type if pa.types.is_dictionary(t) else t
     return pa.types.is_string(t) or pa.types.is_large_string(t)
 
 
@@ -100,7 +100,6 @@ def cast_column(column: pa.Array, to: pa.DataType, name: str, file: str) -> pa.A
 
 def column_of(table: pa.Table, name: str, file: str, decode: bool = True) -> pa.Array:
     """The column of that name, `[n]`; a dictionary as its values, if `decode`. Raises `ReadError` without it."""
-    if name not in table.column_names:
-        raise ReadError(f"{file}: no column {name!r}{nearest(name, table.column_names)}")
+    require_columns(file, table, (name,))
     column = one_array(table.column(name))
     return decoded(column) if decode else column

@@ -22,6 +22,7 @@ from input_pipeline.prepare.quarantine import Quarantine, encode_good
 from input_pipeline.prepare.threads import ordered_map
 from input_pipeline.prepare.writer import PreparedWriter
 from input_pipeline.readers import Chunk
+from tt_jax.features.columns import decoded, one_array
 from tt_jax.features.encoder import Encoded, EncodeError, Encoder
 from tt_jax.io.progress import Progress
 from tt_jax.io.publish import published_directory, write_json
@@ -145,9 +146,6 @@ def _rows_by_scenario(table: pa.Table, column: str) -> list[np.ndarray | None]:
     """Row numbers of each scenario, None standing for all rows."""
     if column not in table.column_names:
         return [None]  # the encoder names the missing column
-    values = table.column(column).combine_chunks()
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    codes = values.dictionary_encode(null_encoding="encode").indices.to_numpy()
+    codes = decoded(one_array(table.column(column))).dictionary_encode(null_encoding="encode").indices.to_numpy()
     scenarios = np.unique(codes)
     return [None] if len(scenarios) < 2 else [np.flatnonzero(codes == code) for code in scenarios]

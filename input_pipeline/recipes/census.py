@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from input_pipeline.readers import STRICT, Chunk, Errors, ReadError, first_below
 from input_pipeline.readers import read as read_tables
-from tt_jax.io.strict_json import nearest
+from input_pipeline.values.column_names import require_columns
 from tt_jax.schema import Feature, Schema, Task, Tower, Transform
 
 DIM = 8
@@ -96,7 +96,7 @@ def read(source: str | Path, errors: Errors = STRICT, parts: Collection[str] | N
         if parts is not None and path not in parts:
             continue
         for file, first_row, table in read_tables(path, errors=errors):
-            _require(file, table)
+            require_columns(file, table, (*_QUERY, *_AD, *_NUMBERS, *(column for column, _ in LABELS.values())))
             row = np.arange(first_row, first_row + table.num_rows)
             table = pa.table(_columns(table, row))
             if split != "train":
@@ -140,11 +140,5 @@ def _whole_table(source: str | Path) -> pa.Table:
     if path is None:
         raise ReadError(f"{source}: expected train.parquet, whose values are the vocabularies")
     table = pa.concat_tables([table for _, _, table in read_tables(path)])
-    _require(path, table)
+    require_columns(path, table, (*_QUERY, *_AD, *_NUMBERS, *(column for column, _ in LABELS.values())))
     return table
-
-
-def _require(file: str, table: pa.Table) -> None:
-    for name in (*_QUERY, *_AD, *_NUMBERS, *(column for column, _ in LABELS.values())):
-        if name not in table.column_names:
-            raise ReadError(f"{file}: no column {name!r}{nearest(name, table.column_names)}")

@@ -16,7 +16,7 @@ user's last entry), so popularity and rates made of them know nothing of its fut
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from input_pipeline.readers import STRICT, Chunk, Errors, ReadError, first_below
 from input_pipeline.readers import read as read_tables
-from tt_jax.io.strict_json import nearest
+from input_pipeline.values.column_names import require_columns
 from tt_jax.schema import Feature, Schema, Task, Tower, Transform
 
 DIM = 16  # of every embedding, so that all of them are one fused table
@@ -145,7 +145,7 @@ def read(source: str | Path, errors: Errors = STRICT, parts: Collection[str] | N
     """
     users, videos = _side_tables(source)
     for chunk in _log(source, errors, parts):
-        _require(chunk.file, chunk.table, ("user_id", "video_id", "time_ms", "tab", *LABELS.values()))
+        require_columns(chunk.file, chunk.table, ("user_id", "video_id", "time_ms", "tab", *LABELS.values()))
         log = chunk.table.select(["user_id", "video_id", "time_ms", "tab", *LABELS.values()])
         columns = {name: log.column(name) for name in log.column_names}
         columns.update(_context(log))
@@ -176,7 +176,7 @@ def _log(source: str | Path, errors: Errors, chosen: Collection[str] | None) -> 
     """The log as it is stored, by split."""
     for path in (path for path in parts(source) if chosen is None or path in chosen):
         for file, first_row, table in read_tables(path, errors=errors):
-            _require(file, table, ("date", "time_ms"))
+            require_columns(file, table, ("date", "time_ms"))
             split = np.searchsorted(_STARTS, table.column("time_ms").to_numpy(), side="right")
             split = np.where(table.column("date").to_numpy() < _FIRST_DATE, -1, split)
             for i, name in enumerate(SPLITS):
@@ -202,7 +202,7 @@ def _side_tables(source: str | Path) -> tuple[pa.Table, pa.Table]:
     """What is known of each user and of each video before the log begins, the columns named as the features."""
     users, videos = _whole_table(source, *_USERS), _whole_table(source, *_VIDEOS)
     ints, counts = ("user_id", *_USER_INTS, *_USER_HASHED), [c for c in _USER_COUNTS if c != "history_len"]
-    _require(_USERS[0], users, (*ints, *counts, *_USER_TEXTS))
+    require_columns(_USERS[0], users, (*ints, *counts, *_USER_TEXTS))
     users = pa.table({
         **{name: _ints(users.column(name)) for name in ints},
         **{name: users.column(name) for name in counts},
@@ -210,7 +210,7 @@ def _side_tables(source: str | Path) -> tuple[pa.Table, pa.Table]:
     })  # fmt: skip
     videos = pa.table(_video_columns(videos))
     history = _whole_table(source, _HISTORY) if first_below(source, f"{_HISTORY}.parquet") else _NO_HISTORY
-    _require(_HISTORY, history, _NO_HISTORY.column_names)
+    require_columns(_HISTORY, history, _NO_HISTORY.column_names)
     user, video = _flat(history, "watch_seq")
     video_ids = videos.column("video_id").combine_chunks()
     position = pc.fill_null(pc.index_in(pa.array(video), video_ids), -1).to_numpy()
@@ -236,7 +236,7 @@ def _side_tables(source: str | Path) -> tuple[pa.Table, pa.Table]:
 def _video_columns(videos: pa.Table) -> dict[str, pa.Array]:
     ints, texts = ("video_id", "author_id", "music_id", "music_type"), ("video_type", "upload_type")
     numbers = ("video_duration", "server_width", "server_height")
-    _require(_VIDEOS[0], videos, (*ints, *texts, *numbers, "tag", "upload_dt"))
+    require_columns(_VIDEOS[0], videos, (*ints, *texts, *numbers, "tag", "upload_dt"))
     number = {name: videos.column(name).cast(pa.float64()) for name in numbers}
     seconds = pc.max_element_wise(pc.divide(number["video_duration"], 1000.0), 1.0, skip_nulls=False)
     bucket = pc.floor(pc.multiply(pc.log2(seconds), 2.0))
@@ -292,9 +292,3 @@ def _whole_table(source: str | Path, *names: str) -> pa.Table:
     if path is not None:
         return pa.concat_tables([table for _, _, table in read_tables(path)]).combine_chunks()
     raise ReadError(f"{source}: expected {' or '.join(names)} as {' or '.join(_SUFFIXES)}")
-
-
-def _require(file: str, table: pa.Table, names: Iterable[str]) -> None:
-    for name in names:
-        if name not in table.column_names:
-            raise ReadError(f"{file}: no column {name!r}{nearest(name, table.column_names)}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import pyarrow as pa
 
 from input_pipeline.sources.notices import report
 from input_pipeline.sources.source import ReadError
 from input_pipeline.values.chunks import Types
+from tt_jax.io.strict_json import nearest
 
 # As pandas writes the index of a frame to Parquet, and as it calls a column without a name that it has read.
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__|Unnamed: \d+(\.\d+)?(_level_\d+)?")
@@ -25,6 +27,13 @@ def require_different(file: str, names: list[str]) -> None:
     for place, name in enumerate(map(plain_name, names), 1):
         if name and first.setdefault(name, place) != place:
             raise ReadError(f"{file}: two columns are named {name!r}, number {first[name]} and number {place}")
+
+
+def require_columns(file: str, table: pa.Table, names: Iterable[str]) -> None:
+    """Raises `ReadError` naming the first of the columns that the table lacks, and the nearest one."""
+    for name in names:
+        if name not in table.column_names:
+            raise ReadError(f"{file}: no column {name!r}{nearest(name, table.column_names)}")
 
 
 def with_names(source: str, file: str, table: pa.Table, types: Types) -> pa.Table:
