@@ -21,18 +21,8 @@ import pyarrow.compute as pc
 
 from input_pipeline.logs.joins import join, read_side
 from input_pipeline.logs.to_schema import ROW_NUMBER, cast_column, column_of, is_text, schema_columns
-from input_pipeline.readers import (
-    IGNORED,
-    PLAIN,
-    STRICT,
-    Chunk,
-    Errors,
-    ReadError,
-    TextFormat,
-    arrow_types,
-    list_files,
-    read,
-)
+from input_pipeline.readers import PLAIN, STRICT, Chunk, Errors, ReadError, TextFormat, arrow_types, list_files, read
+from input_pipeline.values.chunks import IGNORED
 from input_pipeline.values.times import times, unix_ms
 from tt_jax.schema import Schema
 

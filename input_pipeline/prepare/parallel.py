@@ -28,8 +28,9 @@ from input_pipeline.prepare.quarantine import QUARANTINE, Quarantine
 from input_pipeline.prepare.sequential import BLOCK_ROWS, write_beside, write_chunks
 from input_pipeline.prepare.vocabulary import IdCounts, count_ids, with_vocabularies
 from input_pipeline.prepare.writer import Key, PreparedWriter, Written, folder_of, write_set_manifest
-from input_pipeline.readers import IGNORED, STRICT, Chunk
+from input_pipeline.readers import STRICT, Chunk
 from input_pipeline.runner import Runner, groups_of, portable
+from input_pipeline.values.chunks import IGNORED
 from tt_jax.io.progress import Progress
 from tt_jax.io.publish import published_directory
 from tt_jax.schema import Schema

@@ -20,11 +20,11 @@ from input_pipeline.sources.notices import report
 from input_pipeline.sources.source import ReadError, Source
 from input_pipeline.sources.text_format import PLAIN, TextFormat
 from input_pipeline.values.cast import cast_table
-from input_pipeline.values.chunks import IGNORED, STRICT, Chunk, Errors, SkipUnknown, Types, arrow_types
+from input_pipeline.values.chunks import STRICT, Chunk, Errors, SkipUnknown, Types, arrow_types
 from input_pipeline.values.column_names import with_names
 
 __all__ = [
-    "IGNORED", "NO_TYPES", "PLAIN", "STRICT", "Chunk", "Errors", "ReadError", "SkipUnknown", "TextFormat", "Types",
+    "NO_TYPES", "PLAIN", "STRICT", "Chunk", "Errors", "ReadError", "SkipUnknown", "TextFormat", "Types",
     "arrow_types", "first_below", "list_files", "read",
 ]  # fmt: skip
 

@@ -96,7 +96,8 @@ def _streaming(args: argparse.Namespace, recipe: Any, schema: Any, reading: Read
     from input_pipeline.prepare.quarantine import Quarantine
     from input_pipeline.prepare.sequential import prepare
     from input_pipeline.prepare.vocabulary import learn_vocabularies, learns
-    from input_pipeline.readers import IGNORED, STRICT
+    from input_pipeline.readers import STRICT
+    from input_pipeline.values.chunks import IGNORED
 
     quarantine = Quarantine(args.max_errors) if args.on_error == "quarantine" else None
     if learns(schema):  # the log is read twice

@@ -163,6 +163,6 @@ def test_training_and_its_verbs_read_no_damaged_block(
     flip(path, np.random.default_rng(0))
     data = f"--data={tmp_path / 'set'}"
     assert f"{path}: expected SHA-256" in call.refused("evaluate", f"--workdir={copy}", data)
-    assert f"{path}: the content" in call.refused("skew", f"--workdir={copy}", data)
-    assert f"{path}: the content" in call("label", f"--teacher={copy}", data, f"--out={tmp_path / 'labelled'}")[2]
+    assert f"{path}: expected SHA-256" in call.refused("skew", f"--workdir={copy}", data)
+    assert f"{path}: expected SHA-256" in call("label", f"--teacher={copy}", data, f"--out={tmp_path / 'labelled'}")[2]
     assert not (tmp_path / "labelled").exists()
