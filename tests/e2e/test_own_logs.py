@@ -17,6 +17,8 @@ import pytest
 
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.process
+
 PAGE = ROOT / "docs" / "tutorials" / "bring_your_own_logs.md"
 STEP = re.compile(r"^## (\d+)\. (.*?)(?=^## )", re.DOTALL | re.MULTILINE)
 BLOCK = re.compile(r"^```(sh|text)\n(.*?)^```", re.DOTALL | re.MULTILINE)

@@ -11,6 +11,8 @@ import pytest
 from tests.support.paths import ROOT
 from tests.support.wheel import SHIPPED, Environment, build_wheel
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pytest
 
 from serving.index.ad_index import AdIndex, IndexManifest, index_table
 from serving.index.delta import Base, make_delta
@@ -24,6 +25,8 @@ from tests.support.paths import ROOT
 from tests.support.service_calls import error_of, post, some_queries
 from tt_jax.bundle.reader import Bundle
 from tt_jax.io.publish import read_published, write_manifest
+
+pytestmark = pytest.mark.process
 
 TOKEN, NEXT_TOKEN = "a-token-of-the-tests", "the-token-after-it"
 AUTHORIZED, NEXT = ({"authorization": f"Bearer {token}"} for token in (TOKEN, NEXT_TOKEN))

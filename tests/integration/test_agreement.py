@@ -21,6 +21,8 @@ from tests.support import tiny
 from tt_jax.bundle.reader import Bundle
 from tt_jax.training.trained import export, load_trained
 
+pytestmark = pytest.mark.devices
+
 ADS, QUERIES, K = 1000, 100, 100
 PROBABILITY = {"f32": 1e-5, "bf16": 0.02}  # largest difference
 OVERLAP = {"f32": 0.999, "bf16": 0.99}  # mean share of the best K that both have; ads of close utility change places

@@ -6,10 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from serving.scorer import Scorer
 from serving.service.app import create_app
 from tests.support.paths import ROOT
 from tests.support.service_calls import running
+
+pytestmark = pytest.mark.process
 
 _CALLS = """
 import os, sys

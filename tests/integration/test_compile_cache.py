@@ -22,6 +22,8 @@ from tests.support.service_calls import some_queries
 from tests.support.serving_process import ServingProcess
 from tt_jax.io.publish import MANIFEST
 
+pytestmark = pytest.mark.process
+
 
 def answers_of_a_start(bundle: Path, index: Path, cache: Path) -> Any:
     """What a service with the cache answers, before it ends by SIGTERM."""

@@ -23,7 +23,7 @@ from tests.support.chromium import CHROMIUM, Page
 from tests.support.console_pairs import EVIL, evil_schema, in_memory
 from tests.support.service_calls import running, shedder_of
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")]
 READY = "document.querySelectorAll('.good').length === 2 && document.querySelector('[data-name=age]') !== null"
 ROWS = """[...document.querySelectorAll("#results section")].map((s) => [...s.querySelectorAll("table")].map((t) =>
   [...t.querySelectorAll("tbody tr")].map((r) => [...r.children].map((c) => c.firstChild.textContent))))"""

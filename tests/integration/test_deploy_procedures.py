@@ -24,6 +24,8 @@ from tests.support.deploy_commands import commands
 from tests.support.journal_service import MAX_K, QUERY, TOKEN, other_index
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.process
+
 PLACES = ("%S", "%C", "%d", "/srv", "/models", "/secrets", "/cache")  # directories that the platform gives
 ADMINS = {"authorization": f"Bearer {TOKEN}"}
 

@@ -24,6 +24,8 @@ from serving.scorer import RequestError, Scorer
 from tests.support.batcher_calls import counts, held, run, same, work
 from tests.support.serving_process import ServingProcess
 
+pytestmark = pytest.mark.process
+
 MOMENT = 5.0  # s; what takes milliseconds, on a busy machine
 
 

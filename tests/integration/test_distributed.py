@@ -24,6 +24,8 @@ from tt_jax.cli.main import main
 from tt_jax.parallel.processes import DistributedError, Place, find_place
 from tt_jax.training.loop import train
 
+pytestmark = pytest.mark.process
+
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node-0", "MASTER_PORT": "29500"}
 
 

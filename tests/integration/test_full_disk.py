@@ -18,6 +18,8 @@ from tests.support.paths import ROOT
 from tests.support.training_process import CONFIG, complete
 from tt_jax.io.disk_full import DiskFullError, writing
 
+pytestmark = pytest.mark.process
+
 DATA = ROOT / ".." / "shared" / "data" / "kuairand_pure"
 
 

@@ -16,6 +16,8 @@ import pytest
 
 from tests.support.serving_process import ServingProcess, rest
 
+pytestmark = pytest.mark.process
+
 TOKEN = "a-token-of-the-tests"
 NAMES = ("service", "metrics", "admin")
 READ, MOST = 1, 40

@@ -29,6 +29,8 @@ from tt_jax.features.columns import EncodeError
 from tt_jax.io.publish import PublishError
 from tt_jax.schema import SchemaError
 
+pytestmark = pytest.mark.ray
+
 N, BATCH = 203, 16
 GROUPS = (40, 7, 3, 90, 63)  # ranges 0-48, 48-64, 64-144, 144-203
 

@@ -22,6 +22,8 @@ from input_pipeline.inspect.survey import merged as merged_of
 from input_pipeline.readers import Chunk, ReadError
 from input_pipeline.runner import Local, OnRay
 
+pytestmark = pytest.mark.ray
+
 ROLES = Roles({"click": "click", "like": "like"}, {"like": "shown"}, "surface", "time")
 
 

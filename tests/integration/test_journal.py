@@ -31,6 +31,8 @@ from tests.support.serving_process import ServingProcess
 from tt_jax.bundle.reader import Bundle
 from tt_jax.io import publish
 
+pytestmark = pytest.mark.process
+
 
 def test_what_was_answered_is_there_after_a_restart(
     tiny_bundle: Path, tiny_index: Path, warm_scorer: Scorer, tmp_path: Path

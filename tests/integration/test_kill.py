@@ -16,6 +16,8 @@ from tests.support.training_process import CONFIG, complete, start, wait_until
 from tt_jax.cli.configuration import load_config
 from tt_jax.runs.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, prepared_path: Path) -> Path:

@@ -23,6 +23,8 @@ from tt_jax.runs.lock import LOCK, WorkdirInUseError, locked
 from tt_jax.training.continuous import go_on
 from tt_jax.training.loop import train
 
+pytestmark = pytest.mark.process
+
 
 def test_a_second_run_is_told_who_holds_the_directory(tmp_path: Path) -> None:
     with locked(tmp_path / "w"), pytest.raises(WorkdirInUseError) as error, locked(tmp_path / "w"):

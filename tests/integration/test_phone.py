@@ -20,7 +20,7 @@ from tt_jax.report.experiment import experiment_page
 from tt_jax.report.parity import parity_page
 from tt_jax.report.progressive import progressive_page
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")]
 LONG = "a_name_of_a_column_that_somebody_generated_from_the_path_of_a_nested_record_and_never_looked_at_again"
 WIDTHS = (390, 1280)
 FRAMES = """[...document.querySelectorAll(".scroll")].map((frame) => ({

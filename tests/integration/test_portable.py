@@ -26,6 +26,8 @@ from tt_jax.calibration.maps import Calibration, Curve
 from tt_jax.features.encoder import Encoder
 from tt_jax.io.publish import read_published, write_manifest
 
+pytestmark = pytest.mark.process
+
 # Run as a script: a process in which nothing of ours, and nothing but JAX, NumPy and flatbuffers, can be imported.
 ALONE = """
 import json, runpy, sys

@@ -26,6 +26,8 @@ from tests.support import log_files, tiny
 from tests.support.paths import ROOT
 from tests.support.vocabularies import learning
 
+pytestmark = [pytest.mark.process, pytest.mark.ray]
+
 TYPES = arrow_types(tiny.SCHEMA)
 ROWS, BLOCK = 600, 32
 

@@ -26,6 +26,8 @@ from tt_jax.io.publish import (
 )
 from tt_jax.io.verify import FileEntry
 
+pytestmark = pytest.mark.process
+
 
 class BrokenError(ValueError):
     pass

@@ -14,6 +14,8 @@ from input_pipeline.readers import ReadError
 from input_pipeline.runner import Local, OnRay, RunnerError
 from tt_jax.features.columns import EncodeError
 
+pytestmark = pytest.mark.ray
+
 
 def square(item: int) -> tuple[int, int]:
     """Late ones first."""

@@ -28,6 +28,8 @@ from serving.service.run import run
 from tests.support.service_calls import error_of, plain, post, some_queries
 from tests.support.serving_process import ServingProcess, drip, get, head, rest, send_while_taken
 
+pytestmark = pytest.mark.process
+
 MAX_K, READ, UNREAD, KEEP_ALIVE, GRACE = 20, 2, 2, 3, 20  # s
 CONSOLE = ("--console", "--console-beside=http://127.0.0.1:9", "--console-origin=http://127.0.0.1:10")
 SLOWEST = 2.0  # s; an answer takes 2 ms, but the machine of a test may be busy

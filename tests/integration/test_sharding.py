@@ -28,6 +28,8 @@ from tt_jax.parallel.sharding import DEVICE, HOST, make_mesh, place_tables, stat
 from tt_jax.training.loop import train
 from tt_jax.training.trained import load_trained
 
+pytestmark = [pytest.mark.process, pytest.mark.devices]
+
 MODEL = TwoTower(tiny.SCHEMA, CONFIG.model, "f32")
 SLOTS = {"dim8": 7, "dim4": 6}  # of both towers
 # The devices add the batch's terms in another order, nothing else differs: each sum is off by some roundings of

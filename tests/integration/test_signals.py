@@ -15,6 +15,8 @@ import pytest
 
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.process
+
 MOMENT = 10.0  # s; what takes a tenth, on a busy machine
 AS_PID_1 = ("unshare", *(() if os.geteuid() == 0 else ("--user", "--map-root-user")), "-pf", "--kill-child")
 

@@ -23,6 +23,8 @@ from tt_jax.metrics import task_metrics
 from tt_jax.metrics.funnel import funnel_metrics
 from tt_jax.training.trained import evaluate, load_saved, load_trained
 
+pytestmark = pytest.mark.process
+
 PAGE = ROOT / "docs" / "how-to" / "detect_skew.md"
 
 

@@ -19,6 +19,8 @@ from tests.support.paths import KUAIRAND, ROOT
 from tests.support.worlds import CONFIG as _ANY_WORLD
 from tt_jax.schema import Schema
 
+pytestmark = pytest.mark.process
+
 WORLD = type(_ANY_WORLD)(users=200, ads=200, advertisers=20, requests_per_day=30, days=4, new_ads_per_day=6)
 
 
