@@ -20,8 +20,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from tt_jax.cli.main import HUGE_PAGES
-
 TRAIN_SHAPES = {  # name -> flags that both sides understand
     "default": [],
     "batch 1k": ["--batch", "1024"],
@@ -31,6 +29,7 @@ TRAIN_SHAPES = {  # name -> flags that both sides understand
     "narrow": ["--cat", "7", "--dim", "16", "--num", "16"],
     "wide": ["--cat", "32", "--num", "32"],
 }
+HUGE_PAGES = "glibc.malloc.hugetlb=1"  # for GLIBC_TUNABLES: docs/how-to/profile_a_run.md
 TABLE_ROWS = ("1e4", "1e6", "1e7", "1e8")
 
 

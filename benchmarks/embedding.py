@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array, lax
 
 from benchmarks.top_k import median_ms
-from tt_jax.training.sparse_optimizers import Table, sum_duplicates, update_rows
+from tt_jax.training.optimizers import Table, sum_duplicates, update_rows
 
 COPIED = 2**28  # bytes: far more than a cache
 MATMUL = {"cpu": 2048, "gpu": 8192, "tpu": 8192}  # rows and columns of the largest products of a step, and more

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-ARTEFACTS = ("query_tower", "ad_tower", "scenarios", "scorer")
+FUNCTIONS = ("query_tower", "ad_tower", "scenarios", "scorer")
 K = 100  # ads that the scorer ranks
 TOLERANCE = 1e-4  # of a probability: float32 sums in another order
 Expired = Literal["refuse", "fall back"]
@@ -144,7 +144,7 @@ def _functions(path: Path, manifest: Mapping[str, Any], expired: Expired) -> dic
         problem = f"expired on {manifest['stablehlo_expires']}"
     else:
         try:
-            stored = {name: (path / "stablehlo" / f"{name}.bin").read_bytes() for name in ARTEFACTS}
+            stored = {name: (path / "stablehlo" / f"{name}.bin").read_bytes() for name in FUNCTIONS}
             return {n: jax.jit(jax.export.deserialize(bytearray(data)).call) for n, data in stored.items()}
         except Exception as e:  # of a version that this JAX does not know: any kind, from deep inside
             problem = f"cannot be read by JAX {jax.__version__} ({type(e).__name__})"
@@ -152,14 +152,14 @@ def _functions(path: Path, manifest: Mapping[str, Any], expired: Expired) -> dic
         raise PortableError(f"{path}: its StableHLO {problem}; export the bundle again, or fall back to its weights")
     try:
         from tt_jax.bundle.reader import Bundle
-        from tt_jax.bundle.stablehlo import artefacts
+        from tt_jax.bundle.stablehlo import stablehlo_functions
         from tt_jax.utility import Utility
     except ModuleNotFoundError as e:
         raise PortableError(f"{path}: its StableHLO {problem}, and there is no {e.name} to fall back to") from None
     _log.warning("%s: its StableHLO %s: computing from weights and configuration", path, problem)
     bundle = Bundle.load(path)
     utility = Utility.parse(bundle.manifest.utility, bundle.schema.heads)
-    return {n: jax.jit(a.function) for n, a in artefacts(bundle.model, utility, bundle.calibration).items()}
+    return {n: jax.jit(a.function) for n, a in stablehlo_functions(bundle.model, utility, bundle.calibration).items()}
 
 
 def _arrays(path: Path) -> Any:

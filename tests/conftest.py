@@ -79,6 +79,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
             tables=tables,
             metrics={},
             golden_rows=tiny.golden_rows(np.random.default_rng(1), 8),
+            platforms=("cpu",),
         )
 
     return built_once(tmp_path_factory, "bundle", build)

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tt_jax.io.strict_json import dataclass_from_dict, parse_json
+from tt_jax.io.strict_json import ABSENT, dataclass_from_dict, nearest, parse_json
+from tt_jax.registry import MODEL_KINDS
 
 Precision = Literal["auto", "f32", "bf16"]
 Schedule = Literal["constant", "rewarm"]
-ModelKind = Literal["mmoe_dcn", "mmoe_mlp", "dcn", "mlp", "mtmd", "heavy"]
 
 
 class ConfigError(ValueError):
@@ -30,7 +30,8 @@ class ModelConfig:
     """The model. Both towers have the same shape.
 
     Attributes:
-      kind: what makes a tower's output of its input. `mmoe_dcn`: a mixture of DCN-V2 experts; `mmoe_mlp`: of MLPs;
+      kind: what makes a tower's output of its input, a name of `tt_jax.registry.MODEL_KINDS`. `mmoe_dcn`: a mixture of
+      DCN-V2 experts; `mmoe_mlp`: of MLPs;
         `dcn`, `mlp`: one such stack, without experts and gates; `mtmd`: experts per domain and task, see
         `tt_jax.models.mtmd`. `heavy` is no two-tower: an `mmoe_dcn` over the input of both sides, a teacher that is
         never served. Kinds without cross layers ignore their numbers and rank; `dcn` and `mlp` ignore `experts` and
@@ -46,7 +47,7 @@ class ModelConfig:
       dropout: share of an expert's MLP activations dropped in training.
     """
 
-    kind: ModelKind = field(default="mmoe_dcn", kw_only=True)
+    kind: str = field(default="mmoe_dcn", kw_only=True)
     experts: int = 4
     full_rank_layers: int = 2
     low_rank_layers: int = 2
@@ -119,6 +120,7 @@ class TrainConfig:
       patience: evaluations without a better `early_stop` metric before training ends; 0 = never.
       keep_last: checkpoints kept, besides the best one.
       task_weights: `TASK=WEIGHT`, in place of the weights of these tasks in the schema; 0 = the label is not learned.
+      loss: of a row and task, a name of `tt_jax.registry.LOSSES`.
     """
 
     epochs: float = 1.0
@@ -129,6 +131,7 @@ class TrainConfig:
     patience: int = 0
     keep_last: int = 2
     task_weights: tuple[str, ...] = ()
+    loss: str = field(default="cross_entropy", metadata={ABSENT: "cross_entropy"})
 
 
 @dataclass(frozen=True)
@@ -273,6 +276,8 @@ def _check(c: Config) -> None:
                 value = getattr(value, part)
             if not ok(value):
                 raise ConfigError(f"config.{key}: expected a number {expected}, got {value}")
+    if c.model.kind not in MODEL_KINDS.names:
+        raise ConfigError(f"config.model.kind: unknown {c.model.kind!r}{nearest(c.model.kind, MODEL_KINDS.names)}")
     parse_weights(c.data.scenario_weights, "data.scenario_weights")
     parse_weights(c.train.task_weights, "train.task_weights")
     if not c.data.train_splits or len(set(c.data.train_splits)) < len(c.data.train_splits):
@@ -281,10 +286,9 @@ def _check(c: Config) -> None:
         raise ConfigError(f"config.seed: expected a number below 2**32, got {c.seed}")
     if c.chunk_rows < -1:
         raise ConfigError(f"config.chunk_rows: expected -1, 0 or a number of rows, got {c.chunk_rows}")
-    if c.profile:
-        start, _, stop = c.profile.partition(":")
-        if not (start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
-            raise ConfigError(f"config.profile: expected start:stop with start < stop, got {c.profile!r}")
+    start, _, stop = c.profile.partition(":")
+    if c.profile and not (start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
+        raise ConfigError(f"config.profile: expected start:stop with start < stop, got {c.profile!r}")
     if any(w <= 0 for w in c.model.mlp):
         raise ConfigError(f"config.model.mlp: expected widths > 0, got {c.model.mlp}")
     if c.chunk_rows > 0 and c.data.batch_size % c.chunk_rows:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,30 +21,9 @@ from tests.support.cli import Call
 from tests.support.paths import KUAIRAND
 from tt_jax.bundle.reader import Bundle
 from tt_jax.bundle.writer import write_bundle
-from tt_jax.cli.main import HUGE_PAGES, VERBS, main
+from tt_jax.cli.main import VERBS
 
 RUN_CONFIG = run_configs.__file__
-
-
-def test_a_verb_starts_anew_with_huge_pages_once(monkeypatch: pytest.MonkeyPatch):
-    class Started(Exception):
-        pass
-
-    def execv(program: str, arguments: list[str]) -> None:
-        raise Started(program, arguments, os.environ["GLIBC_TUNABLES"])
-
-    monkeypatch.setattr(os, "execv", execv)
-    monkeypatch.setattr("tt_jax.cli.main.end_at_once", lambda _: None)  # signals are those of the tests here
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(sys, "argv", ["tt-jax", "export"])
-    monkeypatch.setattr(sys, "orig_argv", ["python3", "-W", "error", "/bin/tt-jax", "export"])
-    monkeypatch.setenv("GLIBC_TUNABLES", "")
-    monkeypatch.delenv("GLIBC_TUNABLES")  # and so it is gone again after the test
-    with pytest.raises(Started) as started:
-        main()
-    assert started.value.args == (sys.executable, [sys.executable, "-W", "error", "/bin/tt-jax", "export"], HUGE_PAGES)
-    with pytest.raises(SystemExit):  # for want of arguments: the variable is set now, by us or by the user
-        main()
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +48,7 @@ def other_index(tmp_path: Path) -> Path:
     params, tables = tiny.weights(seed=5)
     golden = tiny.golden_rows(np.random.default_rng(1), 2)
     arguments = {"schema": tiny.SCHEMA, "config": tiny.CONFIG, "params": params, "tables": tables, "metrics": {}}
-    write_bundle(tmp_path / "other_bundle", **arguments, golden_rows=golden)
+    write_bundle(tmp_path / "other_bundle", **arguments, golden_rows=golden, platforms=("cpu",))
     ads = tiny.ads_table(np.random.default_rng(2), 20)
     index_table(Bundle.load(tmp_path / "other_bundle"), ads).save(tmp_path / "other_index")
     return tmp_path / "other_index"

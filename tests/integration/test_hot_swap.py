@@ -54,8 +54,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory, warm_scorer: Scorer) -> dict
         golden = tiny.golden_rows(np.random.default_rng(1), 4)
         bundle = root / f"bundle{seed}"
         write_bundle(
-            bundle, schema=tiny.SCHEMA, config=tiny.CONFIG, params=params, tables=tables, metrics={}, golden_rows=golden
-        )
+            bundle, schema=tiny.SCHEMA, config=tiny.CONFIG, params=params, tables=tables, metrics={},
+            golden_rows=golden, platforms=("cpu",),
+        )  # fmt: skip
         for ads in range(seed + 1):
             index = root / f"index{seed}{ads}"
             index_table(Bundle.load(bundle), tiny.ads_table(np.random.default_rng(ads), ADS)).save(index)

@@ -139,8 +139,9 @@ def test_another_bundle_takes_bids_and_eligibility_but_no_vectors(
     golden = tiny.golden_rows(np.random.default_rng(1), 4)
     bundle = tmp_path / "bundle"
     write_bundle(
-        bundle, schema=tiny.SCHEMA, config=tiny.CONFIG, params=params, tables=tables, metrics={}, golden_rows=golden
-    )
+        bundle, schema=tiny.SCHEMA, config=tiny.CONFIG, params=params, tables=tables, metrics={}, golden_rows=golden,
+        platforms=("cpu",),
+    )  # fmt: skip
     index = other_index(bundle, tmp_path / "index", seed=2)  # the ads of the tiny index
     ids = some_ids(tiny_index)
     assert some_ids(index) == ids

@@ -15,7 +15,7 @@ import pytest
 
 import serving.portable
 from serving.index.ad_index import AdIndex, index_table
-from serving.portable import ARTEFACTS, K, PortableBundle, PortableError, PortableIndex
+from serving.portable import FUNCTIONS, K, PortableBundle, PortableError, PortableIndex
 from serving.scorer import Scorer
 from tests.support import tiny
 from tests.support.damage import damages
@@ -67,7 +67,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
         row["query"]["scenario"] = (*tiny.SCENARIOS, None)[i % 3]
     write_bundle(
         home / "bundle", schema=tiny.TOLD, config=tiny.CONFIG, params=params, tables=tables, metrics={},
-        golden_rows=golden, calibration=calibration,
+        golden_rows=golden, calibration=calibration, platforms=("cpu",),
     )  # fmt: skip
     ads = tiny.ads_table(np.random.default_rng(3), 130)
     index_table(Bundle.load(home / "bundle"), ads).save(home / "index")
@@ -190,7 +190,7 @@ def test_every_changed_missing_or_added_byte_is_refused(calibrated: Path, tmp_pa
         root = tmp_path / kind
         shutil.copytree(calibrated / kind, root)
         files = sorted(p for p in root.rglob("*") if p.is_file())
-        assert len(files) >= len(ARTEFACTS)
+        assert len(files) >= len(FUNCTIONS)
         for path in files:
             for _ in damages(path, rng):
                 with pytest.raises(PortableError, match=path.name if path.name != "manifest.json" else "manifest"):

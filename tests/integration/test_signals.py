@@ -110,14 +110,6 @@ signal.signal(signal.SIGTERM, lambda *_: print("other", flush=True))
 print("ready", flush=True)
 time.sleep(60)
 """
-PENDING = """
-import os, signal, sys
-from tt_jax.cli import signals
-execv = os.execv
-os.execv = lambda *new: (os.kill(os.getpid(), signal.SIGTERM), execv(*new))
-new = "import signal, time; from tt_jax.cli.signals import end_at_once as end; end({signal.SIGTERM: 7}); time.sleep(60)"
-signals.exec_anew(sys.executable, [sys.executable, "-c", new])
-"""
 
 
 def test_while_c_code_holds_the_main_thread() -> None:
@@ -135,9 +127,3 @@ def test_another_handler_takes_its_place() -> None:
         assert process.stdout.readline() == b"other\n"
         time.sleep(0.2)
         assert process.poll() is None
-
-
-def test_a_signal_between_two_programs_is_not_lost() -> None:
-    with started((), "-c", PENDING) as (process, _):
-        process.communicate(timeout=60)
-        assert process.returncode == 7

@@ -8,7 +8,7 @@
     golden.json                       raw rows and their float32 probabilities, replayed wherever the bundle is loaded
     weights.npz                       arrays `params/NAME` and `tables/NAME`, as they are: neither pickled nor packed
     orbax/                            the same as an Orbax checkpoint, for who goes on training; services do not read it
-    stablehlo/{query_tower,ad_tower,scenarios,scorer}.bin   `jax.export` artefacts, see `tt_jax.bundle.stablehlo`
+    stablehlo/{query_tower,ad_tower,scenarios,scorer}.bin   functions of `jax.export`, see `tt_jax.bundle.stablehlo`
     stablehlo/golden.npz              the golden rows encoded, and their probabilities [n, T]
 
 Nothing in it can run code: JSON under strict schemas, arrays, StableHLO. `tt_jax.bundle.writer` writes it.
@@ -61,7 +61,7 @@ class Manifest:
       python, jax, flax, orbax, tt_jax: versions that wrote the bundle.
       tasks: names of those with a head, `Schema.heads`, in the order of the model's outputs.
       utility: the expression that ads are ranked by.
-      stablehlo_version: calling convention of the StableHLO artefacts.
+      stablehlo_version: calling convention of the StableHLO functions.
       stablehlo_expires: date until which a newer JAX promises to run them.
       stablehlo_platforms: platforms that they run on.
       files: every other file.

@@ -30,25 +30,25 @@ SCORER_K = 100
 
 
 @dataclass(frozen=True)
-class Artefact:
+class Exportable:
     """A function, and the shapes and dtypes of its arguments, symbolic where any size will do."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
 
 
-def artefacts(model: TwoTower, utility: Utility, calibration: Calibration | None) -> dict[str, Artefact]:
+def stablehlo_functions(model: TwoTower, utility: Utility, calibration: Calibration | None) -> dict[str, Exportable]:
     """All of them, by name. Parameters are arguments, calibration and utility are part of the scorer."""
     (b,) = jax.export.symbolic_shape("b")
     ids = jax.ShapeDtypeStruct((b, model.schema.layout["query"].id_slots), jnp.int32)
     return {
         **{f"{tower}_tower": _tower(model, tower) for tower in TOWERS},
-        "scenarios": Artefact(lambda ids: query_scenarios(model.schema, ids), (ids,)),
+        "scenarios": Exportable(lambda ids: query_scenarios(model.schema, ids), (ids,)),
         "scorer": _scorer(model, utility, calibration),
     }
 
 
-def _tower(model: TwoTower, tower: Tower) -> Artefact:
+def _tower(model: TwoTower, tower: Tower) -> Exportable:
     layout = model.schema.layout[tower]
     (b,) = jax.export.symbolic_shape("b")
     ids = jax.ShapeDtypeStruct((b, layout.id_slots), jnp.int32)
@@ -57,10 +57,10 @@ def _tower(model: TwoTower, tower: Tower) -> Artefact:
     def embed(params: Any, tables: Any, ids: Array, floats: Array) -> Array:
         return model.embed(params, tables, tower, ids, floats)
 
-    return Artefact(embed, (*model.shapes(), ids, floats))
+    return Exportable(embed, (*model.shapes(), ids, floats))
 
 
-def _scorer(model: TwoTower, utility: Utility, calibration: Calibration | None) -> Artefact:
+def _scorer(model: TwoTower, utility: Utility, calibration: Calibration | None) -> Exportable:
     tasks, width = len(model.schema.heads), model.config.output_dim
     b, n = jax.export.symbolic_shape("b,n", constraints=[f"n>={SCORER_K}"])
     curves = calibration.curves(model.schema) if calibration else Curves.identity(model.schema)  # small: constants
@@ -82,4 +82,4 @@ def _scorer(model: TwoTower, utility: Utility, calibration: Calibration | None) 
     shapes = ((b, tasks, width), (n, tasks, width), (tasks,), (n,))
     floats = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
     valid, scenarios = jax.ShapeDtypeStruct((n,), jnp.bool_), jax.ShapeDtypeStruct((b,), jnp.int32)
-    return Artefact(score, (*floats, valid, scenarios))
+    return Exportable(score, (*floats, valid, scenarios))

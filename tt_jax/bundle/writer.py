@@ -1,7 +1,7 @@
 """Writes a bundle (see `tt_jax.bundle.reader` for what is in it): weights, schema, config, metrics, golden rows,
 StableHLO.
 
-Weights and config are the source of truth. The StableHLO artefacts serve where this package is not installed, on CPU,
+Weights and config are the source of truth. The StableHLO functions serve where this package is not installed, on CPU,
 CUDA and TPU, for as long as JAX promises to run them: `tt_jax.bundle.stablehlo` says what they compute.
 """
 
@@ -30,9 +30,10 @@ from tt_jax.bundle.reader import (
     golden_arrays,
     golden_probabilities,
 )
-from tt_jax.bundle.stablehlo import artefacts
+from tt_jax.bundle.stablehlo import stablehlo_functions
 from tt_jax.calibration.maps import Calibration
 from tt_jax.config import Config
+from tt_jax.io.abandoned import quiet_about_abandoned
 from tt_jax.io.publish import describe_files, published_directory, write_manifest
 from tt_jax.models.two_tower import TwoTower, require_two_towers
 from tt_jax.schema import TOWERS, Schema
@@ -53,6 +54,7 @@ def write_bundle(
     golden_rows: Sequence[Mapping[str, Any]],
     calibration: Calibration | None = None,
     learned: Sequence[Mapping[str, Any]] = (),
+    platforms: Sequence[str] = PLATFORMS,
 ) -> str:
     """Writes a bundle and returns its fingerprint.
 
@@ -63,18 +65,18 @@ def write_bundle(
       golden_rows: at least one raw `{"query": {feature: value}, "ad": {feature: value}}`, JSON values.
       calibration: of these weights; None = the probabilities are the model's own.
       learned: the prepared sets that they have learned, ready for JSON; empty = not known.
+      platforms: of `PLATFORMS`, those that the StableHLO functions will run on; the bundle itself runs on all.
 
     Raises ValueError if `out` exists, an array is not as the model wants it, a golden row does not fit the schema, or
     the model is a heavy ranker.
     """
     require_two_towers(config.model)
-    params = {name: np.asarray(a) for name, a in params.items()}
-    tables = {name: np.asarray(a) for name, a in tables.items()}
+    arrays = {"params": _on_host(params), "tables": _on_host(tables)}
     model = TwoTower(schema, config.model, "f32")
-    check_arrays(model, params, tables)
+    check_arrays(model, arrays["params"], arrays["tables"])
     utility = Utility.parse(config.utility or schema.heads[0], schema.heads)
-    mark = fingerprint(schema, config, params, tables, calibration)
-    golden = _golden(model, params, tables, golden_rows, calibration)
+    mark = fingerprint(schema, config, arrays["params"], arrays["tables"], calibration)
+    golden = _golden(model, arrays["params"], arrays["tables"], golden_rows, calibration)
     with published_directory(out) as directory:
         (directory / "schema.json").write_text(schema.to_json(), encoding="utf-8")
         (directory / "config.json").write_text(config.to_json(), encoding="utf-8")
@@ -84,37 +86,51 @@ def write_bundle(
         if learned:
             _write_json(directory / LEARNED, list(learned))
         _write_json(directory / "golden.json", golden)
-        groups = {"params": params, "tables": tables}
-        arrays: dict[str, Any] = {f"{group}/{n}": a for group, named in groups.items() for n, a in named.items()}
-        np.savez(directory / WEIGHTS, **arrays)
-        _write_orbax(directory / "orbax", groups)
-        version = _write_stablehlo(directory / "stablehlo", model, utility, calibration)
+        _write_weights(directory, arrays)
+        version = _write_stablehlo(directory / "stablehlo", model, utility, calibration, platforms)
         np.savez(directory / "stablehlo" / "golden.npz", **_encoded_golden(schema, golden))
-        now = datetime.datetime.now(datetime.UTC)
-        manifest = Manifest(
-            **FORMAT.stamp,
-            fingerprint=mark,
-            created=now.isoformat(timespec="seconds"),
-            python=platform.python_version(),
-            jax=importlib.metadata.version("jax"),
-            flax=importlib.metadata.version("flax"),
-            orbax=importlib.metadata.version("orbax-checkpoint"),
-            tt_jax=importlib.metadata.version("tt-jax"),
-            tasks=schema.heads,
-            utility=utility.expression,
-            stablehlo_version=version,
-            stablehlo_expires=(now + STABLEHLO_LIFETIME).date().isoformat(),
-            stablehlo_platforms=PLATFORMS,
-            files=describe_files(directory),
-        )
-        write_manifest(directory, manifest)
+        write_manifest(directory, _manifest(directory, mark, schema, utility, version, platforms))
     return mark
 
 
-def _write_orbax(path: Path, arrays: dict[str, dict[str, Any]]) -> None:
+def _on_host(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(a) for name, a in arrays.items()}
+
+
+def _manifest(
+    directory: Path, mark: str, schema: Schema, utility: Utility, stablehlo_version: int, platforms: Sequence[str]
+) -> Manifest:
+    """The manifest of what has been written so far, which is all."""
+    now = datetime.datetime.now(datetime.UTC)
+    return Manifest(
+        **FORMAT.stamp,
+        fingerprint=mark,
+        created=now.isoformat(timespec="seconds"),
+        python=platform.python_version(),
+        jax=importlib.metadata.version("jax"),
+        flax=importlib.metadata.version("flax"),
+        orbax=importlib.metadata.version("orbax-checkpoint"),
+        tt_jax=importlib.metadata.version("tt-jax"),
+        tasks=schema.heads,
+        utility=utility.expression,
+        stablehlo_version=stablehlo_version,
+        stablehlo_expires=(now + STABLEHLO_LIFETIME).date().isoformat(),
+        stablehlo_platforms=tuple(platforms),
+        files=describe_files(directory),
+    )
+
+
+def _write_weights(directory: Path, arrays: dict[str, dict[str, np.ndarray]]) -> None:
+    """The arrays of `params` and `tables`, by NumPy and by Orbax."""
+    named: dict[str, Any] = {f"{group}/{name}": a for group, of in arrays.items() for name, a in of.items()}
+    np.savez(directory / WEIGHTS, **named)
+    _write_orbax(directory / "orbax", arrays)
+
+
+def _write_orbax(path: Path, arrays: dict[str, dict[str, np.ndarray]]) -> None:
     import orbax.checkpoint as ocp  # slow to import
 
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with quiet_about_abandoned(), ocp.PyTreeCheckpointer() as checkpointer:
         checkpointer.save(path.resolve(), arrays)
 
 
@@ -153,12 +169,14 @@ def _write_json(path: Path, data: Any) -> None:
     path.write_text(json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _write_stablehlo(path: Path, model: TwoTower, utility: Utility, calibration: Calibration | None) -> int:
-    """Writes the artefacts; returns their calling convention version."""
+def _write_stablehlo(
+    path: Path, model: TwoTower, utility: Utility, calibration: Calibration | None, platforms: Sequence[str]
+) -> int:
+    """Writes the functions; returns the version of their calling convention."""
     path.mkdir()
     version = 0
-    for name, artefact in artefacts(model, utility, calibration).items():
-        exported = jax.export.export(jax.jit(artefact.function), platforms=PLATFORMS)(*artefact.arguments)
+    for name, exportable in stablehlo_functions(model, utility, calibration).items():
+        exported = jax.export.export(jax.jit(exportable.function), platforms=platforms)(*exportable.arguments)
         (path / f"{name}.bin").write_bytes(exported.serialize())
         version = exported.calling_convention_version
     return version

@@ -8,11 +8,10 @@ import logging
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from tt_jax.cli.signals import end_at_once, exec_anew
+from tt_jax.cli.signals import end_at_once
 from tt_jax.io.extras import missing_package
 from tt_jax.io.strict_json import nearest
 
@@ -38,7 +37,6 @@ VERBS = {
 USAGE_ERROR = 2
 _ENDS = {signal.SIGTERM: 128 + signal.SIGTERM}
 _SERVE_ENDS = {signal.SIGTERM: 0, signal.SIGINT: 0}
-HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -55,13 +53,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     verb = arguments[0]
     if verb not in VERBS:
         sys.exit(_fail(f"unknown verb {verb!r}{nearest(verb, VERBS)}"))
-    if argv is None:
-        _ask_for_huge_pages()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    if verb != "serve" and not os.environ.get("TT_JAX_TRACEBACK"):
-        _hush_abandoned_writes()
     module, parser = importlib.import_module(f"tt_jax.cli.{verb}"), parser_of(verb)
     try:
+        _import_plugins(os.environ.get("TT_JAX_PLUGINS", ""))
         # A run is configured by `--config.a.b=value`, which only the verb that takes a configuration understands.
         known, rest = parser.parse_known_args(arguments[1:])
         if rest and not getattr(module, "TAKES_CONFIG", False):
@@ -94,30 +89,21 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _ask_for_huge_pages() -> None:
-    """Starts this process anew with huge pages for its memory, on Linux, unless GLIBC_TUNABLES is set already.
+def _import_plugins(names: str) -> None:
+    """Imports a user's modules and `*.py` files, separated by commas, which register model kinds and losses."""
+    from tt_jax.cli.python_file import load_python
 
-    A training step on a CPU takes and returns 95 MB; in pages of 4 kB, the faults alone cost it a twentieth of its time
-    (docs/explanation/results.md). glibc reads the setting once, before Python runs.
-    """
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = HUGE_PAGES
-        exec_anew(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    for i, name in enumerate(filter(None, names.split(","))):
+        if name.endswith(".py"):
+            load_python(name, f"tt_jax_plugin_{i}", "TT_JAX_PLUGINS", ValueError)
+        else:
+            importlib.import_module(name)
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, as every other error; argparse would print the usage too."""
         sys.exit(_fail(f"{message}; see `{self.prog} --help`"))
-
-
-def _hush_abandoned_writes() -> None:
-    """A failed save is raised, and told in one line. Orbax logs it too, and what it and TensorStore had begun to write
-    prints tracebacks and warnings once it is collected, which nobody can catch."""
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda _: None
-    warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
 
 
 def _fail(message: str) -> int:
@@ -131,4 +117,5 @@ def _help() -> str:
         "usage: tt-jax VERB [arguments]\n\n"
         "Lightweight ads ranking: ad logs in, a trained two-tower out, top-k ads served."
         f"\n\n{verbs}\n\n`tt-jax VERB --help` shows the arguments of a verb and an example."
+        "\nTT_JAX_PLUGINS=FILE.py,MODULE imports model kinds and losses of your own before the verb runs."
     )

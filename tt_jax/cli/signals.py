@@ -31,13 +31,3 @@ def end_at_once(codes: Mapping[signal.Signals, int]) -> None:
         signal.signal(number, handle)
     threading.Thread(target=watch, name="signals", daemon=True).start()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, codes)
-
-
-def exec_anew(program: str, arguments: list[str]) -> None:
-    """`os.execv`. A SIGTERM or SIGINT that comes before `end_at_once` of the new program waits for it."""
-    both = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, both)
-    try:
-        os.execv(program, arguments)
-    finally:  # it cannot be run
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, both)

@@ -21,7 +21,9 @@ with sets that are new to it, each predicted before it is learned: see WORKDIR/p
 
 Many processes train one model, in one --workdir that all can write, where each is started with the same command and
 one of: the variables that torchrun sets (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); --coordinator, --processes and
---process; --cluster."""
+--process; --cluster.
+
+On a Linux CPU, GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment takes 5 to 8 % off the time of a step."""
 TAKES_CONFIG = True
 
 
@@ -55,11 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--accumulators", type=float, metavar="FACTOR",
         help=f"for the Adagrad accumulators when a set of --data begins (default {stage.accumulators:g}: kept)",
     )  # fmt: skip
-    found = parser.add_mutually_exclusive_group()
-    found.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, if there are many")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, if there are many")
     parser.add_argument("--processes", type=int, metavar="N", help="how many processes there are")
     parser.add_argument("--process", type=int, metavar="I", help="index of this process")
-    found.add_argument("--cluster", action="store_true", help="ask Slurm, Kubernetes, Open MPI or the TPU instead")
+    place.add_argument("--cluster", action="store_true", help="ask Slurm, Kubernetes, Open MPI or the TPU instead")
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
@@ -104,8 +106,8 @@ def _write_page(workdir: Path) -> None:
     from tt_jax.io.extras import missing_package
     from tt_jax.training.progressive import read
 
-    found = read(workdir)
-    if not found:
+    figures = read(workdir)
+    if not figures:
         return
     try:
         from tt_jax.report.progressive import progressive_page
@@ -114,7 +116,7 @@ def _write_page(workdir: Path) -> None:
         return
     page = workdir / "progressive.html"
     with writing(page):
-        page.write_text(progressive_page(found), encoding="utf-8")
+        page.write_text(progressive_page(figures), encoding="utf-8")
 
 
 def _tell(workdir: Path, result: Any) -> None:

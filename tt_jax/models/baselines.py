@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -11,17 +9,13 @@ from jax import Array
 from tt_jax.config import ModelConfig
 from tt_jax.models.dense import Dense, MatmulPrecision
 from tt_jax.models.mmoe import Expert
+from tt_jax.models.tower_body import TowerBody, without_cross_layers
 
 
-def without_cross_layers(config: ModelConfig) -> ModelConfig:
-    """The same sizes with experts that are MLPs."""
-    return dataclasses.replace(config, full_rank_layers=0, low_rank_layers=0)
+class SharedStack(TowerBody):
+    """`dcn`. x0 `[d, B]` -> `[T, D, B]`: one stack that all tasks share, then a linear head per task.
 
-
-class SharedStack(nnx.Module):
-    """x0 `[d, B]` -> `[T, D, B]`: one stack that all tasks share, then a linear head per task.
-
-    An MLP, or with cross layers a DCN-V2 (its stacked form); an MMoE of one expert is this, plus idle gates.
+    A DCN-V2 in its stacked form; an MMoE of one expert is this, plus idle gates.
     """
 
     def __init__(self, width: int, tasks: int, config: ModelConfig, *, precision: MatmulPrecision) -> None:
@@ -31,3 +25,10 @@ class SharedStack(nnx.Module):
     def __call__(self, x0_dB: Array, dropout_key: Array | None = None) -> Array:
         shared_DB = self.stack(x0_dB, None, dropout_key)
         return jnp.stack([head(shared_DB) for head in self.heads])
+
+
+class SharedMlp(SharedStack):
+    """`mlp`: the same without cross layers."""
+
+    def __init__(self, width: int, tasks: int, config: ModelConfig, *, precision: MatmulPrecision) -> None:
+        super().__init__(width, tasks, without_cross_layers(config), precision=precision)

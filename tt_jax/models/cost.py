@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from tt_jax.models.two_tower import TwoTower
+from tt_jax.models.two_tower import TwoTower, is_two_tower
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def cost_of(model: TwoTower) -> Cost:
     params, tables = model.shapes()
     products = {name: 2 * prod(p.shape) for name, p in params.items() if name.endswith("kernel")}
     dense, embedded = (sum(prod(p.shape) for p in group.values()) for group in (params, tables))
-    if model.config.kind == "heavy":
+    if not is_two_tower(model.config):
         total = sum(products.values())
         return Cost(dense, embedded, total, None, None, total)
     query, ad = (sum(n for name, n in products.items() if name.startswith(f"{t}/")) for t in ("query", "ad"))

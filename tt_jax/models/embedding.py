@@ -2,7 +2,7 @@
 
 Features of equal width share one table `[rows, dim]`; each owner of rows has an offset in it. One gather per table and
 tower reads everything. Tables are kept outside the model's parameters, because training differentiates with respect to
-the *gathered rows*, never the table (`tt_jax.training.sparse_optimizers`).
+the *gathered rows*, never the table (`tt_jax.training.optimizers`).
 
 Shapes: B rows of data, S id slots of a tower, F its float columns, L slots of one feature.
 """

@@ -44,8 +44,18 @@ class HeavyRanker(nnx.Module):
         """The query or the ad side."""
         return self.query if tower == "query" else self.ad
 
+    def gates(self, inputs: Mapping[Tower, Array]) -> Array:
+        """Share of each expert in each task, float32 `[T, E, B]`, of both sides' x0."""
+        return self.body.gates(_joined(inputs))
+
+    gate_parts = staticmethod(MMoE.gate_parts)
+
     def __call__(self, inputs: Mapping[Tower, Array], key: Array | None) -> Array:
         """Logits `[B, T]` of both sides' x0. `key`: of dropout; None = no dropout."""
-        hidden_TDB = self.body(jnp.concatenate([inputs[t] for t in TOWERS]), key)
+        hidden_TDB = self.body(_joined(inputs), key)
         logits = [out(jax.nn.relu(hidden_TDB[t]))[0] for t, out in enumerate(self.out)]
         return jnp.stack(logits, axis=1) + self.bias[...]
+
+
+def _joined(inputs: Mapping[Tower, Array]) -> Array:
+    return jnp.concatenate([inputs[t] for t in TOWERS])

@@ -15,6 +15,8 @@ from jax import Array
 from tt_jax.config import ModelConfig
 from tt_jax.models.cross import CrossLayer, LowRankCrossLayer
 from tt_jax.models.dense import Dense, MatmulPrecision, wide
+from tt_jax.models.tower_body import TowerBody, without_cross_layers
+from tt_jax.schema import Schema
 
 
 class Expert(nnx.Module):
@@ -48,8 +50,8 @@ class Expert(nnx.Module):
         return self.out(x) if product is None else product
 
 
-class MMoE(nnx.Module):
-    """x0 `[d, B]` -> `[T, D, B]`: per task a softmax gate over the experts' outputs, then a linear head."""
+class MMoE(TowerBody):
+    """`mmoe_dcn`. x0 `[d, B]` -> `[T, D, B]`: per task a softmax gate over the experts' outputs, then a linear head."""
 
     def __init__(self, width: int, tasks: int, config: ModelConfig, *, precision: MatmulPrecision) -> None:
         self.experts = nnx.List([Expert(width, config, precision=precision) for _ in range(config.experts)])
@@ -61,6 +63,11 @@ class MMoE(nnx.Module):
     def gates(self, x0_dB: Array) -> Array:
         """Share of each expert in each task, `[T, E, B]`; sums to 1 over E."""
         return self._gates(wide(self.gate_hidden, x0_dB))
+
+    @staticmethod
+    def gate_parts(schema: Schema, config: ModelConfig) -> tuple[str, ...]:
+        """The experts, by number."""
+        return tuple(map(str, range(config.experts)))
 
     def _gates(self, hidden: Sequence[Array]) -> Array:
         logits = [out(jax.nn.relu(h)) for out, h in zip(self.gate_out, hidden, strict=True)]
@@ -80,3 +87,10 @@ class MMoE(nnx.Module):
             mixed_DB = sum((gates_TEB[t, e] * h for e, h in enumerate(outputs)), jnp.zeros_like(outputs[0]))
             tasks.append(head(mixed_DB))
         return jnp.stack(tasks)
+
+
+class MlpMMoE(MMoE):
+    """`mmoe_mlp`: the same of experts without cross layers."""
+
+    def __init__(self, width: int, tasks: int, config: ModelConfig, *, precision: MatmulPrecision) -> None:
+        super().__init__(width, tasks, without_cross_layers(config), precision=precision)

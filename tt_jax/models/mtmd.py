@@ -29,11 +29,11 @@ from flax import nnx
 from jax import Array, lax
 
 from tt_jax.config import ModelConfig
-from tt_jax.models.baselines import without_cross_layers
 from tt_jax.models.dense import Dense, MatmulPrecision, wide
 from tt_jax.models.embedding import Tables, TowerInput
 from tt_jax.models.mmoe import Expert
 from tt_jax.models.scenario import scenario_column
+from tt_jax.models.tower_body import TowerBody, without_cross_layers
 from tt_jax.schema import Schema, Tower
 
 
@@ -70,8 +70,10 @@ class DomainInput(TowerInput):
         return jnp.concatenate([x0_dB, shares_BS.T])
 
 
-class Mtmd(nnx.Module):
-    """What `DomainInput` gives -> `[T, D, B]`."""
+class Mtmd(TowerBody):
+    """`mtmd`. What `DomainInput` gives, `[d + S, B]` or `[d, B]` -> `[T, D, B]`."""
+
+    Input = DomainInput
 
     def __init__(self, inputs: DomainInput, tasks: int, config: ModelConfig, *, precision: MatmulPrecision) -> None:
         width, count, d = inputs.width, len(inputs.domains), config.output_dim
@@ -119,6 +121,16 @@ class Mtmd(nnx.Module):
                     total_DB += share_SB[s] * gates_SKB[s, k] * source_DB
             mixed.append(self.heads[t](total_DB))
         return jnp.stack(mixed)
+
+    @classmethod
+    def of(cls, inputs: TowerInput, tasks: int, config: ModelConfig, *, precision: MatmulPrecision) -> Mtmd:
+        assert isinstance(inputs, DomainInput)
+        return cls(inputs, tasks, config, precision=precision)
+
+    @staticmethod
+    def gate_parts(schema: Schema, config: ModelConfig) -> tuple[str, ...]:
+        """The `gate_sources`."""
+        return gate_sources(len(schema.scenarios))
 
     def gates(self, x0_dB: Array) -> Array:
         """Share of each of the `gate_sources` in each task, over all domains: `[T, K, B]`; sums to 1 over K."""

@@ -6,8 +6,8 @@ The division keeps fresh logits near the bias at any D; it is folded into the qu
 takes a plain dot product. T are the tasks with a head of their own, `Schema.heads`. Outputs are not L2-normalised: a
 cosine cannot express the spread of click probabilities.
 
-What makes a tower's output of its input, its body, is picked by `config.kind`. So is the exception: the heavy ranker is
-no two-tower, but is trained and evaluated as one.
+What makes a tower's output of its input is a `TowerBody`, by `config.kind` one of `tt_jax.registry.MODEL_KINDS`. The
+exception is a heavy ranker: it is no two-tower, but is trained and evaluated as one.
 
 Parameters are a flat dict `{"query/body/experts/0/full/0/inner/kernel": array}`: one namespace for regex rules,
 checkpoints and exports. NNX modules exist only inside a trace.
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -28,12 +28,11 @@ from flax import nnx
 from jax import Array
 
 from tt_jax.config import ConfigError, ModelConfig
-from tt_jax.models.baselines import SharedStack, without_cross_layers
 from tt_jax.models.dense import MatmulPrecision
-from tt_jax.models.embedding import Tables, TowerInput, gather
+from tt_jax.models.embedding import Tables, gather
 from tt_jax.models.heavy_ranker import HeavyRanker
-from tt_jax.models.mmoe import MMoE
-from tt_jax.models.mtmd import DomainInput, Mtmd, gate_sources
+from tt_jax.models.tower_body import TowerBody
+from tt_jax.registry import MODEL_KINDS
 from tt_jax.schema import TOWERS, Schema, Tower
 
 Params = dict[str, Array]
@@ -44,21 +43,13 @@ class TowerModule(nnx.Module):
     """One side: `inputs` makes x0 `[d, B]` of gathered rows and floats, the call makes `[T, D, B]` of x0."""
 
     def __init__(self, schema: Schema, tower: Tower, config: ModelConfig, *, precision: MatmulPrecision) -> None:
-        self.inputs = DomainInput(schema, tower) if config.kind == "mtmd" else TowerInput(schema, tower)
-        self.body = _body(self.inputs, len(schema.heads), config, precision)
+        kind: type[TowerBody] = MODEL_KINDS[config.kind]
+        self.inputs = kind.Input(schema, tower)
+        self.body = kind.of(self.inputs, len(schema.heads), config, precision=precision)
         self.scale = config.output_dim**-0.5 if tower == "query" else 1.0
 
     def __call__(self, x0_dB: Array, dropout_key: Array | None = None) -> Array:
         return self.body(x0_dB, dropout_key) * self.scale
-
-
-def _body(inputs: TowerInput, tasks: int, config: ModelConfig, precision: MatmulPrecision) -> MMoE | SharedStack | Mtmd:
-    """x0 `[d, B]` -> `[T, D, B]`, of the configured kind."""
-    if isinstance(inputs, DomainInput):
-        return Mtmd(inputs, tasks, config, precision=precision)
-    body = MMoE if config.kind in ("mmoe_dcn", "mmoe_mlp") else SharedStack
-    sizes = config if config.kind in ("mmoe_dcn", "dcn") else without_cross_layers(config)
-    return body(inputs.width, tasks, sizes, precision=precision)
 
 
 class TwoTowerModule(nnx.Module):
@@ -87,6 +78,10 @@ class TwoTower:
     schema: Schema
     config: ModelConfig
     precision: MatmulPrecision
+    kind: type[TowerBody | HeavyRanker] = field(init=False)  # compared too: a name may be registered again
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", MODEL_KINDS[self.config.kind])
 
     @cached_property
     def tables(self) -> Tables:
@@ -96,8 +91,10 @@ class TwoTower:
     @cached_property
     def _graph(self) -> tuple[nnx.GraphDef[TwoTowerModule | HeavyRanker], list[tuple[Any, Any]]]:
         """The module's structure, and the path and variable of every parameter."""
-        kind = HeavyRanker if self.config.kind == "heavy" else TwoTowerModule
-        module = nnx.eval_shape(lambda: kind(self.schema, self.config, precision=self.precision))
+        whole: type[TwoTowerModule | HeavyRanker] = TwoTowerModule
+        if issubclass(self.kind, HeavyRanker):
+            whole = self.kind
+        module = nnx.eval_shape(lambda: whole(self.schema, self.config, precision=self.precision))
         graph, state = nnx.split(module)
         return graph, list(nnx.to_flat_state(state))
 
@@ -169,21 +166,19 @@ class TwoTower:
         if isinstance(module, HeavyRanker):
             rows = self.rows(tables, arrays)
             inputs = self.inputs(params, {t: gather(tables, rows[t]) for t in TOWERS}, rows, arrays)
-            return {"pair": module.body.gates(jnp.concatenate([inputs[t] for t in TOWERS]))}
+            return {"pair": module.gates(inputs)}
         found = {t: self.tower_gates(params, tables, t, arrays[f"{t}_ids"], arrays[f"{t}_floats"]) for t in TOWERS}
         return {t: gates for t, gates in found.items() if gates is not None}
 
     def tower_gates(self, params: Params, tables: Params, tower: Tower, ids: Array, floats: Array) -> Array | None:
         """`gates` of one tower of two, for what `embed` takes; None for kinds without gates."""
         side, x0_dB = self._side(params, tables, tower, ids, floats)
-        return side.body.gates(x0_dB) if isinstance(side.body, MMoE | Mtmd) else None
+        return side.body.gates(x0_dB)
 
     @property
     def experts(self) -> tuple[str, ...]:
-        """Names of what the gates share out among, in order: numbers, but for MTMD."""
-        if self.config.kind == "mtmd":
-            return gate_sources(len(self.schema.scenarios))
-        return tuple(str(e) for e in range(self.config.experts))
+        """Names of what the gates share out among, in order."""
+        return self.kind.gate_parts(self.schema, self.config)
 
     def embed(self, params: Params, tables: Params, tower: Tower, ids: Array, floats: Array) -> Array:
         """Output of one tower, float32 `[n, T, D]`, for ids int32 `[n, S]` and floats `[n, F]`.
@@ -204,9 +199,14 @@ class TwoTower:
         return side, side.inputs(gather(tables, rows), rows, floats)
 
 
+def is_two_tower(config: ModelConfig) -> bool:
+    """Whether the kind is one; a heavy ranker is none."""
+    return issubclass(MODEL_KINDS[config.kind], TowerBody)
+
+
 def require_two_towers(config: ModelConfig) -> None:
     """Raises `ConfigError` for a heavy ranker, which has no tower to embed ads or queries with."""
-    if config.kind == "heavy":
+    if not is_two_tower(config):
         raise ConfigError("config.model.kind: a heavy ranker has no ad tower to export or index; it is for labels only")
 
 

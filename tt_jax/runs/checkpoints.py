@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from tt_jax.io.abandoned import quiet_about_abandoned
 from tt_jax.io.disk_full import writing
 from tt_jax.io.publish import (
     MANIFEST,
@@ -167,7 +168,8 @@ class Checkpoints:
         found: Any = None
         damage = ""
         try:
-            found = self._manager.restore(step, args=args)
+            with quiet_about_abandoned():
+                found = self._manager.restore(step, args=args)
             if not hashed and found.run.get(HASHED):
                 damage = f"{folder / MANIFEST}: missing"
             elif int(found.state["step"]) != step:

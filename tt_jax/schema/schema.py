@@ -20,29 +20,8 @@ from typing import NoReturn, get_args
 import numpy as np
 
 from tt_jax.io.strict_json import ABSENT, dataclass_from_dict, nearest, parse_json
-from tt_jax.schema.feature import (
-    ID_KINDS,
-    MAX_TABLE_ROWS,
-    MISSING_ID,
-    PAD_ID,
-    TOWERS,
-    UNKNOWN_ID,
-    WAYS,
-    DType,
-    Feature,
-    Kind,
-    SchemaError,
-    Task,
-    Tower,
-    Transform,
-    check_feature,
-    check_task,
-)
-
-__all__ = [
-    "ID_KINDS", "MAX_TABLE_ROWS", "MISSING_ID", "PAD_ID", "TOWERS", "UNKNOWN_ID", "WAYS", "DType", "Feature", "Kind",
-    "Layout", "Schema", "SchemaError", "Task", "Tower", "Transform", "array_specs",
-]  # fmt: skip
+from tt_jax.schema.feature import TOWERS, DType, Feature, SchemaError, Task, Tower
+from tt_jax.schema.validation import check_feature, check_task
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from jax import Array, lax
 
 from tt_jax.models.dynamic import FIRST_KEY, FREE, find_rows, keys_name, keys_shape
 from tt_jax.models.embedding import Tables
+from tt_jax.models.two_tower import Params
 from tt_jax.schema import PAD_ID, TOWERS, UNKNOWN_ID, WAYS, Feature
 from tt_jax.training.collectives import Exchange
-from tt_jax.training.sparse_optimizers import Table
+from tt_jax.training.optimizers import Table, segments
 
 COUNTERS = 4  # for each row: ids that share one are admitted a little early
 
@@ -56,8 +57,8 @@ class Admitted(NamedTuple):
 class TrainedTables(NamedTuple):
     """Tables with their keys, accumulators by table, and `Admission` by owner of dynamic rows."""
 
-    values: Mapping[str, Array]
-    accumulators: Mapping[str, Array]
+    values: Params
+    accumulators: Params
     admissions: Mapping[str, Admission]
 
 
@@ -144,8 +145,7 @@ def rows_line(figures: Mapping[str, Mapping[str, int]]) -> str:
 def _distinct(ids_M: Array) -> tuple[Array, Array]:
     """Each id once, and how often it occurs; what is left of `[M]` is filled up with empty slots."""
     ascending = jnp.sort(ids_M)
-    starts = jnp.concatenate([jnp.ones((1,), bool), ascending[1:] != ascending[:-1]])
-    place = jnp.cumsum(starts.astype(jnp.int32)) - 1
+    place = segments(ascending)
     ids = jnp.full_like(ids_M, PAD_ID).at[place].set(ascending, indices_are_sorted=True)
     return ids, jnp.zeros_like(ids_M).at[place].add(1, indices_are_sorted=True)
 

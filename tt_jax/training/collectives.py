@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,15 +22,16 @@ from tt_jax.models.embedding import gather
 from tt_jax.models.two_tower import Gathered, Params, TwoTower
 from tt_jax.parallel.sharding import DEVICE, HOST, PLACEMENTS, batch_sharding
 from tt_jax.schema import TOWERS, Tower
-from tt_jax.training.sparse_optimizers import Table, start_rows, update_rows
+from tt_jax.training.optimizers import Table, start_rows, update_rows
 
 Rows = Mapping[Tower, Gathered]
+Tree = TypeVar("Tree")
 
 
 class Exchange(Protocol):
     """How the devices of a step work together."""
 
-    def total(self, tree: Any) -> Any:
+    def total(self, tree: Tree) -> Tree:
         """Sums over all devices."""
         ...
 
@@ -60,7 +61,7 @@ class Exchange(Protocol):
 class OneDevice:
     """Nothing crosses."""
 
-    def total(self, tree: Any) -> Any:
+    def total(self, tree: Tree) -> Tree:
         return tree
 
     def key(self, key: Array) -> Array:
@@ -91,7 +92,7 @@ class ManyDevices:
     placements: Mapping[str, str]
     sizes: Mapping[str, int]
 
-    def total(self, tree: Any) -> Any:
+    def total(self, tree: Tree) -> Tree:
         return lax.psum(tree, (HOST, DEVICE))
 
     def key(self, key: Array) -> Array:

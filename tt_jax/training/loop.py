@@ -21,6 +21,7 @@ from input_pipeline.batches import Batches, ResumeError
 from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from tt_jax.config import Config
 from tt_jax.evaluation.predict import evaluate
+from tt_jax.io.abandoned import quiet_about_abandoned
 from tt_jax.io.progress import Progress
 from tt_jax.metrics import METRICS, streaming
 from tt_jax.parallel.processes import failing_together, gather, is_first
@@ -35,7 +36,7 @@ from tt_jax.runs.throughput import Clock
 from tt_jax.training import progressive
 from tt_jax.training.admission import row_figures, rows_line
 from tt_jax.training.setup import Setup
-from tt_jax.training.step import TrainState
+from tt_jax.training.step import Step, TrainState
 
 STEPS_IN_FLIGHT = 2  # dispatched and not finished: hides the dispatch, bounds the batches held on the device
 
@@ -105,6 +106,7 @@ def run(setup: Setup, workdir: Path, name: str) -> Result:
     """Trains on the set of a setup, from the last checkpoint on, in a directory that is locked; see `train`."""
     config = setup.config
     with (
+        quiet_about_abandoned(),
         StopSignal() as stop,
         closing(setup.batches()) as batches,
         closing(Checkpoints(workdir, config.train.keep_last)) as checkpoints,
@@ -174,7 +176,7 @@ class _Loop:
         self.progress.say(f"step {found['step']} progressive validation " + metrics_line(found["overall"]))
         return self.setup.first_state(state)
 
-    def run(self, step_function: Any, state: TrainState) -> TrainState:
+    def run(self, step_function: Step, state: TrainState) -> TrainState:
         c, total = self.config.train, self.setup.total_steps
         step = int(state.step)
         in_flight: deque[jax.Array] = deque()

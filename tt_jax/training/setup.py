@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,10 +21,11 @@ from tt_jax.models.dense import resolve_precision
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.parallel.processes import place_arrays
 from tt_jax.parallel.sharding import batch_sharding, make_mesh, on_mesh, place_tables, replicated, state_specs
+from tt_jax.registry import LOSSES
 from tt_jax.runs.record import Stage
 from tt_jax.schema import Schema, array_specs
 from tt_jax.training.collectives import ONE_DEVICE, ManyDevices, shard_predict, shard_step
-from tt_jax.training.step import TrainState, init_state, make_step, resolve_chunk_rows, step_arrays
+from tt_jax.training.step import Step, TrainState, init_state, make_step, resolve_chunk_rows, step_arrays
 from tt_jax.utility import Utility
 
 
@@ -135,11 +135,14 @@ class Setup:
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.shardings)
 
     def fresh_state(self) -> TrainState:
-        """The state before the first step."""
+        """The state before the first step of the run, placed on the devices."""
         return place_arrays(self._make_state(), self.shardings)
 
     def first_state(self, state: TrainState) -> TrainState:
-        """The state before the first step of the stage, of that which the sets before it left."""
+        """The state that a stage starts from: that of the set before it, with its sums of metrics cleared.
+
+        Accumulators are multiplied by `options.accumulators` of the stage, which there must be.
+        """
         assert self.stage is not None
         keep = np.float32(self.stage.options.accumulators)
         return state.replace(
@@ -151,7 +154,7 @@ class Setup:
         """The metrics of a state that has just been logged."""
         return place_arrays(streaming.zeros(len(self.prepared.schema.tasks)), self.shardings.metrics)
 
-    def compile_step(self) -> Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, jax.Array]]:
+    def compile_step(self) -> Step:
         """The step, compiled for this state and batch: it cannot retrace. It donates the state."""
         data, specs = batch_sharding(self.mesh), array_specs(self.prepared.schema)
         batch = {
@@ -195,7 +198,9 @@ def replay_rows(rows: int, share: float) -> int:
 
 
 def check_config(config: Config, schema: Schema) -> None:
-    """Raises `ConfigError` where the configuration names what the schema does not have."""
+    """Raises `ConfigError` where the configuration names a loss that there is not, or what the schema does not have."""
+    if config.train.loss not in LOSSES.names:
+        raise ConfigError(f"config.train.loss: unknown {config.train.loss!r}{nearest(config.train.loss, LOSSES.names)}")
     scenario_weights = parse_weights(config.data.scenario_weights, "data.scenario_weights")
     task_weights = parse_weights(config.train.task_weights, "train.task_weights")
     for key, what, names, valid in (

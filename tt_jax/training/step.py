@@ -17,17 +17,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array, lax
 
 from tt_jax.config import Config, parse_weights
-from tt_jax.losses import cross_entropy, label_weight, masked_sum, training_loss
+from tt_jax.losses import label_weight, masked_sum, training_loss
 from tt_jax.metrics import streaming
 from tt_jax.models.two_tower import Params, TwoTower
+from tt_jax.registry import LOSSES
 from tt_jax.schema import TOWERS, Schema, Tower
 from tt_jax.training.admission import Admission, TrainedTables, admit_batch, fresh_admission
 from tt_jax.training.collectives import ONE_DEVICE, Exchange
-from tt_jax.training.optimizer import dense_optimizer, schedule, update_dense
-from tt_jax.training.sparse_optimizers import Table
+from tt_jax.training.optimizers import Table, dense_optimizer, schedule, update_dense
 
 Batch = Mapping[str, Array]
 Inputs = dict[Tower, Array]
@@ -51,7 +52,7 @@ class TrainState:
 
     step: Array
     params: Params
-    optimizer: Any
+    optimizer: optax.OptState
     tables: Params
     accumulators: Params
     metrics: streaming.TaskSums
@@ -68,8 +69,16 @@ class _DenseGradients(NamedTuple):
     sums: streaming.TaskSums
 
 
+DenseGradients = Callable[[Params, Inputs, Batch, Array | None], _DenseGradients]  # of params, inputs, targets, key
+Step = Callable[[TrainState, Batch], tuple[TrainState, Array]]
+Total = tuple[Params, streaming.TaskSums]
+
+
 def init_state(model: TwoTower, config: Config, total_steps: int) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step, on the default device; weights are drawn by `config.seed`.
+
+    `total_steps`: of the schedule of the learning rates, as for `make_step`; the state is the same for any.
+    """
     params, tables = model.init(config.seed)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -102,24 +111,75 @@ def make_step(
     chunk_rows: int = 0,
     exchange: Exchange = ONE_DEVICE,
     start: int = 0,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Array]]:
-    """The step `(state, batch) -> (state, steps done)`, to be jitted with the state donated.
+) -> Step:
+    """The training step `(state, batch) -> (state, steps done)`, a pure function, to be jitted with the state donated.
 
-    `batch` holds `step_arrays`. A step with `ManyDevices` for its exchange is for `shard_step`; `chunk_rows` are then
-    of a device's share. The second output is a copy outside of the state, to wait for when that is donated. The
-    learning rates are scheduled over `total_steps` steps after the step `start`.
+        model = TwoTower(schema, config.model, "f32")
+        state = init_state(model, config, total_steps=100)
+        step = jax.jit(make_step(model, config, total_steps=100), donate_argnums=0)
+        state, done = step(state, batch)
+
+    A batch of B rows has the `step_arrays`, by name, of `schema.array_specs`; `Encoder(schema).encode(columns).arrays`
+    gives them:
+
+        query_ids, ad_ids        int32 [B, slots]      -1 = an empty slot
+        query_floats, ad_floats  float32 [B, columns]
+        labels, weights          float32 [B, T]        a NaN label = none for this task
+        scenario                 int32 [B, 1]          only where `config.data.scenario_weights` are given
+
+    Args:
+      model: whose config is `config.model`.
+      total_steps: of the schedule of the learning rates, which begins after step `start`.
+      chunk_rows: rows whose dense part is computed at once, a divisor of B; 0 = all of them.
+      exchange: `ManyDevices` for `shard_step`; B and `chunk_rows` are then of a device's share.
+
+    The second output is the int32 scalar `state.step`, not donated with the next call: wait for it, not for the state.
     """
     optimizer = dense_optimizer(config.optimizer, total_steps, start)
     multiplier = schedule(config.optimizer, total_steps, start)
-    task_weights = _task_weights(model.schema, config)
+    gradients = _make_dense_gradients(model, config)
     uses_dropout = config.model.dropout > 0 or config.model.id_dropout > 0
 
-    def dense_gradients(params: Params, inputs: Inputs, targets: Batch, key: Array | None) -> _DenseGradients:
-        """Gradients of some examples' share of the loss."""
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
+        key = exchange.key(jax.random.fold_in(jax.random.key(config.seed), state.step)) if uses_dropout else None
+        # ---- rows of the tables, once new ids have theirs -----------------------------------------------------------
+        before = TrainedTables(state.tables, state.accumulators, state.admissions)
+        admitted = admit_batch(model.tables, before, batch, state.step, exchange)
+        rows = model.rows(admitted.values, batch, key)
+        gathered, touched = exchange.look_up(admitted.values, rows)
+        inputs, pull_back = jax.vjp(
+            lambda own, gathered: model.inputs(state.params | own, gathered, rows, batch),
+            model.input_params(state.params),
+            gathered,
+        )
+        # ---- gradients ----------------------------------------------------------------------------------------------
+        targets = _targets(model.schema, config, batch, exchange)
+        of_dense = _over_chunks(gradients, state.params, inputs, targets, key, chunk_rows)
+        of_input_params, of_gathered = pull_back(of_dense.of_inputs)
+        of_params, sums = exchange.total((of_dense.of_params | of_input_params, of_dense.sums))
+        # ---- updates ------------------------------------------------------------------------------------------------
+        params, optimizer_state = update_dense(optimizer, of_params, state.optimizer, state.params)
+        rate = jnp.float32(config.optimizer.embedding_learning_rate * multiplier(state.step))
+        update = functools.partial(exchange.update, learning_rate=rate, decay=config.optimizer.embedding_decay)
+        tables = _update_tables(update, admitted, touched, of_gathered)
+        done = state.step + 1
+        new = TrainState(
+            done, params, optimizer_state, tables.values, tables.accumulators, streaming.merge(state.metrics, sums),
+            tables.admissions,
+        )  # fmt: skip
+        return new, done
 
+    return step
+
+
+def _make_dense_gradients(model: TwoTower, config: Config) -> DenseGradients:
+    """The gradients of some examples' share of the loss, and their sums of the training metrics."""
+    task_weights, example_loss = _task_weights(model.schema, config), LOSSES[config.train.loss]
+
+    def gradients(params: Params, inputs: Inputs, targets: Batch, key: Array | None) -> _DenseGradients:
         def loss(params: Params, inputs: Inputs) -> tuple[Array, streaming.TaskSums]:
             logits_BT = _of_tasks(model.logits(params, inputs, key), model.schema)
-            losses_BT = cross_entropy(logits_BT, targets["labels"])
+            losses_BT = example_loss(logits_BT, targets["labels"])
             sum_T, _ = masked_sum(losses_BT, targets["labels"], targets["weights"])
             zeros = streaming.zeros(len(model.schema.tasks))
             sums = streaming.update(zeros, losses_BT, logits_BT, targets["labels"], targets["weights"])
@@ -128,51 +188,28 @@ def make_step(
         (of_params, of_inputs), sums = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, inputs)
         return _DenseGradients(of_params, of_inputs, sums)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step) if uses_dropout else None
-        key = None if key is None else exchange.key(key)
-        before = TrainedTables(state.tables, state.accumulators, state.admissions)
-        current, accumulators, admissions = admit_batch(model.tables, before, batch, state.step, exchange)
-        rows = model.rows(dict(current), batch, key)
-        gathered, touched = exchange.look_up(dict(current), rows)
-        inputs, pull_back = jax.vjp(
-            lambda own, gathered: model.inputs(state.params | own, gathered, rows, batch),
-            model.input_params(state.params),
-            gathered,
-        )
-        weights = _row_weights(model.schema, config, batch)
-        denominator_T = exchange.total(label_weight(batch["labels"], weights))
-        targets = {
-            "labels": batch["labels"],
-            "weights": weights,
-            "denominators": jnp.broadcast_to(denominator_T, batch["labels"].shape),
-        }
-        found = _over_chunks(dense_gradients, state.params, inputs, targets, key, chunk_rows)
-        of_input_params, of_gathered = pull_back(found.of_inputs)
-        dense, sums = exchange.total((found.of_params | of_input_params, found.sums))
-        params, optimizer_state = update_dense(optimizer, dense, state.optimizer, state.params)
-        rate = config.optimizer.embedding_learning_rate * multiplier(state.step)
-        by_table = {name: [of_gathered[t][name] for t in TOWERS] for name in accumulators}
-        update = functools.partial(
-            exchange.update, learning_rate=jnp.float32(rate), decay=config.optimizer.embedding_decay
-        )
-        tables = {
-            name: update(name, Table(current[name], accumulator), touched[name], _joined(by_table[name]))
-            for name, accumulator in accumulators.items()
-        }
-        done = state.step + 1
-        new = TrainState(
-            step=done,
-            params=params,
-            optimizer=optimizer_state,
-            tables={**current, **{name: table.values for name, table in tables.items()}},
-            accumulators={name: table.accumulator for name, table in tables.items()},
-            metrics=streaming.merge(state.metrics, sums),
-            admissions=admissions,
-        )
-        return new, done
+    return gradients
 
-    return step
+
+def _targets(schema: Schema, config: Config, batch: Batch, exchange: Exchange) -> Batch:
+    """Labels and weights, and the denominators of the loss over the whole batch in every row: `[B, T]` each."""
+    weights = _row_weights(schema, config, batch)
+    denominator_T = exchange.total(label_weight(batch["labels"], weights))
+    denominators = jnp.broadcast_to(denominator_T, batch["labels"].shape)
+    return {"labels": batch["labels"], "weights": weights, "denominators": denominators}
+
+
+def _update_tables(
+    update: Callable[..., Table], state: TrainedTables, touched: Params, of_gathered: Mapping[Tower, Params]
+) -> TrainedTables:
+    """The tables once the rows that the batch touched are updated; `update` takes name, table, rows and gradients."""
+    by_table = {name: [of_gathered[t][name] for t in TOWERS] for name in state.accumulators}
+    updated = {
+        name: update(name, Table(state.values[name], accumulator), touched[name], _joined(by_table[name]))
+        for name, accumulator in state.accumulators.items()
+    }
+    values = state.values | {name: table.values for name, table in updated.items()}
+    return TrainedTables(values, {name: table.accumulator for name, table in updated.items()}, state.admissions)
 
 
 def _of_tasks(logits_BH: Array, schema: Schema) -> Array:
@@ -198,7 +235,7 @@ def _row_weights(schema: Schema, config: Config, batch: Batch) -> Array:
 
 
 def _over_chunks(
-    gradients: Callable[..., _DenseGradients],
+    gradients: DenseGradients,
     params: Params,
     inputs: Inputs,
     targets: Batch,
@@ -209,17 +246,17 @@ def _over_chunks(
     batch = targets["labels"].shape[0]
     count = batch // chunk_rows if chunk_rows else 1
     if count == 1:
-        found = gradients(params, inputs, targets, key)
+        whole = gradients(params, inputs, targets, key)
         # Else XLA turns the last product around, to have the transposed gradient that the tables take, and its CPU
         # runtime has no such product of bfloat16. Chunks are kept apart by the scan.
-        return found._replace(of_inputs=lax.optimization_barrier(found.of_inputs))
-    split_inputs = {t: jnp.moveaxis(x.reshape(-1, count, chunk_rows), 1, 0) for t, x in inputs.items()}
+        return whole._replace(of_inputs=lax.optimization_barrier(whole.of_inputs))
+    split_inputs: Inputs = {t: jnp.moveaxis(x.reshape(-1, count, chunk_rows), 1, 0) for t, x in inputs.items()}
     split_targets = {name: x.reshape(count, chunk_rows, -1) for name, x in targets.items()}
 
-    def body(carry: Any, chunk: Any) -> tuple[Any, Inputs]:
+    def body(total: Total, chunk: tuple[Array, Inputs, Batch]) -> tuple[Total, Inputs]:
         index, inputs, targets = chunk
-        found = gradients(params, inputs, targets, None if key is None else jax.random.fold_in(key, index))
-        return jax.tree.map(jnp.add, carry, (found.of_params, found.sums)), found.of_inputs
+        part = gradients(params, inputs, targets, None if key is None else jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, (part.of_params, part.sums)), part.of_inputs
 
     zeros = jax.tree.map(jnp.zeros_like, params), streaming.zeros(targets["labels"].shape[1])
     chunks = (jnp.arange(count, dtype=jnp.int32), split_inputs, split_targets)

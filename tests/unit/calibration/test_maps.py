@@ -230,6 +230,6 @@ def test_a_bundle_refuses_the_calibration_of_other_weights(run: Path, told_path:
     params, tables = tiny.weights(schema=tiny.TOLD)
     golden = PreparedSet.open(told_path).samples()
     common = {"schema": tiny.TOLD, "config": tiny.CONFIG, "params": params, "tables": tables, "metrics": {}}
-    write_bundle(tmp_path / "other", **common, golden_rows=golden, calibration=calibration)
+    write_bundle(tmp_path / "other", **common, golden_rows=golden, calibration=calibration, platforms=("cpu",))
     with pytest.raises(BundleError, match=r"calibration\.json: fitted to the model"):
         Bundle.load(tmp_path / "other")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
 from math import prod
 
 import jax
@@ -15,11 +14,11 @@ from configs import kuairand as kuairand_config
 from input_pipeline.recipes import adworld, kuairand
 from tests.support import tiny
 from tests.support.kinds import kind_of
-from tt_jax.config import ModelKind
 from tt_jax.models.cost import cost_of
 from tt_jax.models.two_tower import TwoTower
+from tt_jax.registry import MODEL_KINDS
 
-KINDS: tuple[ModelKind, ...] = typing.get_args(ModelKind)
+KINDS = MODEL_KINDS.names
 TWO_TOWERS = tuple(kind for kind in KINDS if kind != "heavy")
 WIDE = dataclasses.replace(tiny.CONFIG.model, rank=40, mlp=(200, 80), gate_hidden=40, output_dim=64)
 SCHEMA = dataclasses.replace(

@@ -76,7 +76,10 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Case:
     params, tables = tiny.weights(5)
     config = dataclasses.replace(tiny.CONFIG, utility="bid * click + 0.5 * teacher - 0.1")
     golden = tiny.golden_rows(rng, 2)
-    write_bundle(path, schema=NAMED, config=config, params=params, tables=tables, metrics={}, golden_rows=golden)
+    write_bundle(
+        path, schema=NAMED, config=config, params=params, tables=tables, metrics={}, golden_rows=golden,
+        platforms=("cpu",),
+    )  # fmt: skip
     few = tiny.ads_table(rng, FEW - TIED + 1, eligible=0.5)
     ads = pa.concat_tables([few, *[few.slice(FEW - TIED, 1)] * (TIED - 1)])
     ads = ads.append_column("name", pa.array([f"ad-{v}" for v in rng.permutation(FEW)]))

@@ -118,7 +118,7 @@ def test_loading_replays_the_golden_rows(tmp_path: Path) -> None:
     golden = tiny.golden_rows(np.random.default_rng(1), 2)
     write_bundle(
         tmp_path / "b", schema=tiny.SCHEMA, config=tiny.CONFIG, params=params, tables=tables, metrics={},
-        golden_rows=golden,
+        golden_rows=golden, platforms=("cpu",),
     )  # fmt: skip
     text = (tmp_path / "b" / "golden.json").read_text().replace('"click": 0.', '"click": 0.9')
     index_table(Bundle.load(tmp_path / "b"), tiny.ads_table(np.random.default_rng(0), 5)).save(tmp_path / "i")

@@ -29,7 +29,7 @@ from tt_jax.schema import Schema
 from tt_jax.training import loop, progressive
 from tt_jax.training.continuous import go_on
 from tt_jax.training.loop import train
-from tt_jax.training.optimizer import schedule
+from tt_jax.training.optimizers import schedule
 from tt_jax.training.setup import Setup
 from tt_jax.training.trained import evaluate, export, load_trained
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support.dense_training import adagrad as dense
-from tt_jax.training.sparse_optimizers import Table, sum_duplicates, update_rows
+from tt_jax.training.optimizers import Table, sum_duplicates, update_rows
 
 ROWS, DIM, RATE = 50, 6, 0.1
 update = jax.jit(update_rows, static_argnums=4)

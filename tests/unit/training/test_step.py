@@ -16,7 +16,7 @@ from tests.support.steps import BASE, DECAY, ROWS, STEPS, batches, compiled, fre
 from tt_jax.config import Config
 from tt_jax.metrics import streaming
 from tt_jax.models.two_tower import TwoTower
-from tt_jax.training.optimizer import schedule
+from tt_jax.training.optimizers import schedule
 from tt_jax.training.step import MODEL_ARRAYS, TrainState, resolve_chunk_rows, step_arrays
 
 DROPOUT = dataclasses.replace(BASE, model=dataclasses.replace(BASE.model, dropout=0.4))

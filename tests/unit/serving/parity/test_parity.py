@@ -263,8 +263,9 @@ def test_a_log_of_live_ads_and_of_a_swap(
     params, tables = tiny.weights(1)
     golden = tiny.golden_rows(rng, 4)
     write_bundle(
-        bundle, schema=tiny.SCHEMA, config=tiny.CONFIG, params=params, tables=tables, metrics={}, golden_rows=golden
-    )
+        bundle, schema=tiny.SCHEMA, config=tiny.CONFIG, params=params, tables=tables, metrics={}, golden_rows=golden,
+        platforms=("cpu",),
+    )  # fmt: skip
     index, journal = other_index(bundle, tmp_path / "index"), tmp_path / "journal"
     queries = tiny.queries(rng, 240)
     sources = Sources(tiny_bundle, tiny_index, journal=journal)

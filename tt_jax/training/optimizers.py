@@ -1,18 +1,64 @@
-"""Row-wise Adagrad on the rows that a batch touched: cost follows touched rows, never the table.
+"""Both optimizers of a run: AdamW for the dense part, by optax, and row-wise Adagrad for the embedding rows.
 
-Row-wise Adagrad keeps one accumulator per row, the running sum of the mean squared gradient of the row (Gupta et al.,
-arXiv 1409.3485; the default of DLRM). A row that occurs n times in a batch is updated once, with its summed gradient.
+Row-wise Adagrad updates the rows that a batch touched: its cost follows those rows, never the table. It keeps one
+accumulator per row, the running sum of the mean squared gradient of the row (Gupta et al., arXiv 1409.3485; the default
+of DLRM). A row that occurs n times in a batch is updated once, with its summed gradient.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array, lax
 
-EPSILON = 1e-8
+from tt_jax.config import OptimizerConfig
+from tt_jax.models.two_tower import Params
+
+EPSILON = 1e-8  # of row-wise Adagrad, below the root
+
+
+def schedule(config: OptimizerConfig, total_steps: int, start: int = 0) -> optax.Schedule:
+    """Multiplier of both peak learning rates at a step: linear to 1 over the warm-up, a cosine to `final_fraction`.
+
+    A warm-up of w steps begins with 1/w, so that its first step learns, and reaches 1 after w. `start`: steps done
+    before the `total_steps` of the schedule.
+    """
+    if not config.warmup and config.final_fraction == 1:
+        return lambda step: jnp.ones((), jnp.float32)  # the same program for every set that a run goes on with
+    steps = max(1, total_steps)
+    warmup = min(int(config.warmup * steps), steps - 1)  # optax wants a step of the cosine
+    found = optax.warmup_cosine_decay_schedule(
+        init_value=1 / max(1, warmup),
+        peak_value=1.0,
+        warmup_steps=warmup,
+        decay_steps=steps,
+        end_value=config.final_fraction,
+    )
+    return lambda step: found(jnp.asarray(step - start, jnp.float32))  # optax mixes an int32 step with floats
+
+
+def dense_optimizer(config: OptimizerConfig, total_steps: int, start: int = 0) -> optax.GradientTransformation:
+    """Clipping, then AdamW; weight decay on matrices only."""
+    multiplier = schedule(config, total_steps, start)
+    adamw = optax.adamw(
+        lambda step: config.learning_rate * multiplier(step),
+        weight_decay=config.weight_decay,
+        mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+    )
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw) if config.clip_norm else adamw
+
+
+def update_dense(
+    optimizer: optax.GradientTransformation, gradients: Params, state: optax.OptState, params: Params
+) -> tuple[Params, optax.OptState]:
+    """New parameters and optimizer state."""
+    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 step count
+        updates, state = optimizer.update(gradients, state, params)
+    changes: Any = updates  # a dict as `gradients` is, which optax's type does not say
+    return {name: params[name] + change for name, change in changes.items()}, state
 
 
 class Table(NamedTuple):
@@ -38,12 +84,17 @@ def sum_duplicates(rows_M: Array, gradients_Md: Array, past_end: int) -> RowGrad
     if past_end + 1 + m > 2**31 - 1:
         raise ValueError(f"{m} ids in a batch and {past_end} table rows: expected fewer than 2^31 together")
     ascending, order = _sorted(rows_M)
-    starts = jnp.concatenate([jnp.ones((1,), bool), ascending[1:] != ascending[:-1]])
-    segment = jnp.cumsum(starts.astype(jnp.int32)) - 1
+    segment = segments(ascending)
     summed = jax.ops.segment_sum(gradients_Md[order], segment, num_segments=m, indices_are_sorted=True)
     # Unused entries get distinct rows past the end, so that every index is unique and still ascending.
     unused = past_end + 1 + jnp.arange(m, dtype=jnp.int32)
     return RowGradients(unused.at[segment].set(ascending, indices_are_sorted=True), summed)
+
+
+def segments(ascending_M: Array) -> Array:
+    """For each of these int32 in ascending order, how many smaller ones there are, each counted once: int32 `[M]`."""
+    starts = jnp.concatenate([jnp.ones((1,), bool), ascending_M[1:] != ascending_M[:-1]])
+    return jnp.cumsum(starts.astype(jnp.int32)) - 1
 
 
 def _sorted(rows_M: Array) -> tuple[Array, Array]:
