@@ -217,7 +217,7 @@ def _python_page() -> str:
 
 
 def _described(heading: str, name: str, value: Any) -> str:
-    """A public name; of a class, its public methods too."""
+    """A public name; of a class, or of an object by its class, the public methods too."""
     if name in _OWN_PAGE:
         return f"{heading}\n\nAll fields are in [a page of their own]({_OWN_PAGE[name]}).\n"
     if isinstance(value, str):
@@ -227,17 +227,19 @@ def _described(heading: str, name: str, value: Any) -> str:
     told = _told(inspect.getdoc(value) or "")
     if inspect.ismodule(value) or (inspect.isclass(value) and issubclass(value, Exception)):
         return f"{heading}\n\n{told}\n"
-    parts = [heading, f"```text\n{_signature(name, value)}\n```", told]
-    for method, raw in vars(value).items() if inspect.isclass(value) else ():
+    parts = [heading, f"```text\n{_signature(name, value)}\n```" if callable(value) else "An object.", told]
+    owner = value if callable(value) else type(value)
+    for method, raw in vars(owner).items() if inspect.isclass(owner) else ():
         if not method.startswith("_") and inspect.isfunction(getattr(raw, "__func__", raw)):
-            signature = _signature(f"{name}.{method}", getattr(value, method))
+            signature = _signature(f"{name}.{method}", getattr(owner, method))
             parts += [f"```text\n{signature}\n```", _told(inspect.getdoc(raw) or "")]
     return "\n\n".join(parts) + "\n"
 
 
 def _signature(name: str, value: Any) -> str:
     """On one line if that fits, else a line a parameter; without the quotes of annotations."""
-    signature = inspect.signature(value)
+    made_by_metaclass = inspect.isclass(value) and type(value) is not type  # whose call hides the constructor, as NNX's
+    signature = inspect.signature(value.__init__ if made_by_metaclass else value)
     parameters = [p for p in signature.parameters.values() if p.name != "self"]
     lines = [re.sub(r": '([^']*)'", r": \1", str(inspect.Signature([p]))[1:-1]) for p in parameters]
     keyword_only = [i for i, p in enumerate(parameters) if p.kind is inspect.Parameter.KEYWORD_ONLY]

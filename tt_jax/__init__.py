@@ -6,6 +6,7 @@
     its result          load_trained -> Trained; predictions, evaluate, export
     serving             Bundle, build_index; Scorer, AdIndex (also of `serving`)
     the parts of a run  make_model -> TwoTower; init_state -> TrainState; make_step, step_arrays; metrics
+    your own            MODEL_KINDS, of TowerBody and Dense; LOSSES, such as cross_entropy
 
 A name is imported when it is first used: `import tt_jax` loads neither JAX nor any other package.
 """
@@ -37,7 +38,11 @@ if TYPE_CHECKING:
     )
     from tt_jax.config_files import config_dict
     from tt_jax.features.encoder import Encoder
+    from tt_jax.losses import cross_entropy
+    from tt_jax.models.dense import Dense
+    from tt_jax.models.tower_body import TowerBody
     from tt_jax.models.two_tower import TwoTower
+    from tt_jax.registry import LOSSES, MODEL_KINDS
     from tt_jax.schema import Feature, Schema, SchemaError, Task
     from tt_jax.training.loop import train
     from tt_jax.training.setup import make_model
@@ -61,7 +66,11 @@ _PLACES = {
     ),
     "tt_jax.config_files": ("config_dict",),
     "tt_jax.features.encoder": ("Encoder",),
+    "tt_jax.losses": ("cross_entropy",),
+    "tt_jax.models.dense": ("Dense",),
+    "tt_jax.models.tower_body": ("TowerBody",),
     "tt_jax.models.two_tower": ("TwoTower",),
+    "tt_jax.registry": ("LOSSES", "MODEL_KINDS"),
     "tt_jax.schema": ("Feature", "Schema", "SchemaError", "Task"),
     "tt_jax.training.loop": ("train",),
     "tt_jax.training.setup": ("make_model",),
@@ -69,6 +78,8 @@ _PLACES = {
     "tt_jax.training.trained": ("Trained", "evaluate", "export", "load_trained", "predictions"),
 }  # fmt: skip
 __all__ = [
+    "LOSSES",
+    "MODEL_KINDS",
     "AdIndex",
     "Batches",
     "Bundle",
@@ -76,6 +87,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataConfig",
+    "Dense",
     "Encoder",
     "Feature",
     "ModelConfig",
@@ -87,6 +99,7 @@ __all__ = [
     "ShardingConfig",
     "StageConfig",
     "Task",
+    "TowerBody",
     "TrainConfig",
     "TrainState",
     "Trained",
@@ -94,6 +107,7 @@ __all__ = [
     "__version__",
     "build_index",
     "config_dict",
+    "cross_entropy",
     "eval_batches",
     "evaluate",
     "export",

@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.process
+
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 
 
@@ -24,7 +26,7 @@ def test_a_notebook_runs(notebook: Path, tmp_path: Path) -> None:
 
 
 def test_a_notebook_is_cells_of_text_and_of_code() -> None:
-    assert NOTEBOOKS
+    assert len(NOTEBOOKS) == 2
     for notebook in NOTEBOOKS:
         text = notebook.read_text()
         assert text.count("\n# %% [markdown]\n") >= 4

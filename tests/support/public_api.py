@@ -55,10 +55,12 @@ def _members(cls: type) -> list[str]:
 
 def _signature(value: Any) -> str:
     try:
-        signature = inspect.signature(value)
+        hidden = inspect.isclass(value) and type(value) is not type  # the constructor, by a metaclass, as NNX's
+        signature = inspect.signature(value.__init__ if hidden else value)
     except (TypeError, ValueError):
         return ""  # an exception that takes what any takes
     parameters = [p.replace(annotation=_Plain(p.annotation)) for p in signature.parameters.values()]
+    parameters = parameters[1:] if hidden else parameters
     returned = _Plain(signature.return_annotation)
     return re.sub(r" at 0x\w+", "", str(signature.replace(parameters=parameters, return_annotation=returned)))
 
