@@ -176,7 +176,7 @@ def _within(outcome: Outcome, roles: GuessedRoles) -> str:
 def _scenario(roles: GuessedRoles) -> str:
     others = f" Perhaps: {', '.join(roles.other_scenarios)}." if roles.other_scenarios else ""
     if roles.scenario == EVERY_ROW:
-        head = f"# The column of the scenario, none was found, and its values.{others} Then also a feature."
+        head = f"# No column of scenarios was found: all rows are one.{others} If you name one, make it a feature too."
         return f'{head}\nSCENARIO = logs.EVERY_ROW\nSCENARIOS = ("all",)\n'
     rest = f" {OTHER!r} is every other value." if OTHER in roles.scenarios else ""
     values = _vocabulary(roles.scenarios, "")

@@ -172,8 +172,9 @@ def _table(scenarios: dict[str, Any]) -> str:
     for scenario, found in scenarios.items():
         for task, f in found["tasks"].items():
             losses = constant, model, bayes = f["constant_logloss"], f["logloss"], f["bayes_logloss"]
-            gained = (constant - model) / (constant - bayes)
-            cells = [f"{f['rows']:,}", *(f"{loss:.4f}" for loss in losses), f"{gained:.0%}"]
+            # With few rows, chance can make a constant as good as the truth.
+            gained = f"{(constant - model) / (constant - bayes):.0%}" if constant > bayes else "-"
+            cells = [f"{f['rows']:,}", *(f"{loss:.4f}" for loss in losses), gained]
             rows.append([scenario, task, *cells, *(f"{area:.3f}" for area in (f["auc"], f["bayes_auc"]))])
     about = (
         f"\nlog loss on the {SPLIT} day, a line on the same rows; gained = share of the way from a constant prediction"
