@@ -2,9 +2,9 @@
 
 The embedding rows of the batch are gathered and made into both towers' inputs x0. The dense part, where the matrix
 products are, is differentiated with respect to its parameters and to x0, and x0's gradient is pulled back to the
-gathered rows: a gradient of a table never exists. `tt_jax.training.optimizers.update_rows` then updates those rows. The dense part may run over chunks of the batch in a scan, so that
-activations stay in a CPU's caches; since the loss is a sum over rows divided by a weight known beforehand, the chunks'
-gradients add up.
+gathered rows: a gradient of a table never exists. `tt_jax.training.optimizers.update_rows` then updates those rows. The
+dense part may run over chunks of the batch in a scan, so that activations stay in a CPU's caches; since the loss is a
+sum over rows divided by a weight known beforehand, the chunks' gradients add up.
 """
 
 from __future__ import annotations
