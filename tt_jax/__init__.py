@@ -133,7 +133,14 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("tt_jax.metrics")
     for module, names in _PLACES.items():
         if name in names:
-            return getattr(importlib.import_module(module), name)
+            try:
+                return getattr(importlib.import_module(module), name)
+            except ImportError as e:
+                from tt_jax.io.extras import missing_package
+
+                if needs := missing_package(e):
+                    raise ModuleNotFoundError(f"tt_jax.{name} {needs}", name=e.name) from e
+                raise
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

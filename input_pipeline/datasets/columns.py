@@ -22,31 +22,27 @@ def features(schema: pa.Schema, optional: Collection[str], docs: Schema) -> tfds
     described |= {t.label: f"label of the task {t.name}" for t in docs.tasks}
     features = {}
     for field in schema:
-        feature = _feature(pa.list_(field.type) if field.name in optional else field.type)
-        documentation = described.get(field.name, "for evaluation, no feature")
-        features[field.name] = _documented(feature, documentation)
+        type_ = pa.list_(field.type) if field.name in optional else field.type
+        features[field.name] = _documented(type_, described.get(field.name, "for evaluation, no feature"))
     return tfds.features.FeaturesDict(features)
 
 
-def _documented(feature: Any, text: str) -> Any:
-    if isinstance(feature, type):
-        return tfds.features.Scalar(feature, doc=text)
-    feature._doc = tfds.features.Documentation(desc=text)
-    return feature
-
-
-def _feature(type_: Any) -> Any:
+def _documented(type_: Any, text: str) -> Any:
     if pa.types.is_dictionary(type_):
         type_ = type_.value_type
     if pa.types.is_string(type_):
-        return tfds.features.Text()
+        return tfds.features.Text(doc=text)
     if pa.types.is_fixed_size_list(type_):
-        return tfds.features.Tensor(shape=(type_.list_size,), dtype=_feature(type_.value_type))
+        return tfds.features.Tensor(shape=(type_.list_size,), dtype=_dtype(type_.value_type), doc=text)
     if pa.types.is_list(type_):
-        return tfds.features.Sequence(_feature(type_.value_type))
-    if pa.types.is_floating(type_):
-        return np.float32
-    return np.int64
+        element = type_.value_type
+        one = tfds.features.Text() if pa.types.is_string(element) else _dtype(element)
+        return tfds.features.Sequence(one, doc=text)
+    return tfds.features.Scalar(_dtype(type_), doc=text)
+
+
+def _dtype(type_: pa.DataType) -> Any:
+    return np.float32 if pa.types.is_floating(type_) else np.int64
 
 
 def examples(chunks: Iterable[Chunk], split: str, optional: Collection[str]) -> Iterator[tuple[int, dict[str, Any]]]:

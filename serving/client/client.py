@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self, TypeVar
@@ -45,6 +45,8 @@ __all__ = [
 
 AdId = int | str
 A = TypeVar("A")
+_CLOSED = "the client is closed"
+_LOOKS = 1.0  # s between two looks at whether the thread that has a call is alive
 DEADLINE = "x-deadline-ms"
 
 
@@ -153,7 +155,7 @@ class AsyncClient:
             async with asyncio.timeout(seconds):
                 headers = {DEADLINE: str(int(seconds * 1e3))}
                 return await self._http.post("/v1/rank", content=body, headers=headers, timeout=None)
-        except (httpx.TransportError, TimeoutError) as e:  # refused, reset, closed half-way, timed out
+        except (httpx.RequestError, TimeoutError) as e:  # refused, reset, closed half-way, no content, timed out
             return e
 
     async def close(self) -> None:
@@ -170,8 +172,8 @@ class AsyncClient:
 class Client:
     """Calls from threads; otherwise as `AsyncClient`, which it runs in the event loop of a thread of its own.
 
-    That thread starts with the first call, again in a process that was forked since, and ends with `close`, with the
-    garbage collection of the client, or with the process.
+    That thread starts with the first call, again in a process that was forked since (which a `transport` of one's own
+    does not survive), and ends with `close`, with the garbage collection of the client, or with the process.
     """
 
     def __init__(
@@ -181,6 +183,7 @@ class Client:
         settings: Any = {"deadline_s": deadline_s, "retries": retries, "token": token, "transport": transport}
         self._make = partial(AsyncClient, base_url, **settings)
         self._first: AsyncClient | None = self._make()  # made here, so that a wrong argument raises here
+        self._has_transport = transport is not None
         self._thread: _LoopThread | None = None
         self._lock, self._is_closed = threading.Lock(), False
 
@@ -206,8 +209,10 @@ class Client:
         if thread is None or thread.pid != os.getpid():
             with self._lock:
                 if self._is_closed:
-                    raise RuntimeError("the client is closed")
+                    raise RuntimeError(_CLOSED)
                 if self._thread is None or self._thread.pid != os.getpid():
+                    if self._thread is not None and self._has_transport:
+                        raise RuntimeError("a client with a transport of its own cannot be used in a forked process")
                     client, self._first = self._first or self._make(), None
                     self._thread = _LoopThread(client)
                     weakref.finalize(self, self._thread.stop)
@@ -236,13 +241,28 @@ class _LoopThread:
         started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
         self._thread = threading.Thread(target=_serve, args=(client, started), name="serving client", daemon=True)
         self._thread.start()
-        self._loop, self._ended = started.result()
+        try:
+            self._loop, self._ended = started.result()
+        except OSError as e:  # no descriptor for an event loop
+            raise NoAnswerError(f"no answer: {e}") from e
+        self._is_stopped = False
 
     def run(self, call: Coroutine[Any, Any, A]) -> A:
         """What the call returns or raises. An interrupt of the caller cancels it."""
-        future = asyncio.run_coroutine_threadsafe(call, self._loop)
         try:
+            future = asyncio.run_coroutine_threadsafe(call, self._loop)
+        except RuntimeError:  # the loop is closed
+            call.close()
+            raise RuntimeError(_CLOSED) from None
+        try:
+            while not wait((future,), _LOOKS).done:
+                if not self._thread.is_alive():  # it took the call, and ended before it looked at it
+                    raise RuntimeError(_CLOSED)
             return future.result()
+        except (CancelledError, RuntimeError):
+            if self._is_stopped:
+                raise RuntimeError(_CLOSED) from None
+            raise
         finally:
             future.cancel()
 
@@ -250,6 +270,7 @@ class _LoopThread:
         """Ends the thread, and cancels what it still does. Does nothing in a forked process, or a second time."""
         if self.pid != os.getpid() or self._loop.is_closed():
             return
+        self._is_stopped = True
         self._loop.call_soon_threadsafe(self._ended.set)
         if threading.current_thread() is not self._thread:  # the garbage collector runs in any thread
             self._thread.join()
@@ -262,7 +283,13 @@ def _serve(client: AsyncClient, started: Future[tuple[asyncio.AbstractEventLoop,
             started.set_result((asyncio.get_running_loop(), ended))
             await ended.wait()
 
-    asyncio.run(until_ended())
+    try:
+        with asyncio.Runner() as runner:
+            runner.run(until_ended())
+    except BaseException as e:
+        if started.done():
+            raise
+        started.set_exception(e)
 
 
 def _one(query: Mapping[str, Any], k: int, candidates: Sequence[AdId] | None) -> bytes:

@@ -44,11 +44,11 @@ class Retries:
         """Seconds from an attempt, counted from 0, to the next one: `Retry-After`, and some more by chance."""
         jitter = random.uniform(0, min(self.longest_wait_s, self.first_wait_s * 2**attempt))
         asked = problem.headers.get("retry-after", "") if isinstance(problem, httpx.Response) else ""
-        return int(asked) + jitter if asked.isdecimal() else jitter
+        return int(asked) + jitter if asked.isdecimal() and len(asked) < 10 else jitter
 
 
 RETRIES = Retries()
-Problem = httpx.Response | httpx.TransportError | TimeoutError  # what came of a request
+Problem = httpx.Response | httpx.RequestError | TimeoutError  # what came of a request
 
 
 class RetryBudget:

@@ -35,3 +35,32 @@ def test_a_forked_process_calls_too_and_no_process_waits_for_its_client(tiny_bun
         command.append(f"http://{host}:{port}")
         out = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert (out.stdout, out.stderr, out.returncode) == ("1\n2\n", "", 0)
+
+
+_NO_DESCRIPTOR = """
+import os, resource
+from serving.client import Client, NoAnswerError, Retries
+
+client = Client("http://127.0.0.1:9", deadline_s=5, retries=Retries(attempts=1))
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+taken = []
+try:
+    while True:
+        taken.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    pass
+for _ in range(2):
+    try:
+        client.rank({})
+    except NoAnswerError as e:
+        print("Too many open files" in str(e), flush=True)
+    while taken:
+        os.close(taken.pop())
+client.close()
+"""
+
+
+def test_without_a_descriptor_for_its_loop_a_call_fails_and_the_next_one_is_as_ever() -> None:
+    command = [sys.executable, "-c", _NO_DESCRIPTOR]
+    out = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (out.stdout, out.returncode) == ("True\nFalse\n", 0)  # on stderr, asyncio of a loop that it half made

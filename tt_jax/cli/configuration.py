@@ -46,6 +46,8 @@ def with_overrides(given: Config, overrides: Sequence[str]) -> Config:
 def _execute(file: str) -> Config:
     path, colon, argument = file.partition(":")
     module = load_python(path, "tt_jax_run_config", f"--config={file}", ConfigError)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"--config={file}: it has no function get_config, which returns the configuration")
     try:
         found = module.get_config(*([argument] if colon else []))
     except Exception as e:  # whatever the user's file raises

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import NoReturn
 
 from tt_jax.cli.signals import end_at_once
@@ -50,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         sys.exit(0 if arguments else _fail("expected a verb"))
+    if arguments == ["--version"]:
+        print(version("tt-jax"))
+        sys.exit(0)
     verb = arguments[0]
     if verb not in VERBS:
         sys.exit(_fail(f"unknown verb {verb!r}{nearest(verb, VERBS)}"))
@@ -116,6 +120,6 @@ def _help() -> str:
     return (
         "usage: tt-jax VERB [arguments]\n\n"
         "Lightweight ads ranking: ad logs in, a trained two-tower out, top-k ads served."
-        f"\n\n{verbs}\n\n`tt-jax VERB --help` shows the arguments of a verb and an example."
+        f"\n\n{verbs}\n\n`tt-jax VERB --help` shows the arguments of a verb and an example, `--version` the version."
         "\nTT_JAX_PLUGINS=FILE.py,MODULE imports model kinds and losses of your own before the verb runs."
     )

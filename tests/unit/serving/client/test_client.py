@@ -277,6 +277,33 @@ def test_a_client_of_threads_has_a_thread_from_its_first_call_to_its_end() -> No
     assert not _threads()
 
 
+def test_calls_in_flight_end_with_their_client() -> None:
+    class Silent(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            begun.set()
+            await asyncio.sleep(60)
+            raise AssertionError
+
+    begun, client = threading.Event(), Client("http://s", deadline_s=60, transport=Silent())
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(client.rank, {}) for _ in range(4)]
+        assert begun.wait(10)
+        client.close()
+        for call in calls:
+            with pytest.raises(RuntimeError, match="the client is closed"):
+                call.result(10)
+
+
+@pytest.mark.parametrize("answer", [busy("9" * 400), busy("9" * 5000), httpx.ReadError("reset")])
+def test_what_a_proxy_says_is_no_error_of_its_own(call: Callable[..., Ranked], answer: Any) -> None:
+    assert call(Scripted(answer, httpx.Response(200, content=ANSWER))).index == "i"
+
+
+def test_an_answer_that_cannot_be_decoded_is_none(call: Callable[..., Ranked]) -> None:
+    with pytest.raises(NoAnswerError, match="DecodingError"):
+        call(lambda _: httpx.Response(200, headers={"content-encoding": "gzip"}, stream=httpx.ByteStream(b"no gzip")))
+
+
 def test_retries_are_a_share_of_the_requests() -> None:
     service = Scripted(busy("0"))
     retries = Retries(attempts=5, first_wait_s=0, longest_wait_s=0, budget=0.1, burst=4)
