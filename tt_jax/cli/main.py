@@ -100,8 +100,11 @@ def _import_plugins(names: str) -> None:
     for i, name in enumerate(filter(None, names.split(","))):
         if name.endswith(".py"):
             load_python(name, f"tt_jax_plugin_{i}", "TT_JAX_PLUGINS", ValueError)
-        else:
+            continue
+        try:
             importlib.import_module(name)
+        except ImportError as e:
+            raise ValueError(f"TT_JAX_PLUGINS: {name}: {e}") from None
 
 
 class _Parser(argparse.ArgumentParser):
