@@ -17,8 +17,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, wait
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self, TypeVar
@@ -26,6 +25,7 @@ from typing import Any, Self, TypeVar
 import httpx
 import msgspec
 
+from serving.client.loop_thread import CLOSED, LoopThread
 from serving.client.retries import (
     AGAIN,
     RETRIES,
@@ -45,8 +45,6 @@ __all__ = [
 
 AdId = int | str
 A = TypeVar("A")
-_CLOSED = "the client is closed"
-_LOOKS = 1.0  # s between two looks at whether the thread that has a call is alive
 DEADLINE = "x-deadline-ms"
 
 
@@ -184,7 +182,7 @@ class Client:
         self._make = partial(AsyncClient, base_url, **settings)
         self._first: AsyncClient | None = self._make()  # made here, so that a wrong argument raises here
         self._has_transport = transport is not None
-        self._thread: _LoopThread | None = None
+        self._thread: LoopThread | None = None
         self._lock, self._is_closed = threading.Lock(), False
 
     def rank(
@@ -203,18 +201,18 @@ class Client:
         thread = self._started()
         return thread.run(thread.client.rank_several(queries, k, candidates, deadline_s))
 
-    def _started(self) -> _LoopThread:
+    def _started(self) -> LoopThread:
         """The thread of this process. Raises RuntimeError once the client is closed."""
         thread = self._thread
         if thread is None or thread.pid != os.getpid():
             with self._lock:
                 if self._is_closed:
-                    raise RuntimeError(_CLOSED)
+                    raise RuntimeError(CLOSED)
                 if self._thread is None or self._thread.pid != os.getpid():
                     if self._thread is not None and self._has_transport:
                         raise RuntimeError("a client with a transport of its own cannot be used in a forked process")
                     client, self._first = self._first or self._make(), None
-                    self._thread = _LoopThread(client)
+                    self._thread = LoopThread(client)
                     weakref.finalize(self, self._thread.stop)
                 thread = self._thread
         return thread
@@ -231,65 +229,6 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _LoopThread:
-    """A client, and the event loop that it runs in, in a thread that does not keep the process from ending."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self.client, self.pid = client, os.getpid()
-        started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-        self._thread = threading.Thread(target=_serve, args=(client, started), name="serving client", daemon=True)
-        self._thread.start()
-        try:
-            self._loop, self._ended = started.result()
-        except OSError as e:  # no descriptor for an event loop
-            raise NoAnswerError(f"no answer: {e}") from e
-        self._is_stopped = False
-
-    def run(self, call: Coroutine[Any, Any, A]) -> A:
-        """What the call returns or raises. An interrupt of the caller cancels it."""
-        try:
-            future = asyncio.run_coroutine_threadsafe(call, self._loop)
-        except RuntimeError:  # the loop is closed
-            call.close()
-            raise RuntimeError(_CLOSED) from None
-        try:
-            while not wait((future,), _LOOKS).done:
-                if not self._thread.is_alive():  # it took the call, and ended before it looked at it
-                    raise RuntimeError(_CLOSED)
-            return future.result()
-        except (CancelledError, RuntimeError):
-            if self._is_stopped:
-                raise RuntimeError(_CLOSED) from None
-            raise
-        finally:
-            future.cancel()
-
-    def stop(self) -> None:
-        """Ends the thread, and cancels what it still does. Does nothing in a forked process, or a second time."""
-        if self.pid != os.getpid() or self._loop.is_closed():
-            return
-        self._is_stopped = True
-        self._loop.call_soon_threadsafe(self._ended.set)
-        if threading.current_thread() is not self._thread:  # the garbage collector runs in any thread
-            self._thread.join()
-
-
-def _serve(client: AsyncClient, started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> None:
-    async def until_ended() -> None:
-        ended = asyncio.Event()
-        async with client:
-            started.set_result((asyncio.get_running_loop(), ended))
-            await ended.wait()
-
-    try:
-        with asyncio.Runner() as runner:
-            runner.run(until_ended())
-    except BaseException as e:
-        if started.done():
-            raise
-        started.set_exception(e)
 
 
 def _one(query: Mapping[str, Any], k: int, candidates: Sequence[AdId] | None) -> bytes:
