@@ -125,7 +125,7 @@ BAD_FILES = {
     "raises": ("def get_config(arg=''):\n    return 1 / 0\n", "ZeroDivisionError: division by zero"),
     "raises on import": ("import nosuchmodule\n", "ModuleNotFoundError: No module named 'nosuchmodule'"),
     "is not Python": ("def get_config(:\n", "SyntaxError: invalid syntax (run.py, line 1)"),
-    "has no get_config": ("config = 1\n", "no attribute 'get_config'"),
+    "has no get_config": ("config = 1\n", "the file has no get_config"),
     "returns nothing": ("def get_config(arg=''):\n    pass\n", "get_config returned NoneType, expected a ConfigDict"),
     "returns a dict": ("def get_config(arg=''):\n    return {}\n", "get_config returned dict, expected a ConfigDict"),
     "has an unknown key": (

@@ -47,7 +47,7 @@ def _execute(file: str) -> Config:
     path, colon, argument = file.partition(":")
     module = load_python(path, "tt_jax_run_config", f"--config={file}", ConfigError)
     if not hasattr(module, "get_config"):
-        raise ConfigError(f"--config={file}: it has no function get_config, which returns the configuration")
+        raise ConfigError(f"--config={file}: the file has no get_config, which returns the configuration")
     try:
         found = module.get_config(*([argument] if colon else []))
     except Exception as e:  # whatever the user's file raises
