@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -24,8 +23,8 @@ from serving.index.ad_columns import AdId
 from serving.index.ad_index import VectorDType, timestamp
 from serving.index.ad_table import AdTable
 from serving.index.change_set import SAME, AdUpdates, ChangeSet, IndexVersion, as_ids, id_values
-from serving.index.delta import Delta, DeltaError, load_changes, save_changes
-from tt_jax.io.publish import Format, describe_files, published_directory, read_published, write_manifest
+from serving.index.delta import Delta, DeltaError, described, load_changes, save_changes
+from tt_jax.io.publish import Format, published_directory, read_published, write_manifest
 from tt_jax.io.verify import FileEntry
 from tt_jax.schema import DType
 
@@ -97,13 +96,7 @@ class Compacted:
                 sequence=version.sequence,
                 chain=version.chain,
                 created=self.created,
-                jax=importlib.metadata.version("jax"),
-                tt_jax=importlib.metadata.version("tt-jax"),
-                shape=changes.vectors.shape,
-                marked=len(changes.updates.ids),
-                dtype=changes.dtype,
-                id_dtype=changes.id_dtype,
-                files=describe_files(directory),
+                **described(directory, changes),
             )
             write_manifest(directory, manifest)
 

@@ -122,13 +122,7 @@ class Delta:
                 follows=self.before.chain,
                 chain=after.chain,
                 created=self.created,
-                jax=importlib.metadata.version("jax"),
-                tt_jax=importlib.metadata.version("tt-jax"),
-                shape=changes.vectors.shape,
-                marked=len(changes.updates.ids),
-                dtype=changes.dtype,
-                id_dtype=changes.id_dtype,
-                files=describe_files(directory),
+                **described(directory, changes),
             )
             write_manifest(directory, manifest)
 
@@ -175,6 +169,19 @@ class Delta:
 
 
 _ARRAYS = ("bids", "valid", "marked_bids", "marked_valid", "removed")
+
+
+def described(directory: Path, changes: ChangeSet) -> dict[str, Any]:
+    """What a manifest says of the changes that `save_changes` has written, of all files, and of what wrote them."""
+    return {
+        "jax": importlib.metadata.version("jax"),
+        "tt_jax": importlib.metadata.version("tt-jax"),
+        "shape": changes.vectors.shape,
+        "marked": len(changes.updates.ids),
+        "dtype": changes.dtype,
+        "id_dtype": changes.id_dtype,
+        "files": describe_files(directory),
+    }
 
 
 def save_changes(directory: Path, changes: ChangeSet) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tt_jax.cli.table import text_table
-from tt_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from tt_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 
 EXAMPLE = "  tt-jax quickstart --workdir=runs/quickstart"
 SPLIT = "test"  # the last day of the world, which training never saw
@@ -119,11 +119,15 @@ def _train(scenario: str, here: Path, prepared: Path, seed: int) -> float | None
 
 
 def run_config(scenario: str, prepared: Path, seed: int) -> Config:
-    """The run of a scenario, as in `configs/adworld.py`, which is not part of the package."""
+    """The run of a scenario, as in `configs/adworld.py`, which is not part of the package: it learns what users did."""
+    from input_pipeline.adworld.simulate import AdWorldConfig, schema
+
+    teachers = [task.name for task in schema(AdWorldConfig()).tasks if task.kind == "soft"]
     return Config(
         model=ModelConfig(experts=4, full_rank_layers=1, low_rank_layers=1, rank=32, mlp=(128, 64), output_dim=32),
         data=DataConfig(path=str(prepared), scenarios=(scenario,), batch_size=1024),
         optimizer=OptimizerConfig(learning_rate=6e-3, embedding_learning_rate=0.1),
+        train=TrainConfig(epochs=1, task_weights=tuple(f"{name}=0" for name in teachers)),
         seed=seed,
         utility="bid * click",
     )

@@ -42,11 +42,17 @@ def predict_rows(
 
 
 def eval_rows(
-    schema: Schema, scenarios: Sequence[str], logits_NH: np.ndarray, batch: dict[str, np.ndarray]
+    schema: Schema,
+    scenarios: Sequence[str],
+    logits_NH: np.ndarray,
+    batch: dict[str, np.ndarray],
+    for_calibration: bool = True,
 ) -> EvalRows:
     """The first N rows of a batch with their logits, float32, not calibrated; the rest of the batch is padding.
 
-    `scenarios`: those that were asked for; empty = all.
+    Args:
+      scenarios: those that were asked for; empty = all.
+      for_calibration: whether the rows have a `query_scenario`.
     """
     n = len(logits_NH)
     return EvalRows(
@@ -57,7 +63,7 @@ def eval_rows(
         weights=batch["weights"][:n],
         scenario=batch["scenario"][:n, 0],
         keys=batch["keys"][:n],
-        query_scenario=np.asarray(query_scenarios(schema, batch["query_ids"][:n])),
+        query_scenario=np.asarray(query_scenarios(schema, batch["query_ids"][:n])) if for_calibration else None,
     )
 
 
@@ -91,7 +97,7 @@ def evaluate(
     for split in part.splits:
         found = _batches(predict, params, tables, part.prepared, split, scenarios, batch_size, should_stop)
         for logits_NH, batch in found:
-            rows = eval_rows(schema, scenarios, logits_NH, batch)
+            rows = eval_rows(schema, scenarios, logits_NH, batch, for_calibration=False)
             parts.append(rows)
             if hours is not None:
                 of_tasks = rows.probabilities[:, schema.head_of_task]
