@@ -170,7 +170,7 @@ def _arrays(path: Path) -> Any:
         with zipfile.ZipFile(path) as packed:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in packed.infolist()):
                 raise ValueError("packed arrays; expected them as they are")
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as f, np.load(f, allow_pickle=False) as arrays:
             return dict(arrays)
     except Exception as e:  # zipfile, tokenize and NumPy raise every kind for a damaged file
         raise PortableError(f"{path}: NumPy cannot read it: {e}") from None

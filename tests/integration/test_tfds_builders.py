@@ -60,7 +60,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     import tensorflow_datasets as tfds
 
     constants = tfds.core.constants  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setattr(constants, "LOGS", str(tmp_path / "data"))
+    monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path / "data"))
     return tmp_path / "data"
 
 

@@ -211,7 +211,7 @@ def _read_weights(path: Path, model: TwoTower) -> tuple[dict[str, np.ndarray], d
         with zipfile.ZipFile(path) as packed:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in packed.infolist()):
                 raise BundleError("packed arrays; expected them as they are")  # a few bytes may unpack to any size
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as f, np.load(f, allow_pickle=False) as arrays:
             for key in arrays.files:
                 group, _, name = key.partition("/")
                 if group not in groups:

@@ -189,7 +189,7 @@ def read_predictions(folder: Path, split: str, done: Done) -> np.ndarray:
     """
     path = _predictions(folder, split)
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with path.open("rb") as f, np.load(f, allow_pickle=False) as found:
             weights, logits = str(found["weights"]), found["logits"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
         raise CompareError(f"{path}: not the predictions of a run: {e}; remove {folder / DONE} to repeat it") from e

@@ -6,12 +6,11 @@ what they had begun complains once it is collected, which nobody can catch.
 
 from __future__ import annotations
 
-import gc
 import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 _LOGGERS = ("absl", "asyncio")  # Orbax's, and that of the loops it runs
@@ -20,26 +19,30 @@ _CLOSED_LOOP = "Event loop is closed"  # TensorStore's callback into a loop that
 
 @contextmanager
 def quiet_about_abandoned() -> Iterator[None]:
-    """Inside, the complaints of abandoned reads and writes are dropped; every other one is made as before."""
+    """Inside, the complaints of abandoned reads and writes are dropped; every other one is made as before.
+
+    After a failure they stay dropped: what was abandoned complains when it is collected, which may be at exit.
+    """
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
         if _CLOSED_LOOP not in str(unraisable.exc_value):
             before(unraisable)
 
-    def is_other(record: logging.LogRecord) -> bool:
-        return record.name == "absl" and "orbax" not in record.pathname
-
-    with warnings.catch_warnings():
+    with ExitStack() as undo:
+        undo.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
         for name in _LOGGERS:
-            logging.getLogger(name).addFilter(is_other)
+            logging.getLogger(name).addFilter(_is_of_others)
+            undo.callback(logging.getLogger(name).removeFilter, _is_of_others)
         sys.unraisablehook = hook
+        undo.callback(setattr, sys, "unraisablehook", before)
         try:
             yield
-        finally:
-            if sys.exception():  # what was abandoned complains while it is not heard
-                gc.collect()
-            sys.unraisablehook = before
-            for name in _LOGGERS:
-                logging.getLogger(name).removeFilter(is_other)
+        except BaseException:
+            undo.pop_all()
+            raise
+
+
+def _is_of_others(record: logging.LogRecord) -> bool:
+    return "orbax" not in f"{record.pathname} {record.getMessage()}"

@@ -160,9 +160,10 @@ def test_killed_or_on_a_full_disk_there_is_no_set_and_the_next_run_starts_clean(
     out = tmp_path / "out" / "set"
 
     def run(what: str, limit: int = resource.RLIM_INFINITY) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", textwrap.dedent(_RUN), str(tmp_path / "*.parquet"), str(out), what]
-        limits = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # noqa: E731
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, preexec_fn=limits)
+        limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        code = limited + textwrap.dedent(_RUN)
+        command = [sys.executable, "-c", code, str(tmp_path / "*.parquet"), str(out), what]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert run("kill").returncode == -signal.SIGKILL
     assert not out.exists()
