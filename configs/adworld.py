@@ -21,7 +21,7 @@ from dataclasses import replace
 from ml_collections import ConfigDict
 
 from tt_jax import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig, config_dict
-from tt_jax.config_files import model_of, split_argument
+from tt_jax.config.files import model_of, split_argument
 
 SOFT, HARD = ("teacher_click", "teacher_long_click", "teacher_conversion"), ("click", "long_click", "conversion")
 LABELS = {  # the splits to learn from, and the tasks not to learn

@@ -18,7 +18,7 @@ from dataclasses import replace
 from ml_collections import ConfigDict
 
 from tt_jax import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig, config_dict
-from tt_jax.config_files import model_of, split_argument
+from tt_jax.config.files import model_of, split_argument
 
 SELECT = "select"
 BASE = ModelConfig(experts=4, full_rank_layers=1, low_rank_layers=1, rank=32, mlp=(128, 64), output_dim=32)

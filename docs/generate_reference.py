@@ -45,7 +45,7 @@ is refused when it is made, by the name of the feature or task.
 """
 _CONFIG = """# The configuration
 
-What a run is: [tt_jax/config.py](../../tt_jax/config.py). A configuration is a Python file with
+What a run is: [tt_jax/config](../../tt_jax/config/config.py). A configuration is a Python file with
 `get_config(arg)`. `tt-jax train` takes any field on the command line: `--config.model.experts=8`,
 of a tuple `--config.model.mlp=256,128`. A name that does not exist, and a value that cannot be, is
 an error.

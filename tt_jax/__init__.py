@@ -36,13 +36,13 @@ if TYPE_CHECKING:
         StageConfig,
         TrainConfig,
     )
-    from tt_jax.config_files import config_dict
+    from tt_jax.config.files import config_dict
+    from tt_jax.config.registry import LOSSES, MODEL_KINDS
     from tt_jax.features.encoder import Encoder
     from tt_jax.losses import cross_entropy
     from tt_jax.models.dense import Dense
     from tt_jax.models.tower_body import TowerBody
     from tt_jax.models.two_tower import TwoTower
-    from tt_jax.registry import LOSSES, MODEL_KINDS
     from tt_jax.schema import Feature, Schema, SchemaError, Task
     from tt_jax.training.loop import train
     from tt_jax.training.setup import make_model
@@ -64,13 +64,13 @@ _PLACES = {
         "Config", "ConfigError", "DataConfig", "ModelConfig", "OptimizerConfig", "ShardingConfig", "StageConfig",
         "TrainConfig",
     ),
-    "tt_jax.config_files": ("config_dict",),
+    "tt_jax.config.files": ("config_dict",),
     "tt_jax.features.encoder": ("Encoder",),
     "tt_jax.losses": ("cross_entropy",),
     "tt_jax.models.dense": ("Dense",),
     "tt_jax.models.tower_body": ("TowerBody",),
     "tt_jax.models.two_tower": ("TwoTower",),
-    "tt_jax.registry": ("LOSSES", "MODEL_KINDS"),
+    "tt_jax.config.registry": ("LOSSES", "MODEL_KINDS"),
     "tt_jax.schema": ("Feature", "Schema", "SchemaError", "Task"),
     "tt_jax.training.loop": ("train",),
     "tt_jax.training.setup": ("make_model",),

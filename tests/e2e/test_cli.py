@@ -22,14 +22,14 @@ from tests.support.paths import KUAIRAND
 from tt_jax.bundle.reader import Bundle
 from tt_jax.bundle.writer import write_bundle
 from tt_jax.cli.main import VERBS
-from tt_jax.registry import LOSSES
+from tt_jax.config.registry import LOSSES
 
 RUN_CONFIG = run_configs.__file__
 
 
 def test_plugins_are_imported_before_the_verb_runs(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     plugin = tmp_path / "kinds.py"
-    plugin.write_text("from tt_jax.registry import LOSSES\nLOSSES.register('of_a_file')(abs)\n")
+    plugin.write_text("from tt_jax.config.registry import LOSSES\nLOSSES.register('of_a_file')(abs)\n")
     for value, error in (
         (str(plugin), f"{tmp_path}: no config.json; expected a directory that `tt-jax train` wrote"),
         ("no_such", "TT_JAX_PLUGINS: no_such: No module named 'no_such'"),

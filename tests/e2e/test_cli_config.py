@@ -17,7 +17,7 @@ from tt_jax.config import Config, ConfigError, ModelConfig
 GOOD = """
 from __future__ import annotations
 import dataclasses
-from tt_jax.config_files import config_dict
+from tt_jax.config.files import config_dict
 from tests.support import tiny
 
 @dataclasses.dataclass

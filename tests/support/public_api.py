@@ -11,7 +11,7 @@ from typing import Any
 
 MODULES = (
     "tt_jax",
-    "tt_jax.config_files",
+    "tt_jax.config.files",
     "tt_jax.metrics",
     "serving",
     "serving.client",

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from tests.support import tiny
 from tt_jax.config import OptimizerConfig, TrainConfig
-from tt_jax.config_files import config_dict
+from tt_jax.config.files import config_dict
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -9,6 +9,7 @@ from typing import Any
 
 from input_pipeline.adworld.simulate import AdWorldConfig
 from input_pipeline.blocks.prepared_set import PreparedSet
+from tt_jax.compare.cost import cost_of
 from tt_jax.compare.figures import over_seeds
 from tt_jax.compare.funnel import split_funnel
 from tt_jax.compare.plan import Plan, Row
@@ -17,7 +18,6 @@ from tt_jax.compare.quality import split_quality
 from tt_jax.compare.regret import split_regret
 from tt_jax.compare.speed import row_curves, to_quality
 from tt_jax.compare.train_models import Done, read_fitted
-from tt_jax.models.cost import cost_of
 from tt_jax.schema import Schema
 from tt_jax.training.setup import make_model
 

@@ -6,8 +6,9 @@ The division keeps fresh logits near the bias at any D; it is folded into the qu
 takes a plain dot product. T are the tasks with a head of their own, `Schema.heads`. Outputs are not L2-normalised: a
 cosine cannot express the spread of click probabilities.
 
-What makes a tower's output of its input is a `TowerBody`, by `config.kind` one of `tt_jax.registry.MODEL_KINDS`. The
-exception is a heavy ranker: it is no two-tower, but is trained and evaluated as one.
+What makes a tower's output of its input is a `TowerBody`, by `config.kind` one of
+`tt_jax.config.registry.MODEL_KINDS`. The exception is a heavy ranker: it is no two-tower, but is trained and evaluated
+as one.
 
 Parameters are a flat dict `{"query/body/experts/0/full/0/inner/kernel": array}`: one namespace for regex rules,
 checkpoints and exports. NNX modules exist only inside a trace.
@@ -28,11 +29,11 @@ from flax import nnx
 from jax import Array
 
 from tt_jax.config import ConfigError, ModelConfig
+from tt_jax.config.registry import MODEL_KINDS
 from tt_jax.models.dense import MatmulPrecision
 from tt_jax.models.embedding import Tables, gather
 from tt_jax.models.heavy_ranker import HeavyRanker
 from tt_jax.models.tower_body import TowerBody
-from tt_jax.registry import MODEL_KINDS
 from tt_jax.schema import TOWERS, Schema, Tower
 
 Params = dict[str, Array]

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from input_pipeline.batches import Batches, mixed_batches, to_device, train_batches
 from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from tt_jax.config import Config, ConfigError, parse_weights
+from tt_jax.config.registry import LOSSES
 from tt_jax.evaluation.predict import Predict, make_predict
 from tt_jax.io.strict_json import nearest
 from tt_jax.metrics import METRICS, streaming
@@ -21,7 +22,6 @@ from tt_jax.models.dense import resolve_precision
 from tt_jax.models.two_tower import TwoTower
 from tt_jax.parallel.processes import place_arrays
 from tt_jax.parallel.sharding import batch_sharding, make_mesh, on_mesh, place_tables, replicated, state_specs
-from tt_jax.registry import LOSSES
 from tt_jax.runs.record import Stage
 from tt_jax.schema import Schema, array_specs
 from tt_jax.training.collectives import ONE_DEVICE, ManyDevices, shard_predict, shard_step

@@ -21,10 +21,10 @@ import optax
 from jax import Array, lax
 
 from tt_jax.config import Config, parse_weights
+from tt_jax.config.registry import LOSSES
 from tt_jax.losses import label_weight, masked_sum, training_loss
 from tt_jax.metrics import streaming
 from tt_jax.models.two_tower import Params, TwoTower
-from tt_jax.registry import LOSSES
 from tt_jax.schema import TOWERS, Schema, Tower
 from tt_jax.training.admission import Admission, TrainedTables, admit_batch, fresh_admission
 from tt_jax.training.collectives import ONE_DEVICE, Exchange

@@ -21,11 +21,11 @@ from tests.support.steps import BASE, STEPS, batches, compiled, fresh, trained
 from tt_jax.bundle.reader import Bundle
 from tt_jax.bundle.writer import write_bundle
 from tt_jax.config import ConfigError, ModelConfig
+from tt_jax.config.registry import MODEL_KINDS
 from tt_jax.features.encoder import Encoder
 from tt_jax.models.embedding import gather
 from tt_jax.models.mtmd import DomainInput
 from tt_jax.models.two_tower import TwoTower
-from tt_jax.registry import MODEL_KINDS
 from tt_jax.schema import TOWERS, Feature, Schema
 from tt_jax.training.step import make_step
 

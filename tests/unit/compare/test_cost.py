@@ -14,9 +14,9 @@ from configs import kuairand as kuairand_config
 from input_pipeline.recipes import adworld, kuairand
 from tests.support import tiny
 from tests.support.kinds import kind_of
-from tt_jax.models.cost import cost_of
+from tt_jax.compare.cost import cost_of
+from tt_jax.config.registry import MODEL_KINDS
 from tt_jax.models.two_tower import TwoTower
-from tt_jax.registry import MODEL_KINDS
 
 KINDS = MODEL_KINDS.names
 TWO_TOWERS = tuple(kind for kind in KINDS if kind != "heavy")

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tt_jax.config.registry import MODEL_KINDS
 from tt_jax.io.strict_json import ABSENT, dataclass_from_dict, nearest, parse_json
-from tt_jax.registry import MODEL_KINDS
 
 Precision = Literal["auto", "f32", "bf16"]
 Schedule = Literal["constant", "rewarm"]
@@ -30,12 +30,11 @@ class ModelConfig:
     """The model. Both towers have the same shape.
 
     Attributes:
-      kind: what makes a tower's output of its input, a name of `tt_jax.registry.MODEL_KINDS`. `mmoe_dcn`: a mixture of
-      DCN-V2 experts; `mmoe_mlp`: of MLPs;
-        `dcn`, `mlp`: one such stack, without experts and gates; `mtmd`: experts per domain and task, see
-        `tt_jax.models.mtmd`. `heavy` is no two-tower: an `mmoe_dcn` over the input of both sides, a teacher that is
-        never served. Kinds without cross layers ignore their numbers and rank; `dcn` and `mlp` ignore `experts` and
-        `gate_hidden`; `mtmd` has a number of experts of its own.
+      kind: what makes a tower's output of its input, a name of `tt_jax.config.registry.MODEL_KINDS`. `mmoe_dcn`: a
+        mixture of DCN-V2 experts; `mmoe_mlp`: of MLPs; `dcn`, `mlp`: one such stack, without experts and gates;
+        `mtmd`: experts per domain and task, see `tt_jax.models.mtmd`. `heavy` is no two-tower: an `mmoe_dcn` over the
+        input of both sides, a teacher that is never served. Kinds without cross layers ignore their numbers and rank;
+        `dcn` and `mlp` ignore `experts` and `gate_hidden`; `mtmd` has a number of experts of its own.
       experts: number of experts E per tower.
       full_rank_layers, low_rank_layers: cross layers of an expert, in this order (DCN-V2).
       rank: rank r of the low-rank cross layers.
@@ -120,7 +119,7 @@ class TrainConfig:
       patience: evaluations without a better `early_stop` metric before training ends; 0 = never.
       keep_last: checkpoints kept, besides the best one.
       task_weights: `TASK=WEIGHT`, in place of the weights of these tasks in the schema; 0 = the label is not learned.
-      loss: of a row and task, a name of `tt_jax.registry.LOSSES`.
+      loss: of a row and task, a name of `tt_jax.config.registry.LOSSES`.
     """
 
     epochs: float = 1.0

@@ -14,11 +14,11 @@ from jax import Array
 from tests.support import tiny
 from tests.unit.training.test_step import batches
 from tt_jax.config import Config, ConfigError, ModelConfig, TrainConfig
+from tt_jax.config.registry import LOSSES, MODEL_KINDS
 from tt_jax.losses import cross_entropy
 from tt_jax.models.dense import Dense, MatmulPrecision
 from tt_jax.models.tower_body import TowerBody
 from tt_jax.models.two_tower import TwoTower, is_two_tower
-from tt_jax.registry import LOSSES, MODEL_KINDS
 from tt_jax.schema import Schema
 from tt_jax.training.setup import check_config
 from tt_jax.training.step import TrainState, init_state, make_step

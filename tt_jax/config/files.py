@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from tt_jax.config import Config, ModelConfig
+from tt_jax.config.config import Config, ModelConfig
 from tt_jax.io.strict_json import nearest
 
 __all__ = ["config_dict", "model_of", "split_argument"]
