@@ -249,6 +249,14 @@ class Scorer:
         return list(map(ScoredAd, self.ads.ids.at(positions), utility.tolist(), probabilities))
 
 
+def by_model(scorers: Scorer | Mapping[str, Scorer]) -> dict[str, Scorer]:
+    """Model -> scorer, at least one; a lone scorer is that of the model that its schema names."""
+    found = {scorers.schema.name: scorers} if isinstance(scorers, Scorer) else dict(scorers)
+    if not found:
+        raise ValueError("scorers: expected at least one, got none")
+    return found
+
+
 def _batches(rows: Sequence[int], size: int) -> Iterator[list[int]]:
     for first in range(0, len(rows), size):
         yield list(rows[first : first + size])

@@ -159,6 +159,11 @@ class Batch:
             self.ranking.wait()
 
     @property
+    def model(self) -> str:
+        """Whose scorer it is."""
+        return self.parts[0].request.work.model
+
+    @property
     def queries(self) -> int:
         """Number of queries."""
         return sum(part.queries for part in self.parts)

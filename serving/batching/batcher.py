@@ -1,4 +1,4 @@
-"""Between the event loop and JAX: a bounded queue, and the one thread that holds the scorer and ranks what is queued.
+"""Between the event loop and JAX: a bounded queue, and the one thread that holds the scorers and ranks what is queued.
 
 Requests that are queued together are ranked by one call, which costs little more than for one of them. Nobody waits
 for company: while a call runs the next ones gather by themselves. Where enough are queued a second call is started
@@ -13,8 +13,8 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from numbers import Real
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry
@@ -32,13 +32,13 @@ from serving.batching.batch import (
     awaitable,
     start_batch,
 )
-from serving.batching.latency_model import LatencyModel
+from serving.batching.expected_wait import ExpectedWait
 from serving.batching.pending import Answers, Pending
 from serving.batching.queue import BatchQueue
 from serving.batching.queue_metrics import QueueMetrics
-from serving.batching.request import Work
+from serving.batching.request import Work, deadline_seconds
 from serving.limits import ServiceLimits
-from serving.scorer import Scorer
+from serving.scorer import RequestError, Scorer, by_model
 from serving.scoring.programs import QUERIES
 
 __all__ = ["Batcher", "DeadlineError", "DispatcherError", "OverloadError", "Ranked"]
@@ -57,24 +57,27 @@ class Batcher:
     is awaited and all that is asked later fails with `DispatcherError` at once.
 
     Attributes:
+      scorers: model -> the scorer that its next batch will use; one is given, or several by name.
       closing_at: of `time.perf_counter`; from then on queued requests are refused, not ranked. Set it to stop in time.
     """
 
     def __init__(
-        self, scorer: Scorer, *, limits: ServiceLimits | None = None, metrics: QueueMetrics | None = None
+        self,
+        scorers: Scorer | Mapping[str, Scorer],
+        *,
+        limits: ServiceLimits | None = None,
+        metrics: QueueMetrics | None = None,
     ) -> None:
         self._limits = limits or ServiceLimits()
         self.closing_at = math.inf
-        self._scorer = scorer
+        self.scorers = by_model(scorers)
         self._metrics = metrics or QueueMetrics(CollectorRegistry())
         self._metrics.queued.set_function(lambda: self._queue.queries)
         self._wake = threading.Condition()  # guards the queue, the changes and `_closed`
         self._queue = BatchQueue()
-        self._changes: deque[tuple[Switch, asyncio.Future[Any]]] = deque()
+        self._changes: deque[tuple[str, Switch, asyncio.Future[Any]]] = deque()  # model, change, who awaits it
         self._closed = False
-        self._running = 0  # batches
-        self._latency = LatencyModel()
-        self._finished = self._busy_until = 0.0  # when the last batch was done; when the running ones should be
+        self._expected = ExpectedWait(self.scorers)
         self._answers = Answers(self._limits.stuck, self._metrics.shed)
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
         self._thread.start()
@@ -82,8 +85,8 @@ class Batcher:
 
     @property
     def scorer(self) -> Scorer:
-        """The scorer that the next batch will use."""
-        return self._scorer
+        """The first of `scorers`: the only one of a batcher that has one."""
+        return next(iter(self.scorers.values()))
 
     @property
     def failure(self) -> DispatcherError | None:
@@ -92,19 +95,22 @@ class Batcher:
             self._answers.fail("the thread that ranks has ended")
         return self._answers.failure
 
-    def admit(self, queries: int, deadline: float = math.inf, lag: float = 0.0, is_large: bool = False) -> None:
+    def admit(
+        self, queries: int, deadline: float = math.inf, lag: float = 0.0, is_large: bool = False, model: str = ""
+    ) -> None:
         """Raises `OverloadError` if that many queries find no place in the queue, or are expected to be late.
 
         `deadline`: of `time.perf_counter`. `lag`: seconds for which the request waited for the event loop. `is_large`:
-        they need more than one call. Such ones cannot fill the queue for the others.
+        they need more than one call. Such ones cannot fill the queue for the others. `model`: theirs; "" = not known.
         """
         waiting = self._queue.queries - (0 if is_large else self._queue.large)
         if waiting and waiting + queries > self._limits.max_queue:
             self._metrics.shed["full"].inc()
-            raise OverloadError(f"the queue is full: {waiting} queries wait", self._expected_wait(queries, is_large))
+            wait = self._expected.of(self._queue, queries, is_large, model)
+            raise OverloadError(f"the queue is full: {waiting} queries wait", wait)
         if deadline == math.inf:
             return
-        wait = self._expected_wait(queries, is_large)
+        wait = self._expected.of(self._queue, queries, is_large, model)
         if wait and time.perf_counter() + _MARGIN * wait + _LAGS * lag > deadline:
             self._metrics.shed["slow"].inc()
             raise OverloadError(f"an answer would take about {wait * 1e3:.0f} ms, longer than the request allows", wait)
@@ -112,25 +118,44 @@ class Batcher:
     def submit(self, work: Work, deadline: float = math.inf) -> asyncio.Future[Ranked]:
         """The ranked ads of each query, to be awaited. Cancelling it takes the request out of the queue.
 
+        `work.model`: whose scorer ranks it; "" = the first.
+
         Raises at once: `OverloadError`, `RequestError`, `DispatcherError`, TypeError or ValueError for no `deadline`.
         Raises when awaited: `RequestError`, `DeadlineError`, `DispatcherError`.
         """
         if not isinstance(work, Work):
             raise TypeError(f"work: expected Work, got {type(work).__name__}")
-        work, deadline = work.copied(), _seconds(deadline)
-        batch_key, pending = self._scorer.batch_key(work.k, work.candidates), self._awaited()
-        answer: asyncio.Future[Ranked] = pending.loop.create_future()
-        request = Queued(work, batch_key, deadline, time.perf_counter(), answer)
-        self.admit(len(work.queries), deadline, is_large=request.calls > 1)
+        request, pending = self._request(work, deadline_seconds(deadline))
+        self.admit(len(work.queries), request.deadline, is_large=request.calls > 1, model=request.work.model)
+        return self._enqueue(request, pending, self._queue.add)
+
+    def submit_spare(self, work: Work) -> asyncio.Future[Ranked] | None:
+        """As `submit`, for a request that is ranked when nothing else waits; None if something does, it needs more than
+        one call, or another such request waits. If something comes before its turn, it fails with `OverloadError`."""
+        request, pending = self._request(work, math.inf)
+        if self._queue.requests or self._queue.spare or request.calls > 1:
+            return None
+        return self._enqueue(request, pending, self._queue.add_spare)
+
+    def _enqueue(self, request: Queued, pending: Pending, add: Callable[[Queued], None]) -> asyncio.Future[Ranked]:
         with self._wake:
             self._refuse_if_closed()
-            self._queue.add(request)
+            add(request)
             self._wake.notify()
-        pending.add(answer, request)
-        return answer
+        pending.add(request.answer, request)
+        return request.answer
 
-    async def between(self, change: Callable[[Scorer], tuple[Scorer, R]]) -> R:
-        """Runs `change` of the scorer in the thread, between two batches.
+    def _request(self, work: Work, deadline: float) -> tuple[Queued, Pending]:
+        work = work.copied()
+        work = replace(work, model=work.model or next(iter(self.scorers)))
+        if work.model not in self.scorers:
+            raise RequestError(f"model: expected one of {', '.join(self.scorers)}, got {work.model!r}")
+        batch_key, pending = self.scorers[work.model].batch_key(work.k, work.candidates), self._awaited()
+        answer: asyncio.Future[Ranked] = pending.loop.create_future()
+        return Queued(work, batch_key, deadline, time.perf_counter(), answer), pending
+
+    async def between(self, change: Callable[[Scorer], tuple[Scorer, R]], model: str = "") -> R:
+        """Runs `change` of the scorer of a model ("" = the first) in the thread, between two batches.
 
         The scorer that it returns, which may be the one it was given, serves from then on. If it raises, nothing
         changes and the error is raised here. Requests of which a part was ranked are ranked to their end before.
@@ -139,7 +164,7 @@ class Batcher:
         done: asyncio.Future[R] = pending.loop.create_future()
         with self._wake:
             self._refuse_if_closed()
-            self._changes.append((change, done))
+            self._changes.append((model or next(iter(self.scorers)), change, done))
             self._wake.notify()
         pending.add(done)
         return await done
@@ -162,17 +187,6 @@ class Batcher:
         if self._closed:
             raise RuntimeError("the batcher is closed")
 
-    def _expected_wait(self, queries: int, is_large: bool) -> float:
-        """Seconds until as many more queries would be answered; 0 if nothing is before them."""
-        queued, large = self._queue.queries, self._queue.large
-        if not self._running and not queued:
-            return 0.0
-        seconds = max(0.0, self._busy_until - time.perf_counter()) + self._latency.sending
-        if not large or is_large:
-            return seconds + self._latency.queue(queued + queries)
-        own = self._latency.queue(queued - large + queries)  # every other call, at most, is one for a large request
-        return seconds + own + min(self._latency.queue(large), own + self._latency.call(self._queue.at_once))
-
     def _run(self) -> None:
         try:
             self._rank_all()
@@ -187,7 +201,7 @@ class Batcher:
             if running is not None and self._queue.queries < QUERIES[-1]:
                 running.wait()  # meanwhile the next batch grows
             with self._wake:
-                while not (running or self._queue.requests or self._changes or self._closed):
+                while not (running or self._queue.requests or self._queue.spare or self._changes or self._closed):
                     self._answers.pulse.beat(at_work=False)
                     self._wake.wait()
                 self._answers.pulse.beat()
@@ -196,6 +210,8 @@ class Batcher:
                 # A change waits for what is running or begun, and comes before what is queued.
                 is_free = running is None and not self._queue.is_begun
                 change = self._changes.popleft() if self._changes and is_free else None
+                if late := self._queue.take_spare(running is None and change is None):
+                    self._answers.deliver([late.fails(OverloadError("others wait", 1.0))])
                 parts = [] if change or self._closed else self._take(running is None)
             if change is not None:
                 self._change(*change)
@@ -208,13 +224,12 @@ class Batcher:
         """What can go with each other, out of the queue. Drops what nobody waits for."""
         if may_wait:
             self._wait_for_company()
-        now, dropped, few = time.perf_counter(), list[Outcome](), self._queue.queries - self._queue.large
-        later = now + self._latency.call(self._latency.batch_size(max(1, few), QUERIES[-1]))
+        now, dropped, later = time.perf_counter(), list[Outcome](), self._expected.next_done(self._queue)
         # The first one is ranked in any case, so that an expectation that is wrong does not outlive its reason.
         first = self._queue.requests[0] if self._queue.requests else None
-        self._queue.keep(lambda request: self._is_wanted(request, now if request is first else later, dropped))
+        self._queue.keep(lambda r: self._is_wanted(r, now if r is first else later[r.work.model], dropped))
         self._answers.deliver(dropped)
-        return self._queue.take(self._latency, begun_only=bool(self._changes))
+        return self._queue.take(self._expected.latencies, begun_only=bool(self._changes))
 
     def _wait_for_company(self) -> None:
         queue = self._queue
@@ -243,39 +258,33 @@ class Batcher:
     def _start(self, parts: list[Part]) -> Batch | None:
         failed = list[Outcome]()
         try:
-            batch = start_batch(self._scorer, parts, failed)
+            batch = start_batch(self.scorers[parts[0].request.work.model], parts, failed)  # all are of one model
             if batch is not None:
                 self._metrics.batch.observe(batch.queries)
                 for part in batch.parts:
                     if part.first == 0:
                         self._metrics.wait.observe(batch.started - part.request.arrived)
-                self._busy_until = max(batch.started, self._busy_until) + self._latency.queue(batch.queries)
-                self._running += 1
+                self._expected.started(batch)
         except BaseException as e:  # of the batch, not of the thread
             batch, failed = None, all_fail(parts, e)
         self._answers.deliver(failed)
         return batch
 
     def _finish(self, batch: Batch, following: Batch | None) -> None:
-        self._running -= 1
+        self._expected.running -= 1
         try:
             outcomes = batch.outcomes()
-            now = time.perf_counter()
-            own = now - max(batch.started, self._finished)  # seconds, of two that overlap
-            self._latency.measured(batch.queries, own)
-            self._finished = now
-            # Anew, not added up: what batches took less, or more, than expected would stay in it as long as it is busy.
-            self._busy_until = now + (self._latency.queue(following.queries) if following else 0.0)
+            self._expected.finished(batch, following)
         except BaseException as e:  # of the batch, not of the thread
             outcomes = all_fail(batch.parts, e)
-        self._answers.deliver(outcomes, self._latency.sent)
+        self._answers.deliver(outcomes, self._expected.latencies[batch.model].sent)
 
-    def _change(self, change: Switch, done: asyncio.Future[Any]) -> None:
+    def _change(self, model: str, change: Switch, done: asyncio.Future[Any]) -> None:
         try:
-            scorer, result = change(self._scorer)
+            scorer, result = change(self.scorers[model])
             if not isinstance(scorer, Scorer):
                 raise TypeError(f"change: expected a Scorer first, got {type(scorer).__name__}")
-            self._scorer = scorer
+            self.scorers[model] = scorer
         except BaseException as e:  # for the one who asked
             result = awaitable(e)
         self._answers.deliver([(done, result)])
@@ -283,18 +292,6 @@ class Batcher:
     def _refuse_rest(self) -> None:
         error = OverloadError("the service is stopping", 1.0)
         with self._wake:
-            rest = [request.answer for request in self._queue.clear()] + [done for _, done in self._changes]
+            rest = [request.answer for request in self._queue.clear()] + [done for *_, done in self._changes]
             self._changes.clear()
         self._answers.deliver([(answer, error) for answer in rest])
-
-
-def _seconds(deadline: Any) -> float:
-    if isinstance(deadline, bool) or not issubclass(type(deadline), Real):
-        raise TypeError(f"deadline: expected a number of seconds, got {deadline!r}")
-    try:
-        seconds = float(deadline)
-    except OverflowError:  # of an int
-        return math.inf if deadline > 0 else 0.0
-    if math.isnan(seconds):
-        raise ValueError(f"deadline: expected a number of seconds, got {deadline!r}")
-    return max(seconds, 0.0)  # of `time.perf_counter`, which was 0 long ago

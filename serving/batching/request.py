@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 from serving.error_answer import shorten
@@ -13,11 +15,15 @@ from serving.scorer import RequestError
 
 @dataclass(frozen=True)
 class Work:
-    """A checked request: queries, one list of candidate ids for each (or None for the whole index), and k of each."""
+    """A checked request: queries, one list of candidate ids for each (or None for the whole index), and k of each.
+
+    `model`: the scorer of the batcher that ranks it; "" = the first.
+    """
 
     queries: list[dict[str, Any]]
     k: int
     candidates: list[list[AdId]] | None
+    model: str = ""
 
     def copied(self) -> Work:
         """The same, with lists that nobody else changes.
@@ -32,11 +38,24 @@ class Work:
             if not isinstance(query, Mapping):
                 raise RequestError(f"query {i}: expected an object of features, got {shorten(repr(query))}")
         if lists is None:
-            return Work(list(queries), self.k, None)
+            return replace(self, queries=list(queries))
         if not isinstance(lists, list | tuple) or len(lists) != len(queries):
             got = len(lists) if isinstance(lists, list | tuple) else shorten(repr(lists))
             raise RequestError(f"candidates: expected a list for each of {len(queries)} queries, got {got}")
         for i, ids in enumerate(lists):
             if not isinstance(ids, list | tuple):
                 raise RequestError(f"candidates of query {i}: expected a list of ids, got {shorten(repr(ids))}")
-        return Work(list(queries), self.k, [list(ids) for ids in lists])
+        return replace(self, queries=list(queries), candidates=[list(ids) for ids in lists])
+
+
+def deadline_seconds(deadline: Any) -> float:
+    """A deadline of `time.perf_counter`, inf = none. Raises TypeError or ValueError for what is no number."""
+    if isinstance(deadline, bool) or not issubclass(type(deadline), Real):
+        raise TypeError(f"deadline: expected a number of seconds, got {deadline!r}")
+    try:
+        seconds = float(deadline)
+    except OverflowError:  # of an int
+        return math.inf if deadline > 0 else 0.0
+    if math.isnan(seconds):
+        raise ValueError(f"deadline: expected a number of seconds, got {deadline!r}")
+    return max(seconds, 0.0)  # of `time.perf_counter`, which was 0 long ago

@@ -30,6 +30,7 @@ class RankRequest(Struct, forbid_unknown_fields=True):
         list[AdId | list[AdId]] | None,
         Meta(description="rank these ads only: the ids with `query`, one list of ids per query with `queries`"),
     ] = None
+    model: Annotated[str | None, Meta(description="which model ranks, by a name of /v1/model")] = None
 
 
 class Ads(Struct):
@@ -144,7 +145,8 @@ def to_work(request: RankRequest, max_queries: int) -> Work:
         for i, item in enumerate(given or ()):
             if isinstance(item, list):
                 raise RequestError(f"candidates[{i}]: with 'query', expected an ad id, got {show(item)}")
-        return Work([request.query], request.k, None if given is None else [given])  # pyright: ignore[reportArgumentType]
+        lists: Any = None if given is None else [given]
+        return Work([request.query], request.k, lists, request.model or "")
     queries = request.queries or []
     if not 1 <= len(queries) <= max_queries:
         raise RequestError(f"queries: expected 1 to {max_queries} queries, got {len(queries)}")
@@ -153,7 +155,7 @@ def to_work(request: RankRequest, max_queries: int) -> Work:
             raise RequestError(f"candidates[{i}]: with 'queries', expected a list of ad ids, got {show(item)}")
     if given is not None and len(given) != len(queries):
         raise RequestError(f"candidates: expected one list for each of {len(queries)} queries, got {len(given)}")
-    return Work(queries, request.k, given)  # pyright: ignore[reportArgumentType]
+    return Work(queries, request.k, given, request.model or "")  # pyright: ignore[reportArgumentType]
 
 
 def show(value: Any) -> str:

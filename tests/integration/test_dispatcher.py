@@ -116,7 +116,7 @@ def test_lists_that_change_after_the_call_change_nothing(warm_scorer: Scorer) ->
 FAULTS: dict[str, Callable[[Batcher, Callable[..., Any]], tuple[Any, str, Any]]] = {
     "the scorer's start": lambda batcher, fault: (batcher.scorer, "start", fault),
     "a metric of the batch": lambda batcher, fault: (batcher._metrics.batch, "observe", fault),
-    "what a call took": lambda batcher, fault: (batcher._latency, "measured", fault),
+    "what a call took": lambda batcher, fault: (batcher._expected.latencies["tiny"], "measured", fault),
     "the answers": lambda batcher, fault: (Batch, "outcomes", fault),
 }
 

@@ -146,9 +146,8 @@ def test_deadlines_hold_at_the_door_in_the_queue_and_at_the_end(scorer: Scorer) 
             patient = batcher.submit(work({}), time.perf_counter() + 60)
             with pytest.raises(OverloadError, match=r"would take about \d+ ms, longer than the request allows"):
                 batcher.submit(work({}), time.perf_counter())
-            batcher._latency = (
-                LatencyModel()
-            )  # as if it had been fast so far: what waits now waits longer than expected
+            # As if it had been fast so far: what waits now waits longer than expected.
+            batcher._expected.latencies["tiny"] = LatencyModel()
             hasty = batcher.submit(work({}), time.perf_counter() + 0.02)
             await asyncio.sleep(0.03)
         with pytest.raises(DeadlineError, match="queued"):

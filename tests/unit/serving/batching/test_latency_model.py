@@ -112,15 +112,18 @@ def test_what_was_expected_wrongly_is_forgotten_while_calls_go_on(warm_scorer: S
         batcher, loop = Batcher(warm_scorer), asyncio.get_running_loop()
         batcher.close()  # what its thread would do is done here
         first, second = (
-            start_batch(warm_scorer, [Queued(Work([{}], 1, None), batch_key, math.inf, 0.0, answer).part(1)], [])
+            start_batch(
+                warm_scorer, [Queued(Work([{}], 1, None, "tiny"), batch_key, math.inf, 0.0, answer).part(1)], []
+            )
             for batch_key, answer in [(warm_scorer.batch_key(1, None), loop.create_future()) for _ in range(2)]
         )
         assert first
         assert second
-        batcher._running, batcher._busy_until = 2, time.perf_counter() + 1000.0
+        expected = batcher._expected
+        expected.running, expected.busy_until = 2, time.perf_counter() + 1000.0
         batcher._finish(first, second)
-        assert 0 < batcher._expected_wait(1, False) < 500
+        assert 0 < expected.of(batcher._queue, 1, False, "") < 500
         batcher._finish(second, None)
-        assert batcher._expected_wait(1, False) == 0
+        assert expected.of(batcher._queue, 1, False, "") == 0
 
     asyncio.run(test())

@@ -28,7 +28,7 @@ FEW, MANY, LISTS, LONG = (
 
 
 def request(queries: int, k: int = 10, batch_key: Shape = FEW) -> Queued:
-    return Queued(Work([{}] * queries, k, None), batch_key, math.inf, 0.0, cast(Any, None))
+    return Queued(Work([{}] * queries, k, None, "tiny"), batch_key, math.inf, 0.0, cast(Any, None))
 
 
 def taken(parts: list[Part]) -> list[Queued]:
@@ -50,7 +50,7 @@ def test_a_small_request_waits_for_one_call_of_a_large_one(large: tuple[int, int
         light = request(1)
         queue.add(light)
         calls, before = calls + 1, calls
-        while light not in taken(queue.take(latency)):
+        while light not in taken(queue.take({"tiny": latency})):
             calls += 1
         waits.append(calls - before - 1)
         if not heavy[-1].left:
@@ -63,13 +63,14 @@ def test_a_small_request_waits_for_one_call_of_a_large_one(large: tuple[int, int
 def test_a_small_request_expects_one_call_of_the_large_ones_that_wait(warm_scorer: Scorer) -> None:
     batcher = Batcher(warm_scorer)
     batcher.close()  # nothing is taken out of the queue
-    queue, latency = batcher._queue, batcher._latency
+    queue, expected = batcher._queue, batcher._expected
+    latency = expected.latencies["tiny"]
     latency.measured(1, 0.001)
     latency.measured(8, 0.01)
     large = request(64, 1000, MANY)
     queue.add(large)
     assert (queue.large, queue.at_once) == (64, 8)
-    assert 0.009 <= batcher._expected_wait(1, False) < 0.02  # a call for 8 of them, not for 32
+    assert 0.009 <= expected.of(queue, 1, False, "") < 0.02  # a call for 8 of them, not for 32
     queue.add(request(64, 10))
     assert queue.at_once == 32
     queue.keep(lambda some: some is large)
@@ -90,7 +91,7 @@ def test_a_large_request_goes_in_calls_of_bounded_answers() -> None:
         queue.add(request(queries, k, batch_key))
         found = []
         while queue.requests:
-            found += [part.queries for part in queue.take(LatencyModel())]
+            found += [part.queries for part in queue.take({"tiny": LatencyModel()})]
         assert found == sizes
 
 
@@ -109,7 +110,7 @@ def test_every_query_is_taken_once_and_nobody_starves(seed: int) -> None:
                 request(int(rng.choice([1, 1, 1, 5, 32, 64])), int(rng.integers(1, batch_key.size + 1)), batch_key)
             )
             queue.add(came[-1])
-        parts = queue.take(latency)
+        parts = queue.take({"tiny": latency})
         assert bool(parts) or not queue.requests
         assert queue.queries == sum(some.left for some in queue.requests)
         assert len({part.request.batch_key for part in parts}) <= 1
@@ -125,11 +126,11 @@ def test_what_is_begun_goes_to_its_end_before_a_change() -> None:
     queue, latency = BatchQueue(), LatencyModel()
     queue.add(begun := request(64, 1000, MANY))
     assert not queue.is_begun
-    queue.take(latency)
+    queue.take({"tiny": latency})
     queue.add(fresh := request(1, 1000, MANY))
     while queue.is_begun:
-        assert taken(queue.take(latency, begun_only=True)) == [begun]
-    assert queue.take(latency, begun_only=True) == []
+        assert taken(queue.take({"tiny": latency}, begun_only=True)) == [begun]
+    assert queue.take({"tiny": latency}, begun_only=True) == []
     assert queue.requests == [fresh]
 
 
@@ -202,5 +203,34 @@ def test_an_error_names_the_query_of_the_request_not_of_the_part(warm_scorer: Sc
                 await answer
             assert str(found.value) == str(alone.value)
             assert "query 70" in str(found.value)
+
+    run(warm_scorer, test)
+
+
+def test_a_call_is_of_one_model_and_that_of_the_longest_wait_comes_next() -> None:
+    queue = BatchQueue()
+    latencies = {"a": LatencyModel(), "b": LatencyModel()}
+    for model in "ba" * 8:
+        queue.add(Queued(Work([{}], 10, None, model), FEW, math.inf, 0.0, cast(Any, None)))
+    assert queue.small_of == {"a": 8, "b": 8}
+    calls = [[part.request.work.model for part in queue.take(latencies)] for _ in range(2)]
+    assert calls == [["b"] * 8, ["a"] * 8]
+    assert not queue.small_of.total()
+
+
+def test_a_spare_request_is_ranked_when_nothing_else_waits_and_dropped_if_something_does(warm_scorer: Scorer) -> None:
+    async def test(batcher: Batcher) -> None:
+        found = batcher.submit_spare(work({}))
+        assert found is not None
+        same(await found, work({}), warm_scorer)
+        assert batcher.submit_spare(Work([{}] * 64, 5, None)) is None  # more than one call
+        async with held(batcher):
+            late = batcher.submit_spare(work({}))
+            assert late is not None
+            assert batcher.submit_spare(work({})) is None  # one waits
+            first = batcher.submit(work({}))
+        with pytest.raises(OverloadError, match="others wait"):
+            await late
+        same(await first, work({}), warm_scorer)
 
     run(warm_scorer, test)
