@@ -181,14 +181,14 @@ def _verified(path: Path, kind: str, version: int) -> dict[str, Any]:
     try:
         data = (path / "manifest.json").read_bytes()
         fields = json.loads(data)
+        if (fields["format"], fields["format_version"]) != (kind, version):
+            got = f"{fields['format']!r} version {fields['format_version']!r}"
+            raise PortableError(f"{path / 'manifest.json'}: expected {kind!r} version {version}, found {got}")
         digest = fields.pop("digest")
         body = json.dumps(fields, indent=1, sort_keys=True)
         whole = json.dumps({**fields, "digest": digest}, indent=1, sort_keys=True) + "\n"
         if hashlib.sha256(body.encode()).hexdigest() != digest or whole.encode() != data:
             raise PortableError(f"{path / 'manifest.json'}: it was changed after it was written")
-        if (fields["format"], fields["format_version"]) != (kind, version):
-            got = f"{fields['format']!r} version {fields['format_version']}"
-            raise PortableError(f"{path}: expected {kind!r} version {version}, found {got}")
         expected = {f["path"]: f["sha256"] for f in fields["files"]}
     except (OSError, KeyError, TypeError, AttributeError) as e:
         raise PortableError(f"{path}: expected a directory with a manifest.json of {kind!r}: {e}") from None

@@ -168,10 +168,10 @@ def read_digested(path: Path, known: Format, error: type[ValueError]) -> Any:
     fields = parse_json(path.read_bytes(), str(path), error)
     if not isinstance(fields, dict):
         return fields
+    if problem := known.problem(fields):  # first: another version may have another digest
+        raise error(f"{path}: {problem}")
     if "digest" in fields and fields.pop("digest") != _digest(fields):
         raise error(f"{path}: its digest is not that of its content; it was changed after it was written")
-    if problem := known.problem(fields):
-        raise error(f"{path}: {problem}")
     return {key: value for key, value in fields.items() if key not in known.stamp}
 
 
@@ -215,7 +215,7 @@ def read_published(directory: Path, manifest_type: type[M], error: type[ValueErr
     """
     path = directory / MANIFEST
     fields, as_written = manifest_fields(directory, error)
-    if as_written and (problem := manifest_type.FORMAT.problem(fields)):
+    if problem := manifest_type.FORMAT.problem(fields):  # first: another version may have another digest
         raise error(f"{path}: {problem}")
     manifest = dataclass_from_dict(manifest_type, fields, f"{path}: manifest", error, complete=True)
     if not as_written:

@@ -280,10 +280,10 @@ def _damage(folder: Path) -> str:
 
 def _other_version(folder: Path) -> str:
     try:
-        fields, as_written = manifest_fields(folder, CheckpointError)
+        fields, _ = manifest_fields(folder, CheckpointError)
     except (CheckpointError, OSError):  # which `_damage` tells
         return ""
-    return FORMAT.problem(fields) if as_written else ""
+    return FORMAT.problem(fields)
 
 
 def _agree(folder: Path, damage: str, error: type[CheckpointError] = CheckpointError) -> None:
