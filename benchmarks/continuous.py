@@ -29,7 +29,7 @@ from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from input_pipeline.prepare.sequential import prepare
 from input_pipeline.readers import Chunk
 from tt_jax.config import Config, StageConfig
-from tt_jax.evaluation.predict import evaluate, make_predict
+from tt_jax.evaluation.predict import make_predict, predict_rows
 from tt_jax.io.publish import write_json
 from tt_jax.metrics.probability import log_loss
 from tt_jax.training import progressive
@@ -112,10 +112,8 @@ def never_again(world: World) -> dict[str, Any]:
     """The first run, on all days that follow."""
     trained, prepared = load_trained(begin(world)), PreparedSet.open(world.data)
     predict = make_predict(trained.model)
-    reports = [
-        evaluate(predict, trained.params, trained.tables, Part(prepared, (_split(day),)), (), 16384)
-        for day in PREDICTED
-    ]
+    weights = (trained.params, trained.tables)
+    reports = [predict_rows(predict, weights, Part(prepared, (_split(day),)), (), 16384).report() for day in PREDICTED]
     return {"losses": [_click(r) for r in reports], "examples": 0, "seconds": 0.0}
 
 

@@ -72,9 +72,8 @@ def _run(world: AdWorldConfig, chunks: Sequence[Chunk], way: Way, folder: Path, 
     config = dataclasses.replace(config, data=data, seed=world.seed)
     result = train(config, folder / "run")
     trained, prepared = load_trained(folder / "run"), PreparedSet.open(folder / "set")
-    rows = predict_rows(
-        make_predict(trained.model), trained.params, trained.tables, prepared, "eval", (), data.eval_batch_size
-    )
+    predict, weights = make_predict(trained.model), (trained.params, trained.tables)
+    rows = predict_rows(predict, weights, Part(prepared, ("eval",)), (), data.eval_batch_size)
     report = full_report(rows, config.utility, [Part(prepared, data.train_splits)])
     slices = report["slices"]["ad_id"]
     state = jax.eval_shape(Setup(config, prepared).fresh_state)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from input_pipeline.blocks.prepared_set import PreparedSet
+from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from tt_jax.evaluation.full_report import funnel_of
 from tt_jax.evaluation.predict import Predict, predict_rows
 from tt_jax.models.two_tower import TwoTower
@@ -44,7 +44,7 @@ def skew_rows(saved: Iterable[Trained], prepared: PreparedSet, split: str) -> It
     for behind, old in enumerate(saved):
         newest, config = newest or old, old.record.config
         predict = predict or make_mixed_predict(newest.model)
-        scenarios, batch_size = config.data.scenarios, config.data.eval_batch_size
-        rows = predict_rows(predict, *pair(newest, old), prepared, split, scenarios, batch_size)
+        part, data = Part(prepared, (split,)), config.data
+        rows = predict_rows(predict, pair(newest, old), part, data.scenarios, data.eval_batch_size)
         funnel = funnel_of(rows, config.utility)
         yield {"behind": behind, "step": old.step, "tasks": rows.metrics(), **({"funnel": funnel} if funnel else {})}

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from input_pipeline.blocks.prepared_set import PreparedSet
+from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from tt_jax.calibration.calibrate import CALIBRATION, fit_heads, own_tasks, read_calibration, write_calibration
 from tt_jax.calibration.maps import Calibration, Method
 from tt_jax.compare.plan import NOT_CALIBRATED, CompareError, Plan, Run
@@ -109,21 +109,20 @@ def _finish(run: Run, plan: Plan, prepared: PreparedSet, folder: Path) -> Done |
         return None
     (folder / DONE).unlink(missing_ok=True)  # before what it speaks of changes
     trained, data = load_trained(folder, calibrated=False), run.config.data
-    weights = trained.fingerprint
+    fingerprint = trained.fingerprint
 
     def predict(split: str) -> tuple[EvalRows, dict[str, Any]]:
-        return predict_with_gates(
-            trained.model, trained.params, trained.tables, prepared, split, data.scenarios, data.eval_batch_size
-        )
+        part, weights = Part(prepared, (split,)), (trained.params, trained.tables)
+        return predict_with_gates(trained.model, weights, part, data.scenarios, data.eval_batch_size)
 
     gates = {}
     for split in plan.splits:
         rows, gates[split] = predict(split)
-        _store(folder, split, weights, rows.logits)
+        _store(folder, split, fingerprint, rows.logits)
     calibration, left_out = None, {}
     if plan.calibrate != NOT_CALIBRATED:
         rows, _ = predict(data.eval_split)  # by the same program, which is compiled
-        calibration, left_out = _calibrate(trained, rows, plan.calibrate, weights)
+        calibration, left_out = _calibrate(trained, rows, plan.calibrate, fingerprint)
     (folder / CALIBRATION).unlink(missing_ok=True)
     if calibration is not None:
         write_calibration(folder, calibration)
@@ -132,7 +131,7 @@ def _finish(run: Run, plan: Plan, prepared: PreparedSet, folder: Path) -> Done |
         version=VERSION,
         identity=run.identity,
         data=run.data,
-        weights=weights,
+        weights=fingerprint,
         fingerprint=trained.fingerprint,
         method=plan.calibrate,
         calibration="" if calibration is None else sha256_of(folder / CALIBRATION),

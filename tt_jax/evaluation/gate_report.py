@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from input_pipeline.batches import eval_batches
-from input_pipeline.blocks.prepared_set import PreparedSet
+from input_pipeline.blocks.prepared_set import Part
 from tt_jax.evaluation.predict import INPUT_ARRAYS, eval_rows, finite_rows
 from tt_jax.metrics.gates import GateSums, batch_sums, gate_metrics
 from tt_jax.metrics.rows import EvalRows
@@ -18,29 +18,24 @@ from tt_jax.models.two_tower import Params, TwoTower
 
 
 def predict_with_gates(
-    model: TwoTower,
-    params: Params,
-    tables: Params,
-    prepared: PreparedSet,
-    split: str,
-    scenarios: Sequence[str],
-    batch_size: int,
+    model: TwoTower, weights: tuple[Params, Params], part: Part, scenarios: Sequence[str], batch_size: int
 ) -> tuple[EvalRows, dict[str, Any]]:
     """What `tt_jax.evaluation.predict.predict_rows` gives, and of the same pass over the rows the gate diagnostics.
 
     They are mixture (`query`, `ad`, or `pair` of a heavy ranker) -> `experts`, names of what the gates share out among,
     and `overall` and `scenarios` -> diagnostics by head. Empty for a model without gates. Arguments and errors are
-    those of `tt_jax.evaluation.predict.evaluate`.
+    those of that function.
     """
-    parts = []
+    prepared, parts = part.prepared, []
     found: dict[str, GateSums] = {}
-    for batch, rows in eval_batches(prepared, split, scenarios, batch_size):
-        scenario_B = np.where(np.arange(batch_size) < rows, batch["scenario"][:, 0], -1)  # padding counts nothing
-        arrays = {name: batch[name] for name in INPUT_ARRAYS}
-        logits_BH, sums = jax.device_get(_run(model, params, tables, arrays, scenario_B.astype(np.int32)))
-        parts.append(eval_rows(prepared.schema, scenarios, finite_rows(logits_BH, rows, prepared, split), batch))
-        sums = jax.tree.map(lambda x: x.astype(np.float64), sums)  # summed on the host
-        found = jax.tree.map(np.add, found, sums) if found else sums
+    for split in part.splits:
+        for batch, rows in eval_batches(prepared, split, scenarios, batch_size):
+            scenario_B = np.where(np.arange(batch_size) < rows, batch["scenario"][:, 0], -1)  # padding counts nothing
+            arrays = {name: batch[name] for name in INPUT_ARRAYS}
+            logits_BH, sums = jax.device_get(_run(model, *weights, arrays, scenario_B.astype(np.int32)))
+            parts.append(eval_rows(prepared.schema, scenarios, finite_rows(logits_BH, rows, prepared, split), batch))
+            sums = jax.tree.map(lambda x: x.astype(np.float64), sums)  # summed on the host
+            found = jax.tree.map(np.add, found, sums) if found else sums
     names = [s for s in prepared.schema.scenarios if not scenarios or s in scenarios]
     report = {mixture: _report(sums, model, names) for mixture, sums in found.items()}
     return EvalRows.concat(parts), report

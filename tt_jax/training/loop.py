@@ -20,7 +20,7 @@ import jax
 from input_pipeline.batches import Batches, ResumeError
 from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from tt_jax.config import Config
-from tt_jax.evaluation.predict import evaluate
+from tt_jax.evaluation.predict import predict_rows
 from tt_jax.io.abandoned import quiet_about_abandoned
 from tt_jax.io.progress import Progress
 from tt_jax.metrics import METRICS, streaming
@@ -235,13 +235,11 @@ class _Loop:
         """Evaluates and takes down whether this step is the best so far."""
         data = self.config.data
         try:
-            report = evaluate(
-                self.predict, state.params, state.tables, Part(self.setup.prepared, (data.eval_split,)), data.scenarios,
-                data.eval_batch_size, self.stop.agreed,
-            )  # fmt: skip
+            part, weights = Part(self.setup.prepared, (data.eval_split,)), (state.params, state.tables)
+            rows = predict_rows(self.predict, weights, part, data.scenarios, data.eval_batch_size, self.stop.agreed)
         except DivergedError as e:
             raise DivergedError(f"step {step}: {e}") from None
-        facts, name = self.facts, self.config.train.early_stop
+        report, facts, name = rows.report(), self.facts, self.config.train.early_stop
         facts.last_evaluation = step
         overall = report["overall"]
         figures = {f"eval/{task}/{metric}": v for task, found in overall.items() for metric, v in found.items()}

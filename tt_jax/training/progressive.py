@@ -1,7 +1,7 @@
 """Progressive validation: every row of a set that a run goes on with is predicted before it is learned.
 
-`WORKDIR/progressive.json` has, for every set, what `evaluate` finds of it with the weights as they were before, and the
-same by hour of the log.
+`WORKDIR/progressive.json` has, for every set, what `tt_jax.metrics.EvalRows.report` says of it with the weights as they
+were before, and the same by hour of the log.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from input_pipeline.blocks.prepared_set import Part
-from tt_jax.evaluation.predict import Predict, evaluate
+from tt_jax.evaluation.predict import Predict, predict_rows
 from tt_jax.io.publish import write_json
 from tt_jax.io.strict_json import parse_json
-from tt_jax.metrics.streaming import Hours
+from tt_jax.metrics.hours import by_hour
 from tt_jax.parallel.processes import is_first
 from tt_jax.runs.metrics_log import MetricWriter
 from tt_jax.training.setup import Setup
@@ -27,17 +27,14 @@ def validate(setup: Setup, predict: Predict, state: TrainState, should_stop: Cal
     """The figures of the set of a stage, ready for JSON.
 
     `path`, `splits`, `fingerprint` of the set; `step` of the weights; `overall`, `scenarios` and `rows` as of
-    `evaluate`; `hours` as of `Hours.report`, empty where the logs have no time. Raises `Interrupted`.
+    `EvalRows.report`; `hours` as of `by_hour`, empty where the logs have no time. Raises `Interrupted`.
     """
     stage, data, schema = setup.stage, setup.config.data, setup.prepared.schema
     assert stage is not None
-    hours = Hours(schema.task_names, data.scenarios or schema.scenarios) if schema.time else None
-    report = evaluate(
-        predict, state.params, state.tables, Part(setup.prepared, stage.splits), data.scenarios, data.eval_batch_size,
-        should_stop, hours,
-    )  # fmt: skip
+    part, weights = Part(setup.prepared, stage.splits), (state.params, state.tables)
+    rows = predict_rows(predict, weights, part, data.scenarios, data.eval_batch_size, should_stop)
     of_set = {"path": stage.path, "splits": list(stage.splits), "fingerprint": stage.data, "step": stage.start}
-    return {**of_set, **report, "hours": hours.report() if hours else []}
+    return {**of_set, **rows.report(), "hours": by_hour(rows) if schema.time else []}
 
 
 def write(workdir: Path, writer: MetricWriter, found: dict[str, Any]) -> None:

@@ -174,8 +174,8 @@ def _open(trained: Trained, data: str | Path | None) -> PreparedSet:
 
 def _arguments(trained: Trained, prepared: PreparedSet, split: str | None) -> tuple[Any, ...]:
     """Weights, and the rows to predict."""
-    data = trained.record.config.data
-    return trained.params, trained.tables, prepared, split or data.eval_split, data.scenarios, data.eval_batch_size
+    data, weights = trained.record.config.data, (trained.params, trained.tables)
+    return weights, Part(prepared, (split or data.eval_split,)), data.scenarios, data.eval_batch_size
 
 
 def _trained_on(trained: Trained, prepared: PreparedSet) -> list[Part] | None:

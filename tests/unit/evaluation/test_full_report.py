@@ -15,8 +15,7 @@ from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from tests.support import tiny
 from tt_jax.cli.evaluate import calibration_table
 from tt_jax.cli.main import main
-from tt_jax.evaluation.predict import evaluate as evaluate_while_training
-from tt_jax.evaluation.predict import make_predict
+from tt_jax.evaluation.predict import make_predict, predict_rows
 from tt_jax.metrics import task_metrics
 from tt_jax.metrics.bootstrap import metric_intervals
 from tt_jax.metrics.funnel import funnel_metrics
@@ -66,7 +65,7 @@ def close(found, wanted):
 def test_it_begins_as_the_report_of_the_loop(trained, told_path: Path, report) -> None:
     prepared = PreparedSet.open(told_path)
     part = Part(prepared, ("eval",))
-    short = evaluate_while_training(make_predict(trained.model), trained.params, trained.tables, part, (), 64)
+    short = predict_rows(make_predict(trained.model), (trained.params, trained.tables), part, (), 64).report()
     assert {name: report[name] for name in short} == short
     assert list(report) == ["overall", "scenarios", "slices", "rows", "funnel", "gates", "fingerprint"]
     assert json.loads(json.dumps(report, allow_nan=False)) == report

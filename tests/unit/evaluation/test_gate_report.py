@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from input_pipeline.blocks.prepared_set import PreparedSet
+from input_pipeline.blocks.prepared_set import Part, PreparedSet
 from tests.support import tiny
 from tests.support.reference_model import Reference, softmax
 from tt_jax.evaluation.gate_report import predict_with_gates
@@ -25,8 +25,8 @@ def test_the_report_is_that_of_a_reference(prepared_path: Path) -> None:
     model = TwoTower(tiny.SCHEMA, config, "f32")
     params, tables = tiny.weights(2, config=dataclasses.replace(tiny.CONFIG, model=config))
     prepared = PreparedSet.open(prepared_path)
-    predicted, found = predict_with_gates(model, params, tables, prepared, "eval", (), 64)
-    alone = predict_rows(make_predict(model), params, tables, prepared, "eval", (), 64)
+    predicted, found = predict_with_gates(model, (params, tables), Part(prepared, ("eval",)), (), 64)
+    alone = predict_rows(make_predict(model), (params, tables), Part(prepared, ("eval",)), (), 64)
     for field in dataclasses.fields(EvalRows):
         np.testing.assert_array_equal(getattr(predicted, field.name), getattr(alone, field.name))
     assert list(found) == ["ad", "query"]
@@ -45,7 +45,7 @@ def test_the_report_of_mtmd_is_of_its_sources_over_all_domains(told_path: Path) 
     model = TwoTower(tiny.TOLD, config, "f32")
     params, tables = tiny.weights(2, tiny.TOLD, dataclasses.replace(tiny.CONFIG, model=config))
     prepared = PreparedSet.open(told_path)
-    _, found = predict_with_gates(model, params, tables, prepared, "eval", (), 512)
+    _, found = predict_with_gates(model, (params, tables), Part(prepared, ("eval",)), (), 512)
     rows, reference = stored(prepared), Reference(tiny.TOLD, config, params, tables)
     for tower, report in found.items():
         assert report["experts"] == ["task_specific", "task_shared", "domain_shared", "borrowed"]
@@ -105,8 +105,8 @@ def test_one_expert_for_all_others_dead_and_rows_that_do_not_count() -> None:
 def test_kinds_of_model(kind, mixtures, prepared_path: Path) -> None:
     config = dataclasses.replace(tiny.CONFIG.model, kind=kind)
     model = TwoTower(tiny.SCHEMA, config, "f32")
-    params, tables = model.init(0)
-    _, found = predict_with_gates(model, params, tables, PreparedSet.open(prepared_path), "eval", ("shopping",), 64)
+    part = Part(PreparedSet.open(prepared_path), ("eval",))
+    _, found = predict_with_gates(model, model.init(0), part, ("shopping",), 64)
     assert list(found) == mixtures
     for report in found.values():
         assert list(report["scenarios"]) == ["shopping"]
