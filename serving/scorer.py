@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from serving.index.ad_columns import AdId
 from serving.index.ad_index import AdIndex
@@ -59,6 +60,7 @@ class Scorer:
         warm: bool = True,
         headroom: float = 0.0,
         like: Scorer | None = None,
+        mesh: Mesh | None = None,
     ) -> None:
         """See `load`. Does not replay the golden rows."""
         if index.fingerprint != bundle.fingerprint:
@@ -76,7 +78,7 @@ class Scorer:
         self._set_ads(AdTable.of(index))
         places = math.ceil(len(index.ids) * (1 + headroom))
         share = None if like is None else like._programs
-        self._programs = Programs(bundle, index, max_k, max_candidates, places, share)
+        self._programs = Programs(bundle, index, max_k, max_candidates, places, share, mesh)
         if warm:
             self.warm_up()
 
@@ -90,6 +92,7 @@ class Scorer:
         warm: bool = True,
         headroom: float = 0.0,
         like: Scorer | None = None,
+        mesh: Mesh | None = None,
     ) -> Scorer:
         """Reads and verifies a bundle and an index, and replays the golden rows of the bundle.
 
@@ -99,6 +102,7 @@ class Scorer:
           warm: compile every program that ranks at once, which takes seconds; others, and else all, when first needed.
           headroom: free places for new ads, as a share of the ads. Every scan reads those too.
           like: a scorer whose compiled programs are used where they fit.
+          mesh: of devices of this process, over which the ads are split; None = that of `like`, or the first device.
 
         Raises `BundleError`, `AdIndexError` or `IndexMismatchError`.
         """
@@ -107,7 +111,9 @@ class Scorer:
             read = Bundle.load(bundle)
             read.replay_golden()
             ads = reading.result()
-        return Scorer(read, ads, max_k=max_k, max_candidates=max_candidates, warm=warm, headroom=headroom, like=like)
+        return Scorer(
+            read, ads, max_k=max_k, max_candidates=max_candidates, warm=warm, headroom=headroom, like=like, mesh=mesh
+        )
 
     def warm_up(self, changes: bool = False) -> None:
         """Compiles all that ranking can need; with `changes`, what most changes of ads need too."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from serving.index.ad_columns import embed_ads
 from serving.index.ad_table import AdTable, CorpusUpdate
@@ -127,6 +128,7 @@ def load(
     live: bool = False,
     like: Scorer | None = None,
     warm: bool = True,
+    mesh: Mesh | None = None,
 ) -> Scorer:
     """`Scorer.load`, then the deltas and the journal applied, then everything compiled.
 
@@ -138,14 +140,14 @@ def load(
       live: whether ads are going to change: makes room for new ones, and compiles what most changes need.
       like: a scorer whose compiled programs are used where they fit.
       warm: compile now; else each program is compiled when it is first needed.
+      mesh: as of `Scorer.load`.
 
     Raises what `Scorer.load` does, `DeltaError` and `ChangeError`.
     """
     changes = [] if deltas is None else Delta.load_all(deltas)
     headroom = HEADROOM if live else 0.0
-    scorer = Scorer.load(
-        bundle, index, max_k=max_k, max_candidates=max_candidates, warm=False, headroom=headroom, like=like
-    )
+    limits: Any = {"max_k": max_k, "max_candidates": max_candidates}
+    scorer = Scorer.load(bundle, index, **limits, warm=False, headroom=headroom, like=like, mesh=mesh)
     records = Records(None, []) if journal is None else read_journal(Path(journal), scorer.ads.version.index_id)
     if (compacted := records.compacted) is not None:
         scorer = restore(scorer, compacted)

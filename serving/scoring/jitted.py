@@ -10,9 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from serving.scoring.device_corpus import DeviceCorpus
-from serving.scoring.top_k import TopK, one_of, score_and_top_k, score_candidates, score_positions
+from serving.scoring.sharding import (
+    WHOLE,
+    corpus_specs,
+    on_mesh,
+    score_and_top_k,
+    score_candidates,
+    score_positions,
+    scratch_spec,
+    split,
+    updated,
+)
+from serving.scoring.top_k import TopK, one_of
 from tt_jax.calibration.maps import Curves
 from tt_jax.models.scenario import query_scenarios
 from tt_jax.models.two_tower import TwoTower
@@ -32,6 +44,11 @@ class State(NamedTuple):
     tables: Any
     corpus: DeviceCorpus
     curves: Curves | None
+
+
+def state_specs(state: State) -> Any:
+    """How its arrays are split over devices."""
+    return State(WHOLE, WHOLE, corpus_specs(state.corpus), WHOLE)  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True)
@@ -101,15 +118,21 @@ def _embed_queries(model: TwoTower, state: State, ids: Array, floats: Array) -> 
 
 
 def lower(
-    shape: Shape, model: TwoTower, utility: Utility, ks: tuple[int, ...], lengths: tuple[int, ...], state: State
+    shape: Shape,
+    model: TwoTower,
+    utility: Utility,
+    ks: tuple[int, ...],
+    lengths: tuple[int, ...],
+    state: State,
+    mesh: Mesh,
 ) -> Any:
-    """What XLA is to compile for a shape. Of the state only shapes and dtypes matter.
+    """What XLA is to compile for a shape. Of the state only shapes, dtypes and shardings matter.
 
     `ks`, `lengths`: numbers of results, and lengths of lists, that calls can ask for, up to the shape's size.
     """
     b, corpus = shape.queries, state.corpus
     if shape.kind == "update":
-        return _lower_update(corpus, b, shape.size)
+        return _lower_update(corpus, b, shape.size, mesh)
     layout = model.schema.layout["ad" if shape.kind == "embed" else "query"]
     ids = jax.ShapeDtypeStruct((b, layout.id_slots), jnp.int32)
     floats = jax.ShapeDtypeStruct((b, layout.float_width), jnp.float32)
@@ -117,24 +140,31 @@ def lower(
         return jax.jit(partial(ad_vectors, model, corpus.rows_NTD.dtype)).lower(state.params, state.tables, ids, floats)
     if shape.kind == "gates":
         return jax.jit(partial(query_gates, model)).lower(state.params, state.tables, ids, floats)
-    which = jax.ShapeDtypeStruct((), jnp.int32)
+    which, of_state = jax.ShapeDtypeStruct((), jnp.int32), state_specs(state)
     if shape.kind == "all":
-        scratch = jax.ShapeDtypeStruct(corpus.scratch_shape(b), jnp.float32)
-        run = jax.jit(partial(best, model, utility, ks), donate_argnums=4)
-        return run.lower(state, ids, floats, which, scratch)
+        of_scratch = scratch_spec(corpus, b)
+        scratch = jax.ShapeDtypeStruct(corpus.scratch_shape(b), jnp.float32, sharding=on_mesh(mesh, of_scratch))
+        run = split(
+            partial(best, model, utility, ks), mesh, (of_state, WHOLE, WHOLE, WHOLE, of_scratch), (WHOLE, of_scratch)
+        )
+        return jax.jit(run, donate_argnums=4).lower(state, ids, floats, which, scratch)
     lists = jax.ShapeDtypeStruct((b, shape.size), jnp.int32)
     if shape.kind == "candidates":
         sizes = tuple(length for length in lengths if length <= shape.size)
-        run = jax.jit(partial(best_candidates, model, utility, ks[-1], sizes))
-        return run.lower(state, ids, floats, which, lists)
-    return jax.jit(partial(scores, model, utility)).lower(state, ids, floats, lists)
+        run = partial(best_candidates, model, utility, ks[-1], sizes)
+        run = split(run, mesh, (of_state, WHOLE, WHOLE, WHOLE, WHOLE), WHOLE)
+        return jax.jit(run).lower(state, ids, floats, which, lists)
+    run = split(partial(scores, model, utility), mesh, (of_state, WHOLE, WHOLE, WHOLE), WHOLE)
+    return jax.jit(run).lower(state, ids, floats, lists)
 
 
-def _lower_update(corpus: DeviceCorpus, put: int, marked: int) -> Any:
+def _lower_update(corpus: DeviceCorpus, put: int, marked: int, mesh: Mesh) -> Any:
+    specs = corpus_specs(corpus)
     vectors = jax.ShapeDtypeStruct((put, *corpus.rows_NTD.shape[1:]), corpus.rows_NTD.dtype)
     at = [jax.ShapeDtypeStruct((n,), jnp.int32) for n in (put, marked)]
     bids, valid = (jax.ShapeDtypeStruct((marked,), dtype) for dtype in (jnp.float32, jnp.bool_))
-    return jax.jit(DeviceCorpus.updated, donate_argnums=0).lower(corpus, at[0], vectors, at[1], bids, valid)
+    run = split(updated, mesh, (specs, WHOLE, WHOLE, WHOLE, WHOLE, WHOLE), specs)
+    return jax.jit(run, donate_argnums=0).lower(corpus, at[0], vectors, at[1], bids, valid)
 
 
 def at_least(sizes: tuple[int, ...], wanted: int) -> int:

@@ -13,18 +13,17 @@ import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from serving.index.ad_index import AdIndex
 from serving.index.ad_table import CorpusUpdate
-from serving.scoring.device_corpus import DeviceCorpus
 from serving.scoring.jitted import CHANGES, QUERIES, Shape, State, at_least, lower, pad, pad_lists, update_shape
+from serving.scoring.sharding import WHOLE, ads_mesh, in_a_row, on_mesh, packer, places_on, scratch_spec, shaped, spread
 from serving.scoring.top_k import TopK
 from tt_jax.bundle.reader import Bundle
 from tt_jax.models.two_tower import TwoTower
@@ -68,8 +67,10 @@ class Programs:
         max_candidates: int,
         places: int = 0,
         like: Programs | None = None,
+        mesh: Mesh | None = None,
     ) -> None:
-        """`places`: for ads, at least. `like`: its compiled programs and its buffers are shared where they fit."""
+        """`places`: for ads, at least. `like`: its compiled programs and its buffers are shared where they fit.
+        `mesh`: of the devices that the ads are split over; None = that of `like`, or the first device."""
         utility = Utility.parse(bundle.manifest.utility, bundle.schema.heads)
         self._model, self._utility, self._max_k = bundle.model, utility, max_k
         self._candidates = _sizes(CANDIDATES, max_candidates)
@@ -77,10 +78,15 @@ class Programs:
         if like is not None and places <= like.places <= GROWTH * places:
             places = like.places  # a little more room than asked for, and nothing to compile
         used = tuple(t for t, name in enumerate(utility.tasks) if name in utility.names)
-        parts = (jnp.asarray(index.vectors), jnp.asarray(index.bids), jnp.asarray(index.valid))
+        if mesh is None:
+            mesh = like._mesh if like else ads_mesh()
+        self._mesh = in_a_row(mesh)
+        places = places_on(self._mesh, places)
+        parts = [spread(x, self._mesh, places) for x in (index.vectors, index.bids, index.valid)]
+        corpus = packer(self._mesh, used, places, parts, donate=True)(*parts)
         curves = bundle.calibration.curves(bundle.schema) if bundle.calibration else None
-        params, tables = jax.device_put((bundle.params, bundle.tables))
-        self._state = State(params, tables, DeviceCorpus.pack(*parts, used, places), curves)
+        params, tables, curves = jax.device_put((bundle.params, bundle.tables, curves), on_mesh(self._mesh, WHOLE))
+        self._state = State(params, tables, corpus, curves)
         self._prepare(like)
         self._spare = self._ads - len(index.vectors)
 
@@ -89,11 +95,11 @@ class Programs:
         self._ads = len(self._state.corpus.valid_N)  # with the padding
         self._results = _sizes(RESULTS, min(self._max_k, self._ads))
         shapes = jax.tree.map(lambda x: (x.shape, x.dtype), self._state)
-        self._fit = (self._model, self._utility, self._results, self._candidates, shapes)
+        self._fit = (self._model, self._utility, self._results, self._candidates, self._mesh, shapes)
         if like is not None and like._fit == self._fit:
             self._compiled, self._compiling = like._compiled, like._compiling
             self._scratch, self._scratch_locks = like._scratch, like._scratch_locks
-            self._larger, self._growing = like._larger, like._growing
+            self._larger, self._growing, self._launching = like._larger, like._growing, like._launching
             return
         self._compiled: dict[Shape, Any] = {}
         self._compiling = threading.Lock()
@@ -101,6 +107,7 @@ class Programs:
         self._scratch_locks = {b: threading.Lock() for b in QUERIES}
         self._larger: dict[int, Programs] = {}  # by number of places, compiled ahead, without ads
         self._growing = threading.Lock()
+        self._launching = threading.Lock()
 
     @property
     def model(self) -> TwoTower:
@@ -161,19 +168,18 @@ class Programs:
         queries, which = at_least(self._batches(size), len(ids)), np.int32(self._candidates.index(size))
         shape = Shape("candidates", queries, self._longest(queries))
         lists = pad_lists(positions, shape)
-        return Running(self._get(shape)(self._state, *pad(ids, floats, queries), which, lists), len(ids))
+        return Running(self._launch(shape, *pad(ids, floats, queries), which, lists), len(ids))
 
     def scores(self, ids: np.ndarray, floats: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Utility `[C]` and probabilities `[T, C]` of the ads at these positions, for one query."""
         shape = Shape("score", 1, at_least(self._candidates, len(positions)))
-        scores = self._get(shape)(self._state, ids, floats, pad_lists([positions], shape))
+        scores = self._launch(shape, ids, floats, pad_lists([positions], shape))
         utility, probabilities = jax.device_get(scores)
         return utility[0, : len(positions)], probabilities[:, 0, : len(positions)]
 
     def utilities(self, ids: np.ndarray, floats: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Utilities `[B, C]` of as many ads for each query, `positions` int32 `[B, C]`; compiled for that shape."""
-        program = self._get(Shape("score", *positions.shape))
-        return np.asarray(program(self._state, ids, floats, positions)[0])
+        return np.asarray(self._launch(Shape("score", *positions.shape), ids, floats, positions)[0])
 
     def gates(self, ids: np.ndarray, floats: np.ndarray) -> np.ndarray | None:
         """Gates `[T, E]` of the query tower for one query; None for kinds without. Compiled when first wanted."""
@@ -235,12 +241,12 @@ class Programs:
     def _of_size(self, places: int) -> Programs:
         """With shapes in place of all arrays, and `_pack`, which gives the corpus of that size."""
         other = copy.copy(self)
-        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self._state)
+        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self._state)
         corpus = state.corpus
-        pack = jax.jit(partial(DeviceCorpus.pack, scanned=tuple(corpus.columns), places=places))
         parts = (corpus.rows_NTD, corpus.bids_N, corpus.valid_N)
+        pack = packer(self._mesh, tuple(corpus.columns), places_on(self._mesh, places), parts)
         other._pack = pack.lower(*parts).compile()
-        other._state = state._replace(corpus=jax.eval_shape(pack, *parts))
+        other._state = state._replace(corpus=shaped(jax.eval_shape(pack, *parts), self._mesh))
         other._prepare(None)
         other._spare = other._ads - self._ads
         return other
@@ -272,19 +278,29 @@ class Programs:
         return self._compiled[shape]
 
     def _lower(self, shape: Shape) -> Any:
-        return lower(shape, self._model, self._utility, self._results, self._candidates, self._state)
+        return lower(shape, self._model, self._utility, self._results, self._candidates, self._state, self._mesh)
 
     def _run_on_scratch(self, shape: Shape, *arguments: Any) -> TopK:
-        program = self._get(shape)
+        self._get(shape)  # before the lock
         with self._scratch_locks[shape.queries]:
             # Taken out while in use: a run that fails has consumed it.
             scratch = self._scratch.pop(shape.queries, None)
             scratch = self._fresh_scratch(shape.queries) if scratch is None else scratch
-            top, self._scratch[shape.queries] = program(self._state, *arguments, scratch)
+            top, self._scratch[shape.queries] = self._launch(shape, *arguments, scratch)
         return top
 
+    def _launch(self, shape: Shape, *arguments: Any) -> Any:
+        """Starts a program on the state. Every device gets those that wait for each other in the same order."""
+        program = self._get(shape)
+        if self._mesh.size == 1:
+            return program(self._state, *arguments)
+        with self._launching:
+            return program(self._state, *arguments)
+
     def _fresh_scratch(self, queries: int) -> Array:
-        return jax.device_put(np.zeros(self._state.corpus.scratch_shape(queries), np.float32))
+        corpus = self._state.corpus
+        shape, sharding = corpus.scratch_shape(queries), on_mesh(self._mesh, scratch_spec(corpus, queries))
+        return jax.device_put(np.zeros(shape, np.float32), sharding)
 
 
 def _sizes(usual: tuple[int, ...], largest: int) -> tuple[int, ...]:

@@ -134,12 +134,30 @@ def score_candidates(
       k: results per query.
       candidates_BC: int32 positions of the ads; one outside 0..N-1, such as -1, is padding.
     """
+    scores = score_listed(queries_TBD, corpus, biases_T, utility, candidates_BC, curves)
+    return best_listed(*scores, candidates_BC, k)
+
+
+def score_listed(
+    queries_TBD: Array,
+    corpus: DeviceCorpus,
+    biases_T: Array,
+    utility: Utility,
+    candidates_BC: Array,
+    curves: Curves | None = None,
+) -> tuple[Array, Array]:
+    """Utilities [B, C] as they are ranked, -inf of what may not be returned, and probabilities [T, B, C]."""
     utility_BC, probabilities_TBC = score_positions(queries_TBD, corpus, biases_T, utility, candidates_BC, curves)
     inside_BC = (candidates_BC >= 0) & (candidates_BC < corpus.valid_N.shape[0])
     valid_BC = corpus.valid_N[candidates_BC] & inside_BC
-    utility_Bk, chosen_Bk = top_k(_eligible(utility_BC, valid_BC, candidates_BC.shape[0]), k)
+    return _eligible(utility_BC, valid_BC, candidates_BC.shape[0]), probabilities_TBC
+
+
+def best_listed(utility_BC: Array, probabilities_TBC: Array, positions_BC: Array, k: int) -> TopK:
+    """The best min(k, C) of a list of ads for each query. Equal utilities stand in order of the list."""
+    utility_Bk, chosen_Bk = top_k(utility_BC, k)
     return TopK(
-        positions_Bk=jnp.take_along_axis(candidates_BC, chosen_Bk, axis=1),
+        positions_Bk=jnp.take_along_axis(positions_BC, chosen_Bk, axis=1),
         utility_Bk=utility_Bk,
         probabilities_TBk=jnp.take_along_axis(probabilities_TBC, chosen_Bk[None], axis=2),
     )
@@ -252,6 +270,9 @@ def _probabilities_at(
 ) -> Array:
     """Probabilities [T, B, C] of the ads at these positions; of no meaning outside 0..N-1."""
     n, tasks, dim = corpus.rows_NTD.shape
+    # A CPU rounds the rows past a multiple of 8 otherwise: without padding, bits of an ad would depend on its rank.
+    listed = positions_BC.shape[1]
+    positions_BC = jnp.pad(positions_BC, ((0, 0), (0, -listed % 16)))
     rows_BCF = corpus.rows_NTD.reshape(n, tasks * dim).at[positions_BC].get(mode="clip")
     # One product for all tasks, with zeros where tasks differ: a batched one would first transpose what was gathered.
     queries_BFT = jnp.einsum("tbd,tu->btdu", queries_TBD, jnp.eye(tasks, dtype=jnp.float32), precision="highest")
@@ -260,7 +281,7 @@ def _probabilities_at(
         queries_BFT.reshape(-1, tasks * dim, tasks).astype(rows_BCF.dtype),
         precision="highest",
         preferred_element_type=jnp.float32,
-    )
+    )[:, :listed]
     return jax.nn.sigmoid(jnp.moveaxis(bend(logits_BCT + biases_TB.T[:, None, :], None), 2, 0))
 
 

@@ -50,6 +50,7 @@ class ServiceConfig:
       allowed_hosts: names that requests may be for, beside this machine's, where `serving.service.auth.hosts_of` checks
         them.
       access_log: whether each answer of each listener is logged.
+      devices: that the ads are split over.
       live: whether ads are going to change: makes room for new ones, and compiles what most changes need.
     """
 
@@ -67,6 +68,7 @@ class ServiceConfig:
     allowed_hosts: Sequence[str] = ()
     access_log: bool = False
     live: bool = False
+    devices: int = 1
 
     def __post_init__(self) -> None:
         if self.max_body < 1 or self.max_queries < 1:

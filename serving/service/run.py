@@ -11,6 +11,7 @@ from litestar import Litestar
 from serving.http.server import Server, bound, calm_garbage_collector, listen, make_room
 from serving.scorer import Scorer
 from serving.scorer_updates import Sources, load
+from serving.scoring.sharding import ads_mesh
 from serving.service.app import Service, create_app
 from serving.service.auth import OPEN, hosts_of
 from serving.service.config import ServiceConfig
@@ -60,6 +61,7 @@ def _load(sources: Sources, config: ServiceConfig) -> Scorer:
         max_k=config.max_k,
         max_candidates=config.max_candidates,
         live=config.live,
+        mesh=ads_mesh(config.devices),
     )
 
 

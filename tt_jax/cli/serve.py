@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics-host", default="127.0.0.1", help="address of --metrics-port (default 127.0.0.1)")
     parser.add_argument("--max-k", type=int, default=1000, help="largest k of a request (default 1000)")
     parser.add_argument("--max-candidates", type=int, default=16_384, help="of a query (default 16384)")
+    parser.add_argument("--devices", type=int, default=1, help="of JAX, to split the ads over (default 1)")
     parser.add_argument("--max-queries", type=int, default=64, help="of a request (default 64)")
     parser.add_argument("--max-body-kb", type=float, default=1024, help="of a request (default 1024)")
     parser.add_argument(
@@ -152,6 +153,7 @@ def _config(args: argparse.Namespace) -> ServiceConfig:
         allowed_hosts=args.allowed_host,
         access_log=args.access_log,
         live=args.admin_port is not None,
+        devices=args.devices,
     )
     if config.tokens is None and not is_loopback(args.host):
         reason = f"whoever reaches {args.host} may use this service; see --token-file"
