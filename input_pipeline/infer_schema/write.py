@@ -139,7 +139,7 @@ def _head(source: str, out: Path, sample: Sample) -> str:
 It is a guess from {len(sample.table):,} of the {sample.rows:,} rows of {files}; types, and the values of columns that
 have few, are of all rows. Check, in this order: TASKS, what to learn; SCENARIO; of FEATURES, on which side each one
 is ("query": the user and the request; "ad"), and that all of them are known before ads are ranked. What a field
-means: docs/reference/schema.md.
+means: `python -m pydoc tt_jax.schema`.
 """
 
 from ml_collections import ConfigDict
@@ -282,7 +282,7 @@ def ads(source):
 
 
 def get_config(_arg: str = "") -> ConfigDict:
-    """For `tt-jax train`. All fields and their meaning: docs/reference/config.md."""
+    """For `tt-jax train`. All fields and their meaning: `python -m pydoc tt_jax.config`."""
     return config_dict(
         Config(
             model=ModelConfig(experts=3, full_rank_layers=1, low_rank_layers=1, rank=32, mlp=(128, 64), output_dim=32),

@@ -12,7 +12,8 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from tt_jax.schema import TOWERS, Schema
 from tt_jax.utility import Utility
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+_SOURCE_PATHS = "jax_hlo_source_file_canonicalization_regex"  # what it matches of a path is left out
 STABLEHLO_LIFETIME = datetime.timedelta(days=180)  # what jax.export promises to a newer JAX
 
 
@@ -132,6 +134,9 @@ def _write_orbax(path: Path, arrays: dict[str, dict[str, np.ndarray]]) -> None:
 
     with quiet_about_abandoned(), ocp.PyTreeCheckpointer() as checkpointer:
         checkpointer.save(path.resolve(), arrays)
+    marker = path / "commit_success.txt"  # Orbax asks whether it is there; in it stands the path on this machine
+    if marker.exists():
+        marker.write_text("Checkpoint commit was successful\n")
 
 
 def _golden(
@@ -175,8 +180,20 @@ def _write_stablehlo(
     """Writes the functions; returns the version of their calling convention."""
     path.mkdir()
     version = 0
-    for name, exportable in stablehlo_functions(model, utility, calibration).items():
-        exported = jax.export.export(jax.jit(exportable.function), platforms=platforms)(*exportable.arguments)
-        (path / f"{name}.bin").write_bytes(exported.serialize())
-        version = exported.calling_convention_version
+    with _without_source_paths():
+        for name, exportable in stablehlo_functions(model, utility, calibration).items():
+            exported = jax.export.export(jax.jit(exportable.function), platforms=platforms)(*exportable.arguments)
+            (path / f"{name}.bin").write_bytes(exported.serialize())
+            version = exported.calling_convention_version
     return version
+
+
+@contextmanager
+def _without_source_paths() -> Iterator[None]:
+    """What JAX exports tells for each operation the absolute path of its source, which is of this machine only."""
+    before = getattr(jax.config, _SOURCE_PATHS)
+    jax.config.update(_SOURCE_PATHS, ".*")
+    try:
+        yield
+    finally:
+        jax.config.update(_SOURCE_PATHS, before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from tests.support import tiny
 from tests.support.bundles import METRICS, SMALL, SMALL_CONFIG, _write, rewrite, write_small
 from tests.support.damage import damages
+from tests.support.paths import ROOT
 from tt_jax.bundle.fingerprint import fingerprint
 from tt_jax.bundle.reader import Bundle, BundleError
 from tt_jax.bundle.stablehlo import SCORER_K
@@ -47,6 +49,16 @@ def test_a_bundle_reads_back(tmp_path: Path) -> None:
         assert jax.export.deserialize(bytearray(file.read_bytes())).platforms == PLATFORMS, file
     assert manifest.stablehlo_expires > manifest.created[:10]
     assert manifest.jax == jax.__version__
+
+
+def test_no_path_of_this_machine_is_in_a_bundle(tmp_path: Path) -> None:
+    before = jax.config.jax_hlo_source_file_canonicalization_regex
+    write_small(tmp_path / "b")
+    assert jax.config.jax_hlo_source_file_canonicalization_regex == before
+    for path in (tmp_path / "b").rglob("*"):
+        if path.is_file():
+            for place in (ROOT, Path(sys.prefix), Path(jax.__file__).parent, tmp_path):
+                assert str(place).encode() not in path.read_bytes(), path
 
 
 def test_no_utility_means_the_first_task(tmp_path: Path) -> None:
