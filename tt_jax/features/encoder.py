@@ -95,7 +95,7 @@ class Encoder:
         columns: Mapping[str, Any],
         ids: np.ndarray,
         floats: np.ndarray,
-        wanted: Collection[str] | None = None,
+        wanted: Collection[str] | None,
     ) -> Iterator[tuple[Sequence[str], np.ndarray]]:
         """Encodes the features of a tower, or those that are wanted, into its matrices `[n, width]`.
 

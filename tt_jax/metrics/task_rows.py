@@ -142,20 +142,18 @@ def _defined(value: float | None) -> float | None:
     return None if value is None or np.isnan(value) else value
 
 
-def check_values(
-    p: np.ndarray, y: np.ndarray, w: np.ndarray, *, soft: bool, where: str = "", first_row: int = 0
-) -> None:
-    """Raises ValueError naming the first value `[n]` out of range, where there is a label; its row from `first_row`."""
+def check_values(p: np.ndarray, y: np.ndarray, w: np.ndarray, *, soft: bool, where: str = "") -> None:
+    """Raises ValueError naming the first value `[n]` out of range, where there is a label, and its row."""
     unlabelled = np.isnan(y)
     in_range = (y >= 0) & (y <= 1) if soft else (y == 0) | (y == 1)
     wants = "0..1" if soft else "0 or 1 of a hard label"
-    require(unlabelled | in_range, y, f"{where}label", f"{wants}, or NaN for none", first_row)
-    require(unlabelled | ((p >= 0) & (p <= 1)), p, f"{where}probability", "0..1", first_row)
-    require(unlabelled | (np.isfinite(w) & (w >= 0)), w, f"{where}weight", "a finite number >= 0", first_row)
+    require(unlabelled | in_range, y, f"{where}label", f"{wants}, or NaN for none")
+    require(unlabelled | ((p >= 0) & (p <= 1)), p, f"{where}probability", "0..1")
+    require(unlabelled | (np.isfinite(w) & (w >= 0)), w, f"{where}weight", "a finite number >= 0")
 
 
-def require(ok: np.ndarray, values: np.ndarray, what: str, expected: str, first_row: int) -> None:
+def require(ok: np.ndarray, values: np.ndarray, what: str, expected: str) -> None:
     """Raises ValueError naming the first of the values `[n]` that is not `ok`."""
     if not ok.all():
         i = int(np.argmin(ok))
-        raise ValueError(f"{what} of row {first_row + i} is {values[i]}; expected {expected}")
+        raise ValueError(f"{what} of row {i} is {values[i]}; expected {expected}")
