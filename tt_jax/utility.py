@@ -86,11 +86,6 @@ class Utility:
         return tuple(t for t in self.tasks if t in used)
 
     @cached_property
-    def uses_bid(self) -> bool:
-        """Whether the expression uses the bid."""
-        return BID in self._used
-
-    @cached_property
     def _used(self) -> frozenset[str]:
         called = {id(n.func) for n in ast.walk(self._body) if isinstance(n, ast.Call)}
         return frozenset(n.id for n in ast.walk(self._body) if isinstance(n, ast.Name) and id(n) not in called)

@@ -37,9 +37,9 @@ def test_value_matches_numpy(expression: str, reference) -> None:
 
 def test_names_in_task_order_and_bid() -> None:
     utility = Utility.parse("log(conversion) + click * 2", TASKS)
-    assert (utility.names, utility.uses_bid) == (("click", "conversion"), False)
+    assert utility.names == ("click", "conversion")
     utility = Utility.parse("bid", TASKS)
-    assert (utility.names, utility.uses_bid) == ((), True)
+    assert utility.names == ()
 
 
 def test_a_task_may_be_called_like_a_function() -> None:
