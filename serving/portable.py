@@ -54,10 +54,13 @@ class PortableIndex:
     def load(path: str | Path) -> PortableIndex:
         """Reads what `tt-jax index` wrote. Raises `PortableError` unless every file is exactly as it was written."""
         path = Path(path)
-        manifest = _verified(path, "tt-jax ad index", 1)
+        manifest = _verified(path, "tt-jax ad index", 1, 2)
         vectors, bids, valid = (_arrays(path / f"{name}.npy") for name in ("vectors", "bids", "valid"))
         if manifest["dtype"] == "bf16":
             vectors = vectors.view(np.dtype(jnp.bfloat16)).astype(np.float32)
+        elif manifest["dtype"] == "int8":  # D numbers, then the bytes of a float32
+            scales = np.ascontiguousarray(vectors[..., -4:]).view(np.float32)
+            vectors = vectors[..., :-4].astype(np.float32) * scales
         if manifest["id_dtype"] == "string":
             ids = json.loads((path / "ids.json").read_text(encoding="utf-8"))
         else:
@@ -176,14 +179,15 @@ def _arrays(path: Path) -> Any:
         raise PortableError(f"{path}: NumPy cannot read it: {e}") from None
 
 
-def _verified(path: Path, kind: str, version: int) -> dict[str, Any]:
+def _verified(path: Path, kind: str, *versions: int) -> dict[str, Any]:
     """The manifest of a published directory, once every byte has been found to be as it says."""
     try:
         data = (path / "manifest.json").read_bytes()
         fields = json.loads(data)
-        if (fields["format"], fields["format_version"]) != (kind, version):
+        if fields["format"] != kind or fields["format_version"] not in versions:
+            reads = " or ".join(map(str, versions))
             got = f"{fields['format']!r} version {fields['format_version']!r}"
-            raise PortableError(f"{path / 'manifest.json'}: expected {kind!r} version {version}, found {got}")
+            raise PortableError(f"{path / 'manifest.json'}: expected {kind!r} version {reads}, found {got}")
         digest = fields.pop("digest")
         body = json.dumps(fields, indent=1, sort_keys=True)
         whole = json.dumps({**fields, "digest": digest}, indent=1, sort_keys=True) + "\n"

@@ -1,7 +1,8 @@
 """The ad index: the ad tower's output for a corpus of ads, with ids, bids and eligibility, stamped with its bundle.
 
     manifest.json               `IndexManifest`
-    vectors.npy                 [N, T, D] float32, or bfloat16 as its uint16 bits, which NumPy can store
+    vectors.npy                 [N, T, D] float32, or bfloat16 as its uint16 bits, which NumPy can store, or
+                                [N, T, D + 4] int8, see `serving.index.quantized`
     ids.npy | ids.json          int64 [N] | a list of strings
     bids.npy valid.npy          float32 [N], bool [N]
 
@@ -27,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from serving.index.ad_columns import columns_of, embed_ads, read_ad_rows
+from serving.index.quantized import stored, width
 from tt_jax.bundle.reader import Bundle
 from tt_jax.features.columns import EncodeError
 from tt_jax.features.encoder import Encoder
@@ -34,10 +36,14 @@ from tt_jax.io.publish import Format, describe_files, published_directory, read_
 from tt_jax.io.verify import FileEntry
 from tt_jax.schema import DType
 
-FORMAT = Format("tt-jax ad index", (1,))
+FORMAT = Format("tt-jax ad index", (1, 2))  # 2: also int8
 BATCH = 8192  # ads embedded at a time
-VectorDType = Literal["f32", "bf16"]
-DTYPES: dict[str, np.dtype] = {"f32": np.dtype(np.float32), "bf16": np.dtype(jnp.bfloat16)}
+VectorDType = Literal["f32", "bf16", "int8"]
+DTYPES: dict[VectorDType, np.dtype] = {
+    "f32": np.dtype(np.float32),
+    "bf16": np.dtype(jnp.bfloat16),
+    "int8": np.dtype(np.int8),
+}
 
 
 class AdIndexError(ValueError):
@@ -56,7 +62,7 @@ class IndexManifest:
       jax, tt_jax: versions that wrote it.
       shape: of the vectors, N, T, D.
       eligible: number of ads that may be returned.
-      dtype: of the vectors, `f32` or `bf16`.
+      dtype: of the vectors: `f32`, `bf16` or `int8`.
       id_dtype: `int` or `string`.
       files: every other file.
     """
@@ -90,7 +96,7 @@ class AdIndex:
     """N embedded ads. Raises `AdIndexError` if its parts do not fit together.
 
     Attributes:
-      vectors: float32 or bfloat16 `[N, T, D]`.
+      vectors: float32 or bfloat16 `[N, T, D]`, or int8 `[N, T, D + 4]`.
       ids: int64 `[N]`, or N strings; distinct.
       bids: float32 `[N]`, in the currency of the auction.
       valid: bool `[N]`, whether the ad may be returned.
@@ -197,14 +203,17 @@ def save_rest(
 
 def save_vectors(directory: Path, vectors: np.ndarray) -> None:
     """Writes `vectors.npy`; bfloat16 as its uint16 bits, which NumPy can store."""
-    bits = vectors if vectors.dtype == np.float32 else vectors.view(np.uint16)
-    np.save(directory / "vectors.npy", bits, allow_pickle=False)
+    np.save(directory / "vectors.npy", vectors.view(bits_dtype(vector_dtype(vectors))), allow_pickle=False)
 
 
 def load_vectors(directory: Path, dtype: VectorDType) -> np.ndarray:
     """What `save_vectors` wrote. Raises OSError or ValueError."""
-    vectors = np.load(directory / "vectors.npy", allow_pickle=False)
-    return vectors.view(DTYPES["bf16"]) if dtype == "bf16" else vectors
+    return np.load(directory / "vectors.npy", allow_pickle=False).view(DTYPES[dtype])
+
+
+def bits_dtype(dtype: VectorDType) -> np.dtype:
+    """What `vectors.npy` has: a dtype that NumPy can store."""
+    return np.dtype(np.uint16) if dtype == "bf16" else DTYPES[dtype]
 
 
 def save_ids(directory: Path, name: str, ids: np.ndarray | list[str]) -> None:
@@ -223,8 +232,8 @@ def load_ids(directory: Path, name: str, dtype: DType) -> np.ndarray | list[str]
 
 
 def vector_dtype(vectors: np.ndarray) -> VectorDType:
-    """The name of their dtype, float32 or bfloat16."""
-    return "f32" if vectors.dtype == np.float32 else "bf16"
+    """The name of their dtype, one of `DTYPES`."""
+    return next(name for name, dtype in DTYPES.items() if dtype == vectors.dtype)
 
 
 def content_id(*parts: np.ndarray | list[str], head: str) -> str:
@@ -283,18 +292,18 @@ def embed_rows(
     bundle: Bundle, features: Mapping[str, Any], n: int, dtype: VectorDType = "f32", batch: int = BATCH
 ) -> np.ndarray:
     """Vectors `[n, T, D]` of n raw ads, by the bundle's ad tower. Raises `EncodeError`."""
-    vectors = np.empty((n, *vector_shape(bundle)), DTYPES[dtype])
+    vectors = np.empty((n, *vector_shape(bundle, dtype)), DTYPES[dtype])
     embed_ads(Encoder(bundle.schema), features, max(1, min(batch, n)), ad_tower(bundle, dtype), vectors)
     return vectors
 
 
-def vector_shape(bundle: Bundle) -> tuple[int, int]:
-    """T, D of the vector of an ad."""
-    return len(bundle.schema.heads), bundle.model.config.output_dim
+def vector_shape(bundle: Bundle, dtype: VectorDType) -> tuple[int, int]:
+    """T and the width of the stored vector of an ad."""
+    return len(bundle.schema.heads), width(bundle.model.config.output_dim, DTYPES[dtype])
 
 
 def ad_tower(bundle: Bundle, dtype: VectorDType) -> Callable[[np.ndarray, np.ndarray], Any]:
-    """The bundle's ad tower: encoded ids and floats of b ads to their vectors `[b, T, D]`."""
+    """The bundle's ad tower: encoded ids and floats of b ads to their vectors as they are stored."""
     model = bundle.model
-    embed = jax.jit(lambda params, tables, *ad: model.embed(params, tables, "ad", *ad).astype(DTYPES[dtype]))
+    embed = jax.jit(lambda params, tables, *ad: stored(model.embed(params, tables, "ad", *ad), DTYPES[dtype]))
     return partial(embed, *jax.device_put((bundle.params, bundle.tables)))

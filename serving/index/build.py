@@ -22,11 +22,11 @@ import numpy as np
 from serving.index.ad_columns import Embed, embed_batch
 from serving.index.ad_index import (
     BATCH,
-    DTYPES,
     Stamp,
     VectorDType,
     ad_tower,
     add_content,
+    bits_dtype,
     index_head,
     now,
     save_rest,
@@ -97,7 +97,7 @@ def build_index(
 
 def _write(directory: Path, tower: _Tower, corpus: ParquetCorpus, batch: int, map_work: Map) -> None:
     bundle, dtype = tower.bundle, tower.dtype
-    shape = (len(corpus.bids), *vector_shape(bundle))
+    shape = (len(corpus.bids), *vector_shape(bundle, dtype))
     scratch = directory / _SCRATCH
     scratch.mkdir()
     items = (
@@ -106,8 +106,7 @@ def _write(directory: Path, tower: _Tower, corpus: ParquetCorpus, batch: int, ma
     )
     digest = hashlib.sha256(f"{index_head(bundle.fingerprint, dtype, shape)}\n".encode())
     with (directory / "vectors.npy").open("wb") as whole:
-        stored = DTYPES["f32"] if dtype == "f32" else np.dtype(np.uint16)
-        header = {"descr": np.lib.format.dtype_to_descr(stored), "fortran_order": False, "shape": shape}
+        header = {"descr": np.lib.format.dtype_to_descr(bits_dtype(dtype)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(whole, header)
         for part in map_work(_embed_range, items):
             _append(part, whole, digest)

@@ -103,7 +103,7 @@ class ChangeSet:
     twice.
 
     Attributes:
-      vectors: float32 or bfloat16 `[P, T, D]`.
+      vectors: as of `AdIndex`, `[P, T, D]`.
       ids: int64 `[P]`, or P strings.
       bids: float32 `[P]`.
       valid: bool `[P]`.
@@ -118,7 +118,8 @@ class ChangeSet:
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 3 or self.vectors.dtype not in DTYPES.values():
-            raise ChangeError(f"vectors: expected f32 or bf16 [P, T, D], got {self.vectors.dtype} {self.vectors.shape}")
+            expected, got = ", ".join(DTYPES), f"{self.vectors.dtype} {self.vectors.shape}"
+            raise ChangeError(f"vectors: expected {expected} [P, T, D], got {got}")
         put, marked = len(self.vectors), len(self.updates.ids)
         if put + marked == 0:
             raise ChangeError("expected at least one change, got none")

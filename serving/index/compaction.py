@@ -28,7 +28,7 @@ from tt_jax.io.publish import Format, published_directory, read_published, write
 from tt_jax.io.verify import FileEntry
 from tt_jax.schema import DType
 
-FORMAT = Format("tt-jax compacted journal", (1,))
+FORMAT = Format("tt-jax compacted journal", (1, 2))  # 2: also int8
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from tt_jax.io.publish import Format, describe_files, published_directory, read_
 from tt_jax.io.verify import FileEntry
 from tt_jax.schema import DType
 
-FORMAT = Format("tt-jax ad delta", (1,))
+FORMAT = Format("tt-jax ad delta", (1, 2))  # 2: also int8
 
 
 class DeltaError(ValueError):
@@ -58,7 +58,7 @@ class DeltaManifest:
       jax, tt_jax: versions that wrote it.
       shape: of the vectors, P, T, D.
       marked: number of updates.
-      dtype: of the vectors, `f32` or `bf16`.
+      dtype: of the vectors: `f32`, `bf16` or `int8`.
       id_dtype: `int` or `string`.
       files: every other file.
     """

@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from serving.index.quantized import stored
 from serving.scoring.device_corpus import DeviceCorpus
 from serving.scoring.sharding import (
     WHOLE,
@@ -69,8 +70,8 @@ class Shape:
 
 
 def ad_vectors(model: TwoTower, dtype: np.dtype, params: Any, tables: Any, ids: Array, floats: Array) -> Array:
-    """Vectors `[n, T, D]` in that dtype, of n encoded ads: ids int32 `[n, S]`, floats float32 `[n, F]`."""
-    return model.embed(params, tables, "ad", ids, floats).astype(dtype)
+    """Vectors as they are stored in that dtype, of n encoded ads: ids int32 `[n, S]`, floats float32 `[n, F]`."""
+    return stored(model.embed(params, tables, "ad", ids, floats), dtype)
 
 
 def query_gates(model: TwoTower, params: Any, tables: Any, ids: Array, floats: Array) -> Array | None:

@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from serving.scoring.device_corpus import BLOCK, DeviceCorpus
+from serving.index.quantized import numbers_and_scales
+from serving.scoring.device_corpus import BLOCK, INT8_PART, DeviceCorpus
 from tt_jax.calibration.maps import Curves
 from tt_jax.utility import Utility
 
@@ -90,7 +91,8 @@ def score_and_top_k(
     ks = tuple(min(k, corpus.valid_N.shape[0]) for k in ks)
     queries_TBD, biases_TB, bend = _calibrated(queries_TBD, biases_T, curves)
     by_rows = corpus.reads_rows(queries_TBD.shape[1])
-    scan = _scores_by_rows if by_rows else _scores_by_columns
+    columns = _scores_of_int8 if corpus.rows_NTD.dtype == jnp.int8 else _scores_by_columns
+    scan = _scores_by_rows if by_rows else columns
     scratch, maxima_BM = scan(queries_TBD, corpus, biases_TB, bend, utility, scratch)
 
     def best(k: int) -> TopK:
@@ -254,6 +256,32 @@ def _best_of_rows(scores_NB: Array, maxima_BM: Array, k: int) -> tuple[Array, Ar
     return _top_k_of_blocks(maxima_BM, k, ROW_BLOCK, take)
 
 
+def _scores_of_int8(
+    queries_TBD: Array, corpus: DeviceCorpus, biases_TB: Array, bend: Bend, utility: Utility, scratch_BN: Array
+) -> tuple[Array, Array]:
+    """As `_scores_by_columns`, from the rows: a part of them is made float32, in a cache, and read as often."""
+    (batch, n), zero = scratch_BN.shape, jnp.int32(0)
+    size = min(INT8_PART, n)
+    used = [t for t, name in enumerate(utility.tasks) if name in utility.names]
+
+    def score(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        scratch_BN, maxima_BM = carry
+        start = jnp.minimum(i * size, n - size)  # the last part may score some ads again
+        rows_CTF = lax.dynamic_slice_in_dim(corpus.rows_NTD, start, size)
+        probabilities = {}
+        for t in used:
+            numbers_CD, scales_C = numbers_and_scales(rows_CTF[:, t])
+            logits_BC = jnp.matmul(queries_TBD[t], numbers_CD.T, precision="highest") * scales_C
+            probabilities[utility.tasks[t]] = jax.nn.sigmoid(bend(logits_BC + biases_TB[t][:, None], t))
+        bids_C, valid_C = (lax.dynamic_slice(x_N, (start,), (size,)) for x_N in (corpus.bids_N, corpus.valid_N))
+        utility_BC = _eligible(utility(probabilities, bids_C), valid_C, batch)
+        maxima_BM = lax.dynamic_update_slice(maxima_BM, _block_maxima(utility_BC, BLOCK), (zero, start // BLOCK))
+        return lax.dynamic_update_slice(scratch_BN, utility_BC, (zero, start)), maxima_BM
+
+    maxima_BM = jnp.zeros((batch, n // BLOCK), jnp.float32)
+    return lax.fori_loop(jnp.int32(0), jnp.int32(-(-n // size)), score, (scratch_BN, maxima_BM))
+
+
 def _product(queries_BD: Array, columns_DC: Array) -> Array:
     """Inner products [B, C], summed in float32."""
     batch = queries_BD.shape[0]
@@ -269,11 +297,11 @@ def _probabilities_at(
     queries_TBD: Array, corpus: DeviceCorpus, biases_TB: Array, positions_BC: Array, bend: Bend
 ) -> Array:
     """Probabilities [T, B, C] of the ads at these positions; of no meaning outside 0..N-1."""
-    n, tasks, dim = corpus.rows_NTD.shape
     # A CPU rounds the rows past a multiple of 8 otherwise: without padding, bits of an ad would depend on its rank.
     listed = positions_BC.shape[1]
     positions_BC = jnp.pad(positions_BC, ((0, 0), (0, -listed % 16)))
-    rows_BCF = corpus.rows_NTD.reshape(n, tasks * dim).at[positions_BC].get(mode="clip")
+    rows_BCF, scales_BCT = corpus.rows_at(positions_BC)
+    tasks, _, dim = queries_TBD.shape
     # One product for all tasks, with zeros where tasks differ: a batched one would first transpose what was gathered.
     queries_BFT = jnp.einsum("tbd,tu->btdu", queries_TBD, jnp.eye(tasks, dtype=jnp.float32), precision="highest")
     logits_BCT = jnp.matmul(
@@ -281,7 +309,10 @@ def _probabilities_at(
         queries_BFT.reshape(-1, tasks * dim, tasks).astype(rows_BCF.dtype),
         precision="highest",
         preferred_element_type=jnp.float32,
-    )[:, :listed]
+    )
+    if scales_BCT is not None:
+        logits_BCT *= scales_BCT
+    logits_BCT = logits_BCT[:, :listed]
     return jax.nn.sigmoid(jnp.moveaxis(bend(logits_BCT + biases_TB.T[:, None, :], None), 2, 0))
 
 

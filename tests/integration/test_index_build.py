@@ -72,6 +72,7 @@ def by_table(bundle: Bundle, ads: pa.Table, out: Path, dtype: Any = "f32") -> di
     [
         (N, GROUPS, [0, 48, 64, 144, N], "f32"),
         (N, (N,), [0, N], "bf16"),
+        (N, (N,), [0, N], "int8"),
         (N, (1,) * N, [*range(0, N, BATCH), N], "f32"),
         (64, (32, 32), [0, 32, 64], "f32"),
         (BATCH + 1, (BATCH, 1), [0, BATCH, BATCH + 1], "f32"),

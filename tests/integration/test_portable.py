@@ -134,6 +134,9 @@ def test_an_index_of_few_ads_and_of_strings(calibrated: Path, tmp_path: Path) ->
     rounded = index_table(bundle, table, "bf16")
     rounded.save(tmp_path / "rounded")
     np.testing.assert_array_equal(PortableIndex.load(tmp_path / "rounded").vectors, rounded.vectors.astype(np.float32))
+    index_table(bundle, table, "int8").save(tmp_path / "int8")
+    scale = np.abs(few.vectors).max(axis=-1, keepdims=True) / 127
+    assert (np.abs(PortableIndex.load(tmp_path / "int8").vectors - few.vectors) <= 0.501 * scale).all()
 
 
 @pytest.fixture
@@ -203,7 +206,7 @@ def test_every_changed_missing_or_added_byte_is_refused(calibrated: Path, tmp_pa
         (root / files[0].name).symlink_to(tmp_path / "elsewhere")
         with pytest.raises(PortableError):
             load(root)
-    with pytest.raises(PortableError, match="expected 'tt-jax bundle' version 2, found 'tt-jax ad index' version 1"):
+    with pytest.raises(PortableError, match="expected 'tt-jax bundle' version 2, found 'tt-jax ad index' version 2"):
         PortableBundle.load(calibrated / "index")
     with pytest.raises(PortableError, match="none: expected a directory with a manifest"):
         PortableBundle.load(tmp_path / "none")

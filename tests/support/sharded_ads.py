@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from serving.admin.messages import read_changes
 from serving.index.ad_index import index_table, now
+from serving.index.quantized import stored
 from serving.scorer import Scorer
 from serving.scorer_updates import prepare
 from serving.scoring import device_corpus
@@ -42,7 +43,7 @@ from tt_jax.utility import Utility
 
 TASKS, KS = ("click", "long_view"), (1, 100, 2000)
 N, DIM, B, K, LISTS = 1500, 16, 8, 40, 1200
-CASES = [(1, "float32", 1), (1, "float32", B), (2, "float32", 1), (2, "float32", B), (2, "bfloat16", B)]
+CASES = [(1, "float32", 1), (1, "float32", B), (2, "float32", 1), (2, "float32", B), (2, "bfloat16", B), (2, "int8", B)]
 NEW = (4, 1500, 2)  # ads of each set of changes: the second one needs more places on any mesh
 QUERIES = tiny.queries(np.random.default_rng(0), 3)
 
@@ -62,7 +63,7 @@ def scans(mesh: Mesh, tasks: int, dtype: str, queries: int) -> dict[str, np.ndar
     valid = rng.random(N) < 0.7
     mesh, utility = in_a_row(mesh), Utility.parse(f"bid * ({' + '.join(TASKS[:tasks])})", TASKS[:tasks])
     places = places_on(mesh, N)
-    parts = [spread(x, mesh, places) for x in (np.asarray(jnp.asarray(ads, dtype)), bids, valid)]
+    parts = [spread(x, mesh, places) for x in (np.asarray(stored(jnp.asarray(ads), np.dtype(dtype))), bids, valid)]
     corpus = packer(mesh, tuple(range(tasks)), places, parts)(*parts)
     biases = jnp.full(tasks, 0.25, jnp.float32)
 

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ads", type=Path, help="Parquet: the ad features, the ad's id, bid, eligible")
     parser.add_argument("--out", type=Path, required=True, help="directory to create")
     parser.add_argument(
-        "--dtype", choices=("f32", "bf16"), help="of the stored vectors (default f32; of a delta, its index's)"
+        "--dtype", choices=("f32", "bf16", "int8"), help="of the stored vectors (default f32; of a delta, its index's)"
     )
     parser.add_argument(
         "--delta-of", type=Path, metavar="INDEX", help="write changes of this index, or after this delta"

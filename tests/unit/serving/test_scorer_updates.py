@@ -52,7 +52,7 @@ def _assert_same_answers(live: Scorer, fresh: Scorer, ids: list[Any]) -> None:
                 np.testing.assert_allclose([*a.probabilities.values()], [*b.probabilities.values()], atol=1e-6)
 
 
-@pytest.mark.parametrize(("dtype", "named"), [("f32", False), ("bf16", True)])
+@pytest.mark.parametrize(("dtype", "named"), [("f32", False), ("bf16", True), ("int8", False)])
 def test_after_any_changes_it_answers_as_an_index_built_from_scratch(
     tiny_bundle: Path, dtype: Any, named: bool
 ) -> None:

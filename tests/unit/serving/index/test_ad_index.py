@@ -57,6 +57,15 @@ def test_bf16_is_f32_rounded(bundle: Bundle) -> None:
     assert not np.array_equal(bf16.astype(np.float32), f32)
 
 
+def test_int8_is_within_half_a_scale_of_f32(bundle: Bundle) -> None:
+    """The scale, a float32, follows the numbers of each ad and task; the largest number is 127."""
+    f32, int8 = (index_table(bundle, _table(), dtype).vectors for dtype in ("f32", "int8"))
+    assert (int8.dtype, int8.shape) == (np.int8, (*f32.shape[:2], f32.shape[2] + 4))
+    numbers, scales = int8[..., :-4].astype(np.float32), np.ascontiguousarray(int8[..., -4:]).view(np.float32)
+    assert (np.abs(numbers).max(axis=-1) == 127).all()
+    assert (np.abs(numbers * scales - f32) <= 0.501 * scales).all()
+
+
 def test_batches_make_no_difference_and_share_one_program(bundle: Bundle) -> None:
     compiled = []
 
@@ -72,7 +81,7 @@ def test_batches_make_no_difference_and_share_one_program(bundle: Bundle) -> Non
     assert len(compiled) == 1
 
 
-@pytest.mark.parametrize(("dtype", "ids"), [("f32", "int"), ("bf16", "string")])
+@pytest.mark.parametrize(("dtype", "ids"), [("f32", "int"), ("bf16", "string"), ("int8", "int")])
 def test_an_index_reads_back(bundle: Bundle, tmp_path: Path, dtype: Any, ids: str) -> None:
     table = _table()
     if ids == "string":
@@ -179,7 +188,7 @@ def test_an_index_made_by_hand_must_make_sense(bundle: Bundle, tmp_path: Path) -
     rewrite(id_dtype="int", dtype="bf16")
     refused(r"vectors\.npy: expected bf16 \(50, 3, 8\), got bf16 \(50, 3, 16\)")
     rewrite(dtype="f16")
-    refused(r"manifest\.dtype: 'f16' is none of f32, bf16")
+    refused(r"manifest\.dtype: 'f16' is none of f32, bf16, int8")
     rewrite(dtype="f32")
     AdIndex.load(root)
     np.save(root / "bids.npy", index.bids[:-1])

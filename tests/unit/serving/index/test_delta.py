@@ -166,7 +166,7 @@ def test_a_delta_made_by_hand_must_make_sense(release: Release, tmp_path: Path) 
         ("marked_valid", np.array([2] * 6, np.int8), r"updates\.valid: expected 1, 0 or -1"),
         ("removed", np.zeros(6), r"updates\.removed: expected 6 bool, got float64"),
         ("marked_ids", np.zeros(6, np.int64), r"updates\[1\]: expected each ad once, but 0 is updates\[0\] too"),
-        ("vectors", np.zeros((0, 3)), "vectors: expected f32 or bf16"),
+        ("vectors", np.zeros((0, 3)), "vectors: expected f32, bf16, int8"),
     ):
         saved = (root / f"{name}.npy").read_bytes()
         np.save(root / f"{name}.npy", array)

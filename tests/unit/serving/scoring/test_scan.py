@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from serving.index.quantized import stored
 from serving.scoring import device_corpus as corpus_module
+from serving.scoring import top_k as module
 from serving.scoring.device_corpus import BLOCK, DeviceCorpus
 from serving.scoring.top_k import TopK, score_and_top_k, score_candidates
 from tests.support.reference_top_k import reference_top_k
@@ -130,6 +132,29 @@ def test_equal_ads_tie_wherever_they_stand(tasks: int, dtype: jnp.dtype, queries
     _, want = reference_top_k(utility, 300)
     np.testing.assert_array_equal(scan(d, "bid * click", 300, dtype).positions_Bk, want)
     np.testing.assert_array_equal(scan(d, "bid * click", 10, dtype).positions_Bk, want[:, :10])
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+@pytest.mark.parametrize(("n", "k"), [(970, 100), (50, 50)])
+def test_int8_is_ranked_by_numbers_times_scale(n: int, k: int, queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parts, of which the last one begins within the one before it. Ads that are equal tie wherever they stand."""
+    monkeypatch.setattr(module, "INT8_PART", 3 * BLOCK)
+    rng = np.random.default_rng(17)
+    d = random_ads(rng, n, 64)
+    d["queries"] = rng.standard_normal((2, queries, 64)).astype(np.float32)
+    rows = np.asarray(stored(jnp.asarray(rng.standard_normal((n // 2, 2, 64)) / 8, jnp.float32), np.dtype(np.int8)))
+    rows = np.concatenate([rows, rows])[rng.permutation(n)]
+    d |= {"bids": np.full(n, 0.5, np.float32)}
+    numbers, scales = rows[..., :-4].astype(np.float32), np.ascontiguousarray(rows[..., -4:]).view(np.float32)
+    p = np.round(reference_probabilities(d | {"ads": numbers * scales}), 9)  # rounded: equal ads tie here too
+    utility = np.where(d["valid"], 0.5 * p[0] + 0.25 * p[1], -np.inf)
+    want, positions = reference_top_k(utility, k)
+    got = scan(d | {"ads": rows}, "bid * click + 0.25 * long_view", k, jnp.int8)
+    np.testing.assert_allclose(got.utility_Bk, want, rtol=2e-6)
+    eligible = np.isfinite(want)
+    np.testing.assert_array_equal(np.asarray(got.positions_Bk)[eligible], positions[eligible])
+    chosen = np.take_along_axis(p, np.broadcast_to(positions, (2, *positions.shape)), axis=2)
+    np.testing.assert_allclose(np.asarray(got.probabilities_TBk)[:, eligible], chosen[:, eligible], rtol=1e-5)
 
 
 @pytest.mark.usefixtures("small_parts")
