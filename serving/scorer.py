@@ -21,6 +21,7 @@ from serving.scoring.results import Encoded, Ranking, ScoredAd
 from tt_jax.bundle.reader import Bundle
 from tt_jax.features.columns import EncodeError
 from tt_jax.features.encoder import Encoder
+from tt_jax.models.scenario import covered_scenarios
 from tt_jax.utility import Utility
 
 _SHOWN = 300  # characters of an error: a client may have sent anything
@@ -74,7 +75,7 @@ class Scorer:
         self.max_k, self.max_candidates = max_k, max_candidates
         self.utility = Utility.parse(bundle.manifest.utility, bundle.schema.heads).expression
         self.examples = tuple(row.query for row in bundle.golden)
-        self._encoder = Encoder(bundle.schema)
+        self._encoder, self._trained_on = Encoder(bundle.schema), bundle.config.data.scenarios
         self._set_ads(AdTable.of(index))
         places = math.ceil(len(index.ids) * (1 + headroom))
         share = None if like is None else like._programs
@@ -218,6 +219,15 @@ class Scorer:
     def _set_ads(self, ads: AdTable) -> None:
         self.ads, self.index_id = ads, str(ads.version)
         self.index_size, self.eligible = len(ads.ids), int(np.count_nonzero(ads.valid))
+
+    def covers(self, given: str) -> tuple[str, ...]:
+        """The scenarios that it answers for, if it is given as this; see `covered_scenarios`."""
+        return covered_scenarios(self.schema, self._trained_on, given)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of its arrays: weights, tables and ads."""
+        return self._programs.memory + self.ads.bids.nbytes + self.ads.valid.nbytes
 
     @property
     def programs(self) -> Programs:

@@ -19,6 +19,7 @@ from serving.index.change_set import ChangeError, ChangeSet
 from serving.index.compaction import Compacted
 from serving.index.delta import Delta
 from serving.index.journal import Records, read_journal
+from serving.memory import require_room
 from serving.scorer import Scorer
 from serving.scoring.jitted import EMBEDDED
 from serving.scoring.programs import Programs
@@ -142,8 +143,9 @@ def load(
       warm: compile now; else each program is compiled when it is first needed.
       mesh: as of `Scorer.load`.
 
-    Raises what `Scorer.load` does, `DeltaError` and `ChangeError`.
+    Raises what `Scorer.load` does, `DeltaError`, `ChangeError` and `NoRoomError`.
     """
+    require_room(bundle, index)
     changes = [] if deltas is None else Delta.load_all(deltas)
     headroom = HEADROOM if live else 0.0
     limits: Any = {"max_k": max_k, "max_candidates": max_candidates}

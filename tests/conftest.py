@@ -165,6 +165,39 @@ def warm_scorer(tiny_bundle: Path, tiny_index: Path) -> Scorer:
 
 
 @pytest.fixture(scope="session")
+def scenario_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders `standard`, `shopping` and `better`, each of a bundle and an index of the same ads. The first was trained
+    on that scenario, the others on shopping; their queries tell the scenario."""
+    import dataclasses
+
+    from serving.index.ad_index import index_table
+    from tests.support import tiny
+    from tt_jax.bundle.reader import Bundle
+    from tt_jax.bundle.writer import write_bundle
+
+    def build(out: Path) -> None:
+        for seed, name in enumerate(("standard", "shopping", "better")):
+            scenarios = ("standard" if name == "standard" else "shopping",)
+            params, tables = tiny.weights(seed, tiny.TOLD)
+            write_bundle(
+                out / name / "bundle",
+                schema=tiny.TOLD,
+                config=dataclasses.replace(
+                    tiny.CONFIG, data=dataclasses.replace(tiny.CONFIG.data, scenarios=scenarios)
+                ),
+                params=params,
+                tables=tables,
+                metrics={},
+                golden_rows=tiny.golden_rows(np.random.default_rng(1), 2),
+                platforms=("cpu",),
+            )
+            ads = tiny.ads_table(np.random.default_rng(2), 200)
+            index_table(Bundle.load(out / name / "bundle"), ads).save(out / name / "index")
+
+    return built_once(tmp_path_factory, "scenario_pairs", build)
+
+
+@pytest.fixture(scope="session")
 def on_ray() -> Iterator[OnRay]:
     """A real Ray cluster on this machine, of two worker processes. It takes seconds to start: share it."""
     from input_pipeline.runner import OnRay

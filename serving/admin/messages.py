@@ -22,6 +22,7 @@ from tt_jax.schema import Schema
 
 LOAD_EXAMPLE = '{"bundle": "bundles/kuairand", "index": "indexes/kuairand"}'
 DELTA_EXAMPLE = '{"delta": "deltas/0001"}'
+SPLIT_EXAMPLE = '{"model": "shopping", "weights": {"shopping.1": 90, "shopping.2": 10}}'
 ADS_EXAMPLE = '{"disable": [<id>, ...], "rebid": [[<id>, <bid>], ...]}'
 
 
@@ -33,12 +34,27 @@ class LoadRequest(Struct, forbid_unknown_fields=True):
     deltas: Annotated[str | None, Meta(description="directory of the deltas of this index, all to be applied")] = None
     journal: Annotated[str | None, Meta(description="directory of the journal; None = the one that is in use")] = None
     carry: Annotated[bool, Meta(description="make the changes of the index that is served to this one too")] = False
+    model: str | None = None
 
 
 class DeltaRequest(Struct, forbid_unknown_fields=True):
     """Body of `POST /admin/delta`: a directory that the service can read."""
 
     delta: str
+    model: str | None = None
+
+
+class SplitRequest(Struct, forbid_unknown_fields=True):
+    """Body of `POST /admin/split`: the weight of each pair of a model that has several."""
+
+    weights: dict[str, float]
+    model: str | None = None
+
+
+class _Named(Struct):
+    """What every body may have: which pair it is for, needed if there are several; of a split, which model."""
+
+    model: str | None = None
 
 
 class AdChanges(Struct, forbid_unknown_fields=True):
@@ -50,6 +66,7 @@ class AdChanges(Struct, forbid_unknown_fields=True):
       enable, disable: ids of ads that may be returned from now on, or no longer.
       rebid: pairs of an id and a bid.
       remove: ids.
+      model: whose ads they are.
     """
 
     upsert: list[dict[str, Any]] = []
@@ -57,6 +74,7 @@ class AdChanges(Struct, forbid_unknown_fields=True):
     disable: list[AdId] = []
     rebid: list[tuple[AdId, float]] = []
     remove: list[AdId] = []
+    model: str | None = None
 
 
 class Count(Struct):
@@ -71,11 +89,14 @@ class Status(Struct):
 
     Attributes:
       ready: whether requests are welcome.
+      model, models: the pair that this is of, and all of them.
+      weights: of the pairs that share the requests of its model.
       bundle, index, deltas, journal: directories that were loaded.
       fingerprint: of the bundle.
       version: of the index, as answers name it.
       index_id, sequence, chain: its parts.
       ads, eligible_ads, places: in the index; those that may be returned; for ads, free ones included.
+      memory_bytes: of its arrays.
       age_seconds: since the index or the last of its changes was made.
       loads, changes: of bundle and index; of ads.
       left_behind: index_id of other indexes -> sets of changes that the journal has of them; and of the index served
@@ -84,6 +105,9 @@ class Status(Struct):
     """
 
     ready: bool
+    model: str
+    models: list[str]
+    weights: dict[str, float]
     bundle: str
     index: str
     deltas: str | None
@@ -96,6 +120,7 @@ class Status(Struct):
     ads: int
     eligible_ads: int
     places: int
+    memory_bytes: int
     age_seconds: float
     loads: Count
     changes: Count
@@ -107,6 +132,8 @@ class Status(Struct):
 _LOAD = msgspec.json.Decoder(LoadRequest)
 _DELTA = msgspec.json.Decoder(DeltaRequest)
 _ADS = msgspec.json.Decoder(AdChanges)
+_SPLIT = msgspec.json.Decoder(SplitRequest)
+_NAMED = msgspec.json.Decoder(_Named)
 
 
 def read_load(body: bytes) -> LoadRequest:
@@ -117,6 +144,16 @@ def read_load(body: bytes) -> LoadRequest:
 def read_delta(body: bytes) -> DeltaRequest:
     """Raises `RequestError`."""
     return read_body(body, _DELTA, DELTA_EXAMPLE)
+
+
+def read_split(body: bytes) -> SplitRequest:
+    """Raises `RequestError`."""
+    return read_body(body, _SPLIT, SPLIT_EXAMPLE)
+
+
+def read_model(body: bytes) -> str | None:
+    """The `model` of any body. Raises `RequestError`."""
+    return read_body(body, _NAMED, LOAD_EXAMPLE).model
 
 
 def read_changes(body: bytes, scorer: Scorer) -> ChangeSet:

@@ -43,14 +43,26 @@ _EXPECTED = (ValueError, OSError, EndingError)
 
 
 class LiveUpdates:
-    """The changes of one service. All methods are for its event loop.
+    """The changes of one pair of a service. All methods are for its event loop.
 
     Attributes:
+      model: the name of the pair.
       sources: what is served; at first that with which the service was started.
     """
 
-    def __init__(self, batcher: Batcher, telemetry: Telemetry, sources: Sources, *, ads: bool) -> None:
-        """`ads`: whether ads are going to change too."""
+    def __init__(
+        self,
+        batcher: Batcher,
+        telemetry: Telemetry,
+        sources: Sources,
+        *,
+        ads: bool,
+        model: str = "",
+        check: Callable[[Scorer], None] = lambda _: None,
+    ) -> None:
+        """`ads`: whether ads are going to change too. `model`: "" = the first. `check`: raises for a scorer that must
+        not serve."""
+        self.model, self._check = model or next(iter(batcher.scorers)), check
         self._batcher, self._telemetry, self._ads = batcher, telemetry, ads
         self.sources, self._started_with = _resolved(sources), sources
         self._lock = asyncio.Lock()
@@ -61,7 +73,7 @@ class LiveUpdates:
         self._ahead = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compiles ahead")
         self._counts = {"load": Count(0, 0), "change": Count(0, 0)}
         self._last_error: tuple[str, float] | None = None
-        version = batcher.scorer.ads.version
+        version = self.scorer.ads.version
         self._left_behind = left_behind(self.sources.journal, version, version, None)
         self._compacting: Future[None] | None = None
         self._look_ahead()
@@ -77,7 +89,7 @@ class LiveUpdates:
         async def switch() -> None:
             if event == "reload":
                 self._reload_waits = False
-            old, wanted = self._batcher.scorer, _resolved(sources)
+            old, wanted = self.scorer, _resolved(sources)
             limits: Any = {"max_k": old.max_k, "max_candidates": old.max_candidates, "like": old}
             paths = wanted.bundle, wanted.index, wanted.deltas, wanted.journal
             make = partial(load, *paths, live=self._ads, **limits)
@@ -87,6 +99,7 @@ class LiveUpdates:
                 scorer, delta = await self._prepare(made)
             else:
                 scorer, delta = await self._prepare(make), None
+            self._check(scorer)
             await self._keep(wanted.journal, delta, lambda _: (scorer, None))
             self.sources = wanted
             versions = scorer.ads.version, old.ads.version
@@ -96,7 +109,7 @@ class LiveUpdates:
             await self._attempt("load", switch, event)
         except Exception as e:
             reason = str(e) if isinstance(e, _EXPECTED) else f"{type(e).__name__}: {e}"
-            raise LoadError(f"not loaded, {self._batcher.scorer.index_id[:12]} goes on: {reason}") from e
+            raise LoadError(f"not loaded, {self.scorer.index_id[:12]} goes on: {reason}") from e
 
     async def reload(self) -> None:
         """Loads what the service was started with, which may be something else by now. An error is only logged.
@@ -116,7 +129,7 @@ class LiveUpdates:
         """
 
         async def switch() -> None:
-            change = await self._prepare(lambda: make(self._batcher.scorer))
+            change = await self._prepare(lambda: make(self.scorer))
             await self._keep(self.sources.journal, change.delta, lambda scorer: (change.apply(scorer), None))
 
         await self._attempt("change", switch, "change")
@@ -127,18 +140,26 @@ class LiveUpdates:
         """Switches between two batches, once the journal has the delta; not in it if that raises."""
         kept = journal and delta and await self._run(partial(record, journal, delta))
         try:
-            await self._batcher.between(switch)
+            await self._batcher.between(switch, self.model)
         except Exception:
             if kept:
                 await self._run(partial(withdraw, kept))
             raise
 
-    def status(self, ready: bool) -> Status:
-        """What is served."""
-        scorer, now = self._batcher.scorer, time.time()
+    @property
+    def scorer(self) -> Scorer:
+        """That serves."""
+        return self._batcher.scorers[self.model]
+
+    def status(self, ready: bool, weights: dict[str, float]) -> Status:
+        """What is served. `weights`: of the pairs of its model."""
+        scorer, now = self.scorer, time.time()
         version, sources = scorer.ads.version, self.sources
         return Status(
             ready=ready,
+            model=self.model,
+            models=list(self._batcher.scorers),
+            weights=weights,
             bundle=str(sources.bundle),
             index=str(sources.index),
             deltas=None if sources.deltas is None else str(sources.deltas),
@@ -151,6 +172,7 @@ class LiveUpdates:
             ads=scorer.index_size,
             eligible_ads=scorer.eligible,
             places=scorer.programs.places,
+            memory_bytes=scorer.memory,
             age_seconds=now - timestamp(scorer.ads.created),
             loads=self._counts["load"],
             changes=self._counts["change"],
@@ -191,25 +213,25 @@ class LiveUpdates:
         async with self._lock:
             count, start = self._counts[kind], time.monotonic()
             if kind == "load":
-                log_event(event, outcome="started")
+                log_event(event, outcome="started", model=self.model)
             try:
                 await switch()
             except Exception as e:
                 expected = isinstance(e, _EXPECTED)
-                told: Any = {"outcome": "failed", "reason": one_line(str(e)), "goes_on": self._batcher.scorer.index_id}
-                log_event(event, logging.WARNING, error=None if expected else e, **told)
+                told: Any = {"model": self.model, "reason": one_line(str(e)), "goes_on": self.scorer.index_id}
+                log_event(event, logging.WARNING, error=None if expected else e, outcome="failed", **told)
                 self._last_error = one_line(f"{kind}: {e}"), time.time()
-                self._telemetry.failed(kind)
+                self._telemetry.failed(kind, self.model)
                 count.failed += 1
                 raise
             count.done += 1
-            log_serves(event, self._batcher.scorer, start)
-            self._telemetry.changed(kind, self._batcher.scorer)
+            log_serves(event, self.model, self.scorer, start)
+            self._telemetry.changed(kind, self.model, self.scorer)
             self._look_ahead()
 
     def _look_ahead(self) -> None:
         """What need not be awaited: compiles for more ads while there is still room, and compacts the journal."""
-        scorer, journal = self._batcher.scorer, self.sources.journal
+        scorer, journal = self.scorer, self.sources.journal
         if journal and (self._compacting is None or self._compacting.done()):
             self._compacting = self._ahead.submit(compact_if_long, journal, self.sources.deltas, scorer.ads)
         if self._ads and scorer.programs.nearly_full(scorer.index_size):

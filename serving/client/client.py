@@ -110,17 +110,18 @@ class AsyncClient:
 
     async def rank(
         self, query: Mapping[str, Any], k: int = 10, candidates: Sequence[AdId] | None = None,
-        deadline_s: float | None = None,
+        deadline_s: float | None = None, model: str | None = None,
     ) -> Ranked:  # fmt: skip
-        """The best `k` ads for a query (feature -> value), of all or of the candidates."""
-        return _read(await self._post(_one(query, k, candidates), deadline_s), Ranked)
+        """The best `k` ads for a query (feature -> value), of all or of the candidates; by this model of several."""
+        return _read(await self._post(_one(query, k, candidates, model), deadline_s), Ranked)
 
     async def rank_several(
         self, queries: Sequence[Mapping[str, Any]], k: int = 10,
         candidates: Sequence[Sequence[AdId]] | None = None, deadline_s: float | None = None,
+        model: str | None = None,
     ) -> list[Ranked]:  # fmt: skip
         """The best `k` ads for each of several queries, in order, of all or of a list of candidates for each."""
-        return _split(_read(await self._post(_many(queries, k, candidates), deadline_s), _Several))
+        return _split(_read(await self._post(_many(queries, k, candidates, model), deadline_s), _Several))
 
     async def _post(self, body: bytes, deadline_s: float | None) -> httpx.Response:
         """The response that a call ends with, after retries. Raises `NoAnswerError` or `DeadlinePassedError`."""
@@ -187,19 +188,20 @@ class Client:
 
     def rank(
         self, query: Mapping[str, Any], k: int = 10, candidates: Sequence[AdId] | None = None,
-        deadline_s: float | None = None,
+        deadline_s: float | None = None, model: str | None = None,
     ) -> Ranked:  # fmt: skip
         """As `AsyncClient.rank`."""
         thread = self._started()
-        return thread.run(thread.client.rank(query, k, candidates, deadline_s))
+        return thread.run(thread.client.rank(query, k, candidates, deadline_s, model))
 
     def rank_several(
         self, queries: Sequence[Mapping[str, Any]], k: int = 10,
         candidates: Sequence[Sequence[AdId]] | None = None, deadline_s: float | None = None,
+        model: str | None = None,
     ) -> list[Ranked]:  # fmt: skip
         """As `AsyncClient.rank_several`."""
         thread = self._started()
-        return thread.run(thread.client.rank_several(queries, k, candidates, deadline_s))
+        return thread.run(thread.client.rank_several(queries, k, candidates, deadline_s, model))
 
     def _started(self) -> LoopThread:
         """The thread of this process. Raises RuntimeError once the client is closed."""
@@ -231,12 +233,18 @@ class Client:
         self.close()
 
 
-def _one(query: Mapping[str, Any], k: int, candidates: Sequence[AdId] | None) -> bytes:
-    return msgspec.json.encode({"query": query, "k": k, "candidates": candidates})
+def _one(query: Mapping[str, Any], k: int, candidates: Sequence[AdId] | None, model: str | None) -> bytes:
+    return _body({"query": query, "k": k, "candidates": candidates}, model)
 
 
-def _many(queries: Sequence[Mapping[str, Any]], k: int, candidates: Sequence[Sequence[AdId]] | None) -> bytes:
-    return msgspec.json.encode({"queries": queries, "k": k, "candidates": candidates})
+def _many(
+    queries: Sequence[Mapping[str, Any]], k: int, candidates: Sequence[Sequence[AdId]] | None, model: str | None
+) -> bytes:
+    return _body({"queries": queries, "k": k, "candidates": candidates}, model)
+
+
+def _body(message: dict[str, Any], model: str | None) -> bytes:
+    return msgspec.json.encode(message if model is None else {**message, "model": model})
 
 
 def _read(response: httpx.Response, kind: type[A]) -> A:

@@ -21,15 +21,16 @@ from typing import Any
 
 import msgspec
 from litestar import MediaType, Request, Response, get, post
+from litestar.params import FromQuery
 from msgspec import Struct
 
-from serving.batching.batcher import Batcher, OverloadError
+from serving.batching.batcher import OverloadError
 from serving.index.ad_index import timestamp
+from serving.routing.shadow import ShadowFigures
 from serving.scorer import Scorer
 from serving.service.app import Service
 from serving.service.messages import read_body
 from serving.service.rank import RANK
-from serving.service.telemetry import Telemetry
 from tt_jax.report.html import style
 
 CONSOLE = "/console"
@@ -58,7 +59,7 @@ class ConsoleSettings:
 
     def __call__(self, service: Service) -> Console:
         """The console of a service."""
-        return Console(self, service.batcher, service.telemetry, RANK)
+        return Console(self, service, RANK)
 
 
 class FormAnswer(Struct):
@@ -76,9 +77,11 @@ class FormAnswer(Struct):
 
 
 class StateAnswer(Struct):
-    """What is served and how it goes. Counts are since the start; the page takes differences.
+    """What is served by a model and how it goes. Counts are since the start, of all models; the page takes differences.
 
     Attributes:
+      shadow: how the shadow of the model answers, None = it has none.
+      bundles: pair -> fingerprint, of all models.
       bundle, index: fingerprint and version.
       bundle_age, index_age: seconds since they were made, the index or the last of its changes.
       ads, eligible_ads: in the index, and those of them that may be returned.
@@ -99,12 +102,15 @@ class StateAnswer(Struct):
     shed: dict[str, int]
     seconds: list[float]
     answers: list[int]
+    shadow: ShadowFigures | None
+    bundles: dict[str, str]
 
 
 class GatesRequest(Struct, forbid_unknown_fields=True):
     """Body of `POST /console/gates`."""
 
     query: dict[str, Any]
+    model: str | None = None
 
 
 class GatesAnswer(Struct):
@@ -132,9 +138,9 @@ class Console:
 
     path: str = CONSOLE
 
-    def __init__(self, settings: ConsoleSettings, batcher: Batcher, telemetry: Telemetry, route: str) -> None:
+    def __init__(self, settings: ConsoleSettings, service: Service, route: str) -> None:
         """`route`: whose times are shown."""
-        self.settings, self.batcher, self.telemetry, self.route = settings, batcher, telemetry, route
+        self.settings, self.service, self.route = settings, service, route
         self.page, policy = _read_page(settings.beside)
         self.headers = {
             "content-security-policy": policy,
@@ -145,20 +151,24 @@ class Console:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="console")
         self._asked = 0
 
-    def form(self) -> FormAnswer:
+    def _scorer(self, model: str | None) -> Scorer:
+        return self.service.batcher.scorers[self.service.pair(model)]
+
+    def form(self, model: str | None) -> FormAnswer:
         """For the query of what is served now."""
-        scorer = self.batcher.scorer
+        scorer = self._scorer(model)
         examples = [{k: _text(v) for k, v in query.items() if v is not None} for query in scorer.examples]
         choices = {}
         for f in scorer.schema.tower_features("query"):
             choices[f.name] = [str(value) for value in scorer.schema.table_owner(f).vocabulary[:_CHOICES]]
         return FormAnswer(examples, {name: values for name, values in choices.items() if values}, self.settings.beside)
 
-    def state(self, ready: bool) -> StateAnswer:
+    def state(self, model: str | None) -> StateAnswer:
         """What is going on."""
-        scorer, now, traffic = self.batcher.scorer, time.time(), self.telemetry.traffic(self.route)
+        service = self.service
+        scorer, now, traffic = self._scorer(model), time.time(), service.telemetry.traffic(self.route)
         return StateAnswer(
-            ready=ready,
+            ready=service.ready,
             bundle=scorer.fingerprint,
             index=scorer.index_id,
             bundle_age=now - timestamp(scorer.bundle.created),
@@ -169,15 +179,18 @@ class Console:
             shed=traffic.shed,
             seconds=traffic.seconds,
             answers=traffic.answers,
+            shadow=service.shadows.figures(service.router.model_of[service.pair(model)]),
+            bundles={pair: some.fingerprint for pair, some in service.batcher.scorers.items()},
         )
 
-    async def gates(self, query: dict[str, Any]) -> GatesAnswer:
+    async def gates(self, query: dict[str, Any], model: str | None = None) -> GatesAnswer:
         """Of the model that serves now. Raises `RequestError`, and `OverloadError` if several wait already."""
         if self._asked >= _WAITING:
             raise OverloadError("the console is busy", 1.0)
         self._asked += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, _gates, self.batcher.scorer, query)
+            scorer = self._scorer(model)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, _gates, scorer, query)
         finally:
             self._asked -= 1
 
@@ -199,22 +212,23 @@ async def page(request: Request[Any, Any, Any]) -> Response[str]:
 
 
 @get(f"{CONSOLE}/form", include_in_schema=False)
-async def form(request: Request[Any, Any, Any]) -> FormAnswer:
+async def form(request: Request[Any, Any, Any], model: FromQuery[str | None] = None) -> FormAnswer:
     """Examples and choices."""
-    return _console(request).form()
+    return _console(request).form(model)
 
 
 @get(f"{CONSOLE}/state", include_in_schema=False)
-async def state(request: Request[Any, Any, Any]) -> StateAnswer:
+async def state(request: Request[Any, Any, Any], model: FromQuery[str | None] = None) -> StateAnswer:
     """What is going on."""
-    return _console(request).state(request.app.state.service.ready)
+    return _console(request).state(model)
 
 
 @post(f"{CONSOLE}/gates", status_code=200, include_in_schema=False)
 async def gates(request: Request[Any, Any, Any]) -> GatesAnswer:
     """Of the query tower, for a query."""
     console = _console(request)
-    return await console.gates(read_body(await request.body(), _DECODER, _EXAMPLE).query)
+    asked = read_body(await request.body(), _DECODER, _EXAMPLE)
+    return await console.gates(asked.query, asked.model)
 
 
 def _console(request: Request[Any, Any, Any]) -> Console:

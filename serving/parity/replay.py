@@ -74,7 +74,9 @@ class Replayed:
     worst: dict[str, Any] | None = None
 
 
-def replay(pairs: Sequence[PairVersions], paths: Iterable[Path], serving: Profile, allowed: float) -> Replayed:
+def replay(
+    pairs: Sequence[PairVersions], paths: Iterable[Path], serving: Profile, allowed: float, model: str | None = None
+) -> Replayed:
     """Scores the ads of the logged answers again, and adds the queries to the profile.
 
     Args:
@@ -82,12 +84,15 @@ def replay(pairs: Sequence[PairVersions], paths: Iterable[Path], serving: Profil
       paths: of the logs.
       serving: a profile of the first pair's schema.
       allowed: the largest difference of a score or a probability that is fine.
+      model: only the queries that this one of several answered; None = all.
 
     Raises `RequestLogError`, naming file and line, for a line that is no query, or one of a known pair that this cannot
     have answered; also if there is no query.
     """
     encoder, result = Encoder(serving.schema), Replayed()
-    logged = ((path, line, query) for path in paths for line, query in read_log(path))
+    logged = (
+        (path, line, query) for path in paths for line, query in read_log(path) if model is None or query.model == model
+    )
     while batch := list(islice(logged, _AT_ONCE)):
         own = [record for record in batch if record[2].bundle == pairs[0].fingerprint]
         others = [record for record in batch if record[2].bundle != pairs[0].fingerprint]
@@ -98,7 +103,8 @@ def replay(pairs: Sequence[PairVersions], paths: Iterable[Path], serving: Profil
         for record in batch:
             _compare(pairs, record, result, allowed)
     if not result.queries:
-        raise RequestLogError(f"{', '.join(map(str, paths))}: no logged query")
+        of_model = "" if model is None else f" of the model {model!r}"
+        raise RequestLogError(f"{', '.join(map(str, paths))}: no logged query{of_model}")
     return result
 
 

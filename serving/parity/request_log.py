@@ -35,7 +35,7 @@ from tt_jax.io.publish import Format
 WAITING = 256  # answers between the event loop and the thread: some 10 MB of 100 ads each
 KEPT = 4  # full files beside the one that is written
 CLOSING_S = 5.0
-FORMAT = Format("tt-jax request log", (1,))
+FORMAT = Format("tt-jax request log", (1, 2))  # 1 did not tell the model
 _TAIL = 2**16
 
 
@@ -46,7 +46,7 @@ class RequestLogError(ValueError):
 class LoggedQuery(Struct, forbid_unknown_fields=True):
     """A line: a query as it came, and what was answered, by which pair.
 
-    `time`: UTC, ISO 8601, of the answer. `format_version`: see `FORMAT`.
+    `time`: UTC, ISO 8601, of the answer. `model`: see `serving.routing`; "" = not told. `format_version`: see `FORMAT`.
     """
 
     time: str
@@ -57,6 +57,7 @@ class LoggedQuery(Struct, forbid_unknown_fields=True):
     candidates: list[AdId] | None
     ads: list[ScoredAd]
     format_version: int = FORMAT.reads[-1]
+    model: str = ""
 
 
 class _Version(Struct):
@@ -183,7 +184,7 @@ def _lines(at: float, work: Work, ranked: Ranked) -> Iterator[bytes]:
     for i, (query, ads) in enumerate(zip(work.queries, ranked.json, strict=True)):
         candidates = None if work.candidates is None else work.candidates[i]
         known: Any = msgspec.Raw(ads)  # JSON already
-        logged = LoggedQuery(moment, ranked.bundle, ranked.index, work.k, query, candidates, known)
+        logged = LoggedQuery(moment, ranked.bundle, ranked.index, work.k, query, candidates, known, model=work.model)
         yield msgspec.json.encode(logged) + b"\n"
 
 

@@ -115,6 +115,11 @@ class Programs:
         return self._model
 
     @property
+    def memory(self) -> int:
+        """Bytes of weights, tables and ads."""
+        return sum(array.nbytes for array in jax.tree.leaves(self._state))
+
+    @property
     def places(self) -> int:
         """For ads, empty ones included."""
         return self._ads

@@ -7,7 +7,8 @@
 4. `serving/http/connection.py: Connection._advance` passes on one whole request of a connection at a time.
 5. `serving/service/load_shedding.py: LoadShedder.answer` gives all but `POST /v1/rank` to Litestar, the routes of
    `serving/service/app.py: create_app`, by `serving/http/asgi.py: call`. What follows is of `POST /v1/rank`.
-6. `serving/service/rank.py: Rank.answer` reads the deadline and the body (`messages.py`: JSON to `Work`).
+6. `serving/service/rank.py: Rank.answer` reads the deadline and the body (`messages.py`: JSON to `Work`), and has
+   `serving/routing/router.py: Router.routed` choose the model.
 7. `serving/batching/batcher.py: Batcher.submit` queues it; `serving/batching/queue.py: BatchQueue.take` chooses which
    requests go together.
 8. `serving/batching/batch.py: start_batch`, in the one thread that ranks: looks up candidates, encodes, and starts

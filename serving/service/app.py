@@ -7,7 +7,7 @@ import importlib.metadata
 import platform
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from litestar import Litestar, MediaType, Request, Response, get, post
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from litestar.openapi import ResponseSpec
+from litestar.params import FromQuery
 
 from serving.batching.batcher import Batcher
 from serving.error_answer import ErrorAnswer
@@ -25,7 +26,9 @@ from serving.http.protocol import Reply
 from serving.http.protocol import Request as HttpRequest
 from serving.http.server import Room
 from serving.parity.request_log import RequestLog
-from serving.scorer import Scorer
+from serving.routing.router import Router, Routes
+from serving.routing.shadow import Shadows
+from serving.scorer import Scorer, by_model
 from serving.service.config import ServiceConfig
 from serving.service.errors import ERRORS, explain
 from serving.service.load_shedding import LoadShedder
@@ -43,21 +46,37 @@ _LAST_EXTRA = 1.0  # s from when the service has drained until the connections o
 class Service:
     """What the handlers share. `ready` is False before start-up and while the process drains."""
 
-    def __init__(self, scorer: Scorer, config: ServiceConfig) -> None:
+    def __init__(self, scorers: Mapping[str, Scorer], config: ServiceConfig, routes: Routes) -> None:
         versions = {name: importlib.metadata.version(name) for name in ("tt-jax", "jax", "litestar")}
         versions = {name.replace("-", "_"): v for name, v in versions.items()} | {"python": platform.python_version()}
-        self.request_limits = RequestLimits(scorer.max_k, config.max_queries, scorer.max_candidates, config.max_body)
-        self.telemetry = Telemetry(scorer, versions)
+        k, candidates = (min(getattr(s, limit) for s in scorers.values()) for limit in ("max_k", "max_candidates"))
+        self.request_limits = RequestLimits(k, config.max_queries, candidates, config.max_body)
+        self.telemetry = Telemetry(scorers, versions)
         self.config = config
-        self.batcher = Batcher(scorer, limits=config.limits, metrics=self.telemetry.queue)
+        self.batcher = Batcher(scorers, limits=config.limits, metrics=self.telemetry.queue)
+        self.router = Router(routes, self.batcher.scorers)
+        self.shadows = Shadows(routes.shadows, self.batcher, self.telemetry.registry)
         self.request_log = RequestLog(config.log, self.telemetry.registry) if config.log else None
-        self.rank = Rank(self.batcher, self.telemetry, self.request_limits, self.request_log)
+        self.rank = Rank(self.batcher, self.telemetry, self.request_limits, self.request_log, self.router, self.shadows)
         self.room, self.ready = Room(0, 0), False  # until it runs
         self._versions = versions
 
-    def model(self) -> ModelAnswer:
-        """What is served now."""
-        scorer = self.batcher.scorer
+    @property
+    def models(self) -> list[str]:
+        """Names that a request may give: of models, and of the pairs of those that have several."""
+        return list(dict.fromkeys((*self.router.models, *self.batcher.scorers)))
+
+    def pair(self, name: str | None) -> str:
+        """The pair of that name, or the first one of a model; None = of all. Raises `RequestError`."""
+        if name is None:
+            return next(iter(self.batcher.scorers))
+        name = self.router.require(name, self.models)
+        return name if name in self.batcher.scorers else next(iter(self.router.weights(name)))
+
+    def model(self, name: str | None = None) -> ModelAnswer:
+        """What is served now by that model, as `pair` has it."""
+        pair = self.pair(name)
+        scorer = self.batcher.scorers[pair]
         return ModelAnswer(
             name=scorer.schema.name,
             tasks=scorer.schema.heads,
@@ -69,6 +88,8 @@ class Service:
             ads=scorer.index_size,
             eligible_ads=scorer.eligible,
             versions=self._versions,
+            model=pair,
+            models=self.models,
         )
 
     def listener(self, name: str, shedder: LoadShedder, max_body: int, max_connections: int) -> Listener:
@@ -106,10 +127,15 @@ def _feature_info(f: Feature) -> FeatureInfo:
     )
 
 
-def create_app(scorer: Scorer, config: ServiceConfig | None = None) -> Litestar:
-    """The ASGI application of a warm scorer, for one run of its lifespan. Takes no address of `config`."""
-    config = config or ServiceConfig()
-    service = Service(scorer, config)
+def create_app(
+    scorers: Scorer | Mapping[str, Scorer], config: ServiceConfig | None = None, routes: Routes | None = None
+) -> Litestar:
+    """The ASGI application of warm scorers, for one run of its lifespan. Takes no address of `config`.
+
+    `scorers`: one, or several by name. `routes`: which of them answers what; by default each is a model of its own.
+    """
+    config, scorers = config or ServiceConfig(), by_model(scorers)
+    service = Service(scorers, config, routes or Routes.of(scorers))
     pages = None if config.console is None else config.console(service)
 
     @asynccontextmanager
@@ -120,6 +146,7 @@ def create_app(scorer: Scorer, config: ServiceConfig | None = None) -> Litestar:
         finally:
             service.ready = False
             service.batcher.close(_LAST_CALL * config.limits.grace)
+            service.shadows.close()
             if pages:
                 pages.close()
             if service.request_log:
@@ -181,10 +208,11 @@ async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
     return Response(telemetry.text(), headers={"content-type": telemetry.content_type})
 
 
-@get("/v1/model")
-async def model(request: Request[Any, Any, Any]) -> ModelAnswer:
-    """What is served: features of a query, tasks, utility, limits, fingerprints, versions."""
-    return _service(request).model()
+@get("/v1/model", responses={400: ERRORS[400]})
+async def model(request: Request[Any, Any, Any], model: FromQuery[str | None] = None) -> ModelAnswer:
+    """What is served by a model (`?model=NAME`, else the first): features of a query, tasks, utility, limits,
+    fingerprints, versions."""
+    return _service(request).model(model)
 
 
 def _service(request: Request[Any, Any, Any]) -> Service:

@@ -76,7 +76,11 @@ class RequestLimits(Struct):
 
 
 class ModelAnswer(Struct):
-    """Answer of `GET /v1/model`. `ads` are in the index, `eligible_ads` of them may be returned."""
+    """Answer of `GET /v1/model`.
+
+    `models`: names that a request may give: of models, and of the pairs of those that have several. `model`: the pair
+    that this is of. `name`: of its schema. `ads` are in the index, `eligible_ads` of them may be returned.
+    """
 
     name: str
     tasks: tuple[str, ...]
@@ -88,6 +92,8 @@ class ModelAnswer(Struct):
     ads: int
     eligible_ads: int
     versions: dict[str, str]
+    model: str
+    models: list[str]
 
 
 _DECODER = msgspec.json.Decoder(RankRequest)

@@ -15,6 +15,8 @@ from serving.batching.batcher import Batcher, Ranked
 from serving.batching.request import Work
 from serving.http.protocol import JSON, Reply, Request, error_reply
 from serving.parity.request_log import RequestLog
+from serving.routing.router import Router
+from serving.routing.shadow import Shadows
 from serving.service.errors import client_left, refusal
 from serving.service.messages import Ads, BatchAnswer, RankAnswer, RequestLimits, read_deadline, read_request, to_work
 from serving.service.telemetry import Telemetry
@@ -38,8 +40,17 @@ class Rank:
     The body is read as JSON, whatever its Content-Type: `curl -d` sends that of a form.
     """
 
-    def __init__(self, batcher: Batcher, telemetry: Telemetry, limits: RequestLimits, log: RequestLog | None) -> None:
+    def __init__(
+        self,
+        batcher: Batcher,
+        telemetry: Telemetry,
+        limits: RequestLimits,
+        log: RequestLog | None,
+        router: Router,
+        shadows: Shadows,
+    ) -> None:
         self.batcher, self.telemetry, self.limits, self._log = batcher, telemetry, limits, log
+        self._router, self._shadows = router, shadows
 
     def answer(self, request: Request, send: Callable[[Reply], None]) -> None:
         """Answers one request, now or later. Its `cancel` takes it from the queue."""
@@ -55,7 +66,7 @@ class Rank:
         """Has the batcher rank what a body asks for. Raises `RequestError` and `OverloadError`."""
         deadline = read_deadline(request.headers, request.started)
         message = read_request(bytes(request.body))
-        work = to_work(message, self.limits.queries)
+        work = self._router.routed(to_work(message, self.limits.queries), request.id.decode("ascii"))
         return _Asked(work, message.query is None, self.batcher.submit(work, deadline))
 
     def _ranked(
@@ -70,9 +81,11 @@ class Rank:
         send(reply)
 
     def _reply(self, asked: _Asked, request: Request, ranked: Ranked) -> Reply:
-        self.telemetry.ranked(asked.work.queries, ranked.ads_found)
+        work = asked.work
+        self.telemetry.ranked(work.model, work.queries, ranked.ads_found)
         if self._log:
-            self._log.offer(asked.work, ranked)
+            self._log.offer(work, ranked)
+        self._shadows.offer(self._router.model_of[work.model], work, ranked)
         ads: list[Any] = [msgspec.Raw(ads) for ads in ranked.json]  # JSON already, of the type that is declared
         if asked.for_many:
             body = _ENCODER.encode(BatchAnswer([Ads(of_query) for of_query in ads], ranked.bundle, ranked.index))

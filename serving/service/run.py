@@ -9,8 +9,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from litestar import Litestar
 
 from serving.http.server import Server, bound, calm_garbage_collector, listen, make_room
+from serving.routing.plan import Plan
+from serving.routing.router import Routes
 from serving.scorer import Scorer
-from serving.scorer_updates import Sources, load
+from serving.scorer_updates import load
 from serving.scoring.sharding import ads_mesh
 from serving.service.app import Service, create_app
 from serving.service.auth import OPEN, hosts_of
@@ -26,8 +28,8 @@ async def _no_others(_: Service) -> AsyncIterator[None]:
     yield
 
 
-def run(sources: Sources, config: ServiceConfig, listeners: Listeners = _no_others) -> None:
-    """Loads and warms the scorer, then serves in one process until SIGTERM or SIGINT.
+def run(plan: Plan, config: ServiceConfig, listeners: Listeners = _no_others) -> None:
+    """Loads and warms the scorers of a plan, then serves in one process until SIGTERM or SIGINT.
 
     `listeners`: of other addresses; entered before the service takes requests, and left when it has drained.
 
@@ -37,32 +39,39 @@ def run(sources: Sources, config: ServiceConfig, listeners: Listeners = _no_othe
     """
     started, room = time.monotonic(), make_room(config.limits.max_connections)
     with bound(config.host, config.port) as sock:  # before the seconds that loading takes
-        # No name for the scorer: it would be kept when another takes its place.
-        app = create_app(_load(sources, config), config)
+        # No name for the scorers: they would be kept when others take their place.
+        app = create_app(*_loaded(plan, config))
         calm_garbage_collector()
         listen(sock)
         service: Service = app.state.service
         service.room = room
         public = service.listener("service", _shedder(app, config), config.max_body, room.service)
         print(_announcement(app, config, sock.getsockname()[1]), flush=True)
-        log_serves("load", service.batcher.scorer, started)
+        for model in service.batcher.scorers:
+            log_serves("load", model, service.batcher.scorers[model], started)
         contexts = (lambda: listeners(service), app.lifespan)
         Server(public, config.limits, service.drain, lambda: service.batcher.failure is not None, contexts).run(sock)
         if service.batcher.failure:
             raise service.batcher.failure
 
 
-def _load(sources: Sources, config: ServiceConfig) -> Scorer:
-    return load(
-        sources.bundle,
-        sources.index,
-        sources.deltas,
-        sources.journal,
-        max_k=config.max_k,
-        max_candidates=config.max_candidates,
-        live=config.live,
-        mesh=ads_mesh(config.devices),
-    )
+def _loaded(plan: Plan, config: ServiceConfig) -> tuple[dict[str, Scorer], ServiceConfig, Routes]:
+    """Each pair of the plan, by name, for `create_app`. Programs of equal shapes are compiled once."""
+    scorers, like, mesh = dict[str, Scorer](), None, ads_mesh(config.devices)
+    for pair, sources in plan.pairs.items():
+        like = load(
+            sources.bundle,
+            sources.index,
+            sources.deltas,
+            sources.journal,
+            max_k=config.max_k,
+            max_candidates=config.max_candidates,
+            live=config.live,
+            mesh=mesh,
+            like=like,
+        )
+        scorers[pair or like.schema.name] = like
+    return scorers, config, plan.named(next(iter(scorers))).routes
 
 
 def _shedder(app: Litestar, config: ServiceConfig) -> LoadShedder:
@@ -80,8 +89,10 @@ def _shedder(app: Litestar, config: ServiceConfig) -> LoadShedder:
 def _announcement(app: Litestar, config: ServiceConfig, port: int) -> str:
     address = f"{f'[{config.host}]' if ':' in config.host else config.host}:{port}"
     pages = "docs at /schema" + (f", console at {app.state.console.path}" if config.console else "")
-    scorer: Scorer = app.state.service.batcher.scorer
-    return (
-        f"serving http://{address} ({pages}): model {scorer.schema.name} {scorer.fingerprint[:12]}, "
-        f"index {scorer.index_id[:12]}, {scorer.eligible} of {scorer.index_size} ads eligible"
+    scorers: dict[str, Scorer] = app.state.service.batcher.scorers
+    models = (
+        f"model {name} {scorer.fingerprint[:12]}, index {scorer.index_id[:12]}, "
+        f"{scorer.eligible} of {scorer.index_size} ads eligible"
+        for name, scorer in scorers.items()
     )
+    return f"serving http://{address} ({pages}): {'; '.join(models)}"

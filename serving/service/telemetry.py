@@ -17,7 +17,7 @@ from serving.http.asgi import STARTED
 from serving.http.client_metrics import UNMATCHED, ClientMetrics
 from serving.index.ad_index import timestamp
 from serving.log_events import log_event
-from serving.scorer import Scorer
+from serving.scorer import Scorer, by_model
 
 ChangeKind = Literal["load", "change"]
 
@@ -38,71 +38,86 @@ class Telemetry:
 
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
-    def __init__(self, scorer: Scorer, versions: dict[str, str]) -> None:
+    def __init__(self, scorers: Scorer | Mapping[str, Scorer], versions: dict[str, str]) -> None:
+        """`scorers`: one, or several by name of their model."""
         self.registry = r = CollectorRegistry()
         self.requests = Counter("tt_jax_requests", "Answers.", ("route", "status"), registry=r)
         what = "From the request's head to the answer's head."
         self.seconds = Histogram("tt_jax_request_seconds", what, ("route",), registry=r, buckets=SECONDS)
         self._answers: dict[tuple[str, int], tuple[Counter, Histogram]] = {}  # of those that came, without a look-up
-        self.queries = Counter("tt_jax_queries", "Queries ranked.", registry=r)
-        self.ads = Counter("tt_jax_ads_ranked", "Ads in the answers.", registry=r)
+        model = ("model",)  # of the pair, see `serving.routing`
+        self.queries = Counter("tt_jax_queries", "Queries ranked.", model, registry=r)
+        self.ads = Counter("tt_jax_ads_ranked", "Ads in the answers.", model, registry=r)
         what = "Queries without a value of the feature."
-        self._missing = Counter("tt_jax_feature_missing", what, ("feature",), registry=r)
+        self._missing = Counter("tt_jax_feature_missing", what, ("model", "feature"), registry=r)
         self._index = {
-            "ads": Gauge("tt_jax_index_ads", "Ads in the index.", registry=r),
-            "eligible": Gauge("tt_jax_index_eligible_ads", "Ads in the index that may be returned.", registry=r),
-            "sequence": Gauge("tt_jax_index_sequence", "Sets of changes since the index was built.", registry=r),
+            "ads": Gauge("tt_jax_index_ads", "Ads in the index.", model, registry=r),
+            "eligible": Gauge("tt_jax_index_eligible_ads", "Ads in the index that may be returned.", model, registry=r),
+            "sequence": Gauge("tt_jax_index_sequence", "Sets of changes since the index was built.", model, registry=r),
+            "memory": Gauge("tt_jax_memory_bytes", "Of the arrays: weights, tables and ads.", model, registry=r),
         }
-        age = Gauge("tt_jax_index_age_seconds", "Since the index or the last of its changes was made.", registry=r)
-        age.set_function(lambda: time.time() - self._created)
+        what = "Since the index or the last of its changes was made."
+        self._age = Gauge("tt_jax_index_age_seconds", what, model, registry=r)
         what = "Loads of a bundle and an index, and changes of ads; failed ones changed nothing."
-        self._changes = Counter("tt_jax_changes", what, ("kind", "outcome"), registry=r)
-        for kind in ("load", "change"):
-            for outcome in ("done", "failed"):
-                self._changes.labels(kind, outcome)
-        self._failed_at = math.nan
-        failed = Gauge("tt_jax_last_error_age_seconds", "Since a load or a change failed; NaN = none.", registry=r)
-        failed.set_function(lambda: time.time() - self._failed_at)
-        self._info = Info("tt_jax_service", "What is served, and by what.", registry=r)
+        self._changes = Counter("tt_jax_changes", what, ("model", "kind", "outcome"), registry=r)
+        what = "Since a load or a change failed; NaN = none."
+        self._failed = Gauge("tt_jax_last_error_age_seconds", what, model, registry=r)
+        self._info = Info("tt_jax_service", "What is served, and by what.", model, registry=r)
         self._versions = versions
         self.queue, self.clients = QueueMetrics(r), ClientMetrics(r, self.requests)
-        self.serves(scorer)
+        self._created, self._failed_at = dict[str, float](), dict[str, float]()
+        self._features: dict[str, tuple[dict[str, Counter], set[str]]] = {}  # of a query, and which of them are lists
+        for name, scorer in by_model(scorers).items():
+            for kind in ("load", "change"):
+                for outcome in ("done", "failed"):
+                    self._changes.labels(name, kind, outcome)
+            self._age.labels(name).set_function(lambda name=name: time.time() - self._created[name])
+            self._failed.labels(name).set_function(lambda name=name: time.time() - self._failed_at.get(name, math.nan))
+            self.serves(name, scorer)
 
-    def serves(self, scorer: Scorer) -> None:
+    def serves(self, model: str, scorer: Scorer) -> None:
         """Tells what is served from now on."""
-        self.missing = {f.name: self._missing.labels(f.name) for f in scorer.schema.tower_features("query")}
-        self._lists = {f.name for f in scorer.schema.tower_features("query") if f.kind in ("bag", "sequence", "dense")}
-        self._created, version = timestamp(scorer.ads.created), scorer.ads.version
-        self._index["ads"].set(scorer.index_size)
-        self._index["eligible"].set(scorer.eligible)
-        self._index["sequence"].set(version.sequence)
+        features = scorer.schema.tower_features("query")
+        missing = {f.name: self._missing.labels(model, f.name) for f in features}
+        self._features[model] = missing, {f.name for f in features if f.kind in ("bag", "sequence", "dense")}
+        self._created[model], version = timestamp(scorer.ads.created), scorer.ads.version
+        self.queries.labels(model)
+        self.ads.labels(model)  # 0 from the start
+        for name, value in (
+            ("ads", scorer.index_size),
+            ("eligible", scorer.eligible),
+            ("sequence", version.sequence),
+            ("memory", scorer.memory),
+        ):
+            self._index[name].labels(model).set(value)
         # The id as built: a label that changed with every change of an ad would make a time series of each.
-        service = {"model": scorer.schema.name, "bundle": scorer.fingerprint, "index": version.index_id}
-        self._info.info({**service, **self._versions})
+        service = {"schema": scorer.schema.name, "bundle": scorer.fingerprint, "index": version.index_id}
+        self._info.labels(model).info({**service, **self._versions})
 
-    def changed(self, kind: ChangeKind, scorer: Scorer) -> None:
+    def changed(self, kind: ChangeKind, model: str, scorer: Scorer) -> None:
         """Counts a load or a change that gave this scorer."""
-        self._changes.labels(kind, "done").inc()
-        self.serves(scorer)
+        self._changes.labels(model, kind, "done").inc()
+        self.serves(model, scorer)
 
-    def failed(self, kind: ChangeKind) -> None:
+    def failed(self, kind: ChangeKind, model: str) -> None:
         """Counts a load or a change that failed."""
-        self._changes.labels(kind, "failed").inc()
-        self._failed_at = time.time()
+        self._changes.labels(model, kind, "failed").inc()
+        self._failed_at[model] = time.time()
 
-    def ranked(self, queries: Sequence[Mapping[str, Any]], ads: int) -> None:
-        """Counts queries that were ranked, what was missing in them, and the ads of their answers."""
-        self.queries.inc(len(queries))
-        self.ads.inc(ads)
+    def ranked(self, model: str, queries: Sequence[Mapping[str, Any]], ads: int) -> None:
+        """Counts queries that a model ranked, what was missing in them, and the ads of their answers."""
+        self.queries.labels(model).inc(len(queries))
+        self.ads.labels(model).inc(ads)
+        counters, lists = self._features[model]
         for query in queries:
-            missing = self.missing.keys() - query.keys()
+            missing = counters.keys() - query.keys()
             if None in query.values():
                 missing |= {name for name, value in query.items() if value is None}
-            for name in self._lists - missing:
+            for name in lists - missing:
                 if all(v is None for v in query[name]):  # as the encoder has it
                     missing.add(name)
             for name in missing:
-                self.missing[name].inc()
+                counters[name].inc()
 
     def start(self, app: ASGIApp) -> ASGIApp:
         """Middleware that notes when a request of a known route began."""
@@ -138,11 +153,12 @@ class Telemetry:
         return generate_latest(self.registry)
 
 
-def log_serves(event: str, scorer: Scorer, started: float) -> None:
-    """Logs a load or a change that gave this scorer, begun at that time of `time.monotonic`."""
+def log_serves(event: str, model: str, scorer: Scorer, started: float) -> None:
+    """Logs a load or a change that gave a model this scorer, begun at that time of `time.monotonic`."""
     log_event(
         event,
         outcome="done",
+        model=model,
         bundle=scorer.fingerprint,
         index=scorer.index_id,
         ads=scorer.index_size,

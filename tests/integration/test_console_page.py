@@ -14,6 +14,7 @@ import pytest
 
 from serving.console.console import ConsoleSettings
 from serving.http.protocol import Headers, Reply, Request
+from serving.routing.router import Routes
 from serving.scorer import Scorer
 from serving.service.app import Service, create_app
 from serving.service.config import ServiceConfig
@@ -269,3 +270,31 @@ def test_it_fits_a_phone_and_is_usable_by_keyboard(both: Both) -> None:
     assert page.evaluate("document.activeElement.textContent") == "Rank"
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     assert page.complaints == []
+
+
+def test_a_model_of_several_is_chosen(tiny_bundle: Path, tmp_path: Path) -> None:
+    first = in_memory(tiny_bundle, seed=3)
+    scorers = {"first": first, "second": in_memory(tiny_bundle, seed=4, compiled=first)}
+    routes = Routes({"first": {"first": 1.0}}, {"first": ("second", 1.0)})
+    app = create_app(scorers, ServiceConfig(console=ConsoleSettings()), routes)
+    with running(app) as (host, port):
+        page = Page(tmp_path)
+        try:
+            page.open(f"http://{host}:{port}/console")
+            page.wait("document.querySelector('[data-name=age]') !== null && services[0].choice.options.length === 3")
+            assert page.evaluate("[...services[0].choice.options].map((o) => o.value)") == ["", "first", "second"]
+            for name, chosen in (("first", ""), ("second", "second")):
+                page.evaluate(f"services[0].choice.value = '{chosen}'")
+                page.evaluate("services[0].choice.dispatchEvent(new Event('change'))")
+                page.wait(f"services[0].state?.bundle === '{scorers[name].fingerprint}'")
+                fill(page, age=30)
+                page.evaluate("document.getElementById('results').replaceChildren()")
+                page.click("[type=submit]")
+                page.wait("document.querySelectorAll('#results section').length === 1")
+                shown = [row[1] for row in page.evaluate(ROWS)[0][0]]
+                assert shown == [str(ad.id) for ad in scorers[name].top_k([{"age": 30.0}], 10)[0]]
+                page.click("#clear")
+            page.wait("document.body.textContent.includes('Shadow: rank correlation')")
+            assert not page.complaints
+        finally:
+            page.close()

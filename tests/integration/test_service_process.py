@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import pytest
 
+from serving.routing.plan import Plan
 from serving.scorer import Scorer
 from serving.scorer_updates import Sources
 from serving.service.config import ServiceConfig
@@ -38,13 +39,13 @@ MANY = json.dumps({"queries": [QUERY] * 64, "k": MAX_K}).encode()
 
 
 def test_an_address_that_cannot_be_had_is_an_error(tiny_bundle: Path, tiny_index: Path) -> None:
-    sources = Sources(tiny_bundle, tiny_index)
+    plan = Plan.alone(Sources(tiny_bundle, tiny_index))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=rf"cannot listen on 127\.0\.0\.1:{port}: Address already in use"):
-            run(sources, ServiceConfig(port=port, max_k=1))
+            run(plan, ServiceConfig(port=port, max_k=1))
     with pytest.raises(ValueError, match="port: expected 0 to 65535, got 70000"):
-        run(sources, ServiceConfig(port=70000))
+        run(plan, ServiceConfig(port=70000))
 
 
 @pytest.fixture(scope="module")

@@ -90,6 +90,7 @@ def load_arm(text: str, name: str, world: Any) -> Arm:
     from input_pipeline.adworld.simulate import schema
     from input_pipeline.adworld.world import SCENARIOS
     from tt_jax.bundle.reader import Bundle
+    from tt_jax.models.scenario import covered_scenarios
 
     arm: Arm = {}
     for part in text.split(","):
@@ -98,7 +99,7 @@ def load_arm(text: str, name: str, world: Any) -> Arm:
         bundle = Bundle.load(path if given else part)
         if bundle.schema.features != schema(world).features:
             raise ValueError(f"--{name}: {bundle.path} is of another world: its features are not those of this one")
-        for s in (scenario,) if given else bundle.config.data.scenarios or SCENARIOS:
+        for s in covered_scenarios(bundle.schema, bundle.config.data.scenarios, scenario if given else ""):
             if s in arm:
                 raise ValueError(f"--{name}: two bundles for the scenario {s!r}: {arm[s].path} and {bundle.path}")
             arm[s] = bundle

@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deltas", type=Path, help="directory of the deltas of --index that the service had")
     parser.add_argument("--journal", type=Path, help="directory of the service's journal; it may be running")
     parser.add_argument("--requests", type=Path, nargs="+", required=True, help="logs of `tt-jax serve --log-requests`")
+    parser.add_argument("--model", help="of a log of several models: only what this one answered (default all)")
     parser.add_argument("--data", type=Path, required=True, help="prepared set that the bundle was trained on")
     parser.add_argument("--out", type=Path, help="directory for parity.json and parity.html")
     parser.add_argument("--train-splits", help="as `a,b`; the default are those of the bundle's configuration")
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the features and what is past a threshold; writes JSON and HTML."""
     from tt_jax.io.publish import write_json
 
-    report = compare(load(args), args.requests)
+    report = compare(load(args), args.requests, args.model)
     print(report["verdict"])
     for i, finding in enumerate(report["findings"], 1):
         print(f"  {i}. {finding}")
@@ -128,7 +129,7 @@ def _pair(bundle: Any, index: Path, deltas: Path | None, journal: Path | None) -
     return PairVersions(bundle, loaded, [] if deltas is None else Delta.load_all(deltas), records)
 
 
-def compare(expected: Expected, requests: Sequence[Path]) -> dict[str, Any]:
+def compare(expected: Expected, requests: Sequence[Path], model: str | None = None) -> dict[str, Any]:
     """What `parity.json` holds. Raises `RequestLogError` for what is no log."""
     from serving.parity.profile import Profile, compare_profiles
     from serving.parity.replay import replay
@@ -136,7 +137,7 @@ def compare(expected: Expected, requests: Sequence[Path]) -> dict[str, Any]:
 
     first, *also = expected.pairs
     serving = Profile(expected.training.schema, expected.training)
-    replayed = replay(expected.pairs, requests, serving, expected.thresholds["score"])
+    replayed = replay(expected.pairs, requests, serving, expected.thresholds["score"], model)
     scores = {
         name: {"compared": d.count, "largest": d.largest, "mean": d.mean}
         for name, d in (("score", replayed.scores), ("probability", replayed.probabilities))

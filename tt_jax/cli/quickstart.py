@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,15 @@ def run(args: argparse.Namespace) -> int:
     print(_table(scenarios))
     for scenario, found in scenarios.items():
         print(_ads(scenario, found))
-    first = next(iter(scenarios))
-    print(f"\n{args.workdir}/summary.json has it all. To serve it:")
-    print(f"  tt-jax serve --bundle={args.workdir}/{first}/bundle --index={args.workdir}/{first}/index")
+    print(f"\n{args.workdir}/summary.json has it all. To serve both models:")
+    print(serve_command(args.workdir, scenarios))
     return 0
+
+
+def serve_command(workdir: Path, scenarios: Iterable[str]) -> str:
+    """Serves the model of each scenario."""
+    models = (f"--model {name}={workdir}/{name}/bundle,{workdir}/{name}/index" for name in scenarios)
+    return " \\\n    ".join(("  tt-jax serve --route=scenario", *models))
 
 
 def _bayes(world: Any) -> dict[str, Any]:

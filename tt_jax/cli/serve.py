@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from serving.console.console import ConsoleSettings
     from serving.limits import ServiceLimits
     from serving.parity.request_log import LogSettings
-    from serving.scorer_updates import Sources
+    from serving.routing.plan import Plan
     from serving.scoring.compile_cache import CompileCache
     from serving.service.app import Service
     from serving.service.config import ServiceConfig
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = """  tt-jax serve --bundle=bundles/kuairand --index=indexes/kuairand --port=8080
   curl -s localhost:8080/v1/rank -d '{"query": {"user_id": 7, "hour": 20}, "k": 3}'
+  tt-jax serve --model standard=a/bundle,a/index --model shopping=b/bundle,b/index --route=scenario
 
 With --log-requests=FILE a sample of the answered requests is written for `tt-jax parity`."""
 BROKEN = 70  # exit code when the thread that ranks has ended or is stuck: EX_SOFTWARE of sysexits.h
@@ -30,10 +31,27 @@ _LAST_THREADS = 0.1  # of the grace time: for threads, once the last answer is w
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--bundle", type=Path, required=True, help="directory that `tt-jax export` wrote")
-    parser.add_argument("--index", type=Path, required=True, help="directory that `tt-jax index` wrote")
+    parser.add_argument("--bundle", type=Path, help="directory that `tt-jax export` wrote")
+    parser.add_argument("--index", type=Path, help="directory that `tt-jax index` wrote")
+    parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        help="in place of --bundle and --index, a model of several: NAME=BUNDLE,INDEX, or with a split of its requests"
+        " NAME=70:BUNDLE,INDEX,30:BUNDLE,INDEX (repeatable)",
+    )
+    parser.add_argument(
+        "--shadow", action="append", default=[], help="NAME=SHARE:BUNDLE,INDEX also ranks a share, unseen (repeatable)"
+    )
+    parser.add_argument("--route", choices=("scenario",), help="what finds the model of a request that names none")
+    parser.add_argument("--split-by", help="query feature that splits requests (default: user id, or the request's)")
+    parser.add_argument("--models", type=Path, help="TOML file, in place of --model, --shadow, --route and --split-by")
     parser.add_argument("--deltas", type=Path, help="directory of the deltas of this index (default none)")
-    parser.add_argument("--journal", type=Path, help="directory in which changes of ads last (default: they do not)")
+    parser.add_argument(
+        "--journal",
+        type=Path,
+        help="directory in which changes of ads last, of several models one in it for each (default: they do not)",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on (default 8080)")
     parser.add_argument(
@@ -109,7 +127,6 @@ def _serve(args: argparse.Namespace) -> int:
     from serving.batching.batcher import DispatcherError
     from serving.http.server import require_port
     from serving.log_events import log_event
-    from serving.scorer_updates import Sources
     from serving.scoring.compile_cache import CompileCache
     from serving.service.run import run as run_service
 
@@ -119,16 +136,42 @@ def _serve(args: argparse.Namespace) -> int:
     require_port(args.port)
     config = _config(args)
     cache = CompileCache(args.compile_cache) if args.compile_cache else None
-    sources = Sources(args.bundle, args.index, args.deltas, args.journal)
+    plan = _plan(args)
     code = BROKEN
     with ExitStack() as sockets, suppress(DispatcherError):  # logged already
-        run_service(sources, config, _other_listeners(args, sources, config, cache, sockets))
+        run_service(plan, config, _other_listeners(args, plan, config, cache, sockets))
         code = 0
     log_event("stopped", code=code)
     _end_threads(_LAST_THREADS * config.limits.grace, code)
     if cache is not None:
         cache.keep()  # also what was compiled for a larger index, or another pair
     return code
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    """Which models, by one of the three ways to say it."""
+    from serving.routing.plan import Plan
+    from serving.scorer_updates import Sources
+
+    bundle, index = args.bundle, args.index
+    several = bool(args.model or args.shadow or args.route or args.split_by)
+    ways = (bundle is not None or index is not None) + several + (args.models is not None)
+    if ways != 1 or (bundle is None) != (index is None):
+        given = [
+            flag
+            for flag in ("bundle", "index", "model", "shadow", "route", "split_by", "models")
+            if getattr(args, flag)
+        ]
+        shown = ", ".join(f"--{flag.replace('_', '-')}" for flag in given) or "none"
+        raise ValueError(f"expected --bundle and --index, or --model for each model, or --models, got {shown}")
+    if bundle is not None and index is not None:
+        return Plan.alone(Sources(bundle, index, args.deltas, args.journal))
+    if args.deltas or (args.models and args.journal):
+        flag = f"--deltas={args.deltas}" if args.deltas else f"--journal={args.journal}"
+        raise ValueError(f"{flag}: expected --bundle and --index; of several models, write it in the file of --models")
+    if args.models:
+        return Plan.read(args.models)
+    return Plan.of_flags(args.model, args.shadow, args.route or "", args.split_by or "", args.journal)
 
 
 def _config(args: argparse.Namespace) -> ServiceConfig:
@@ -162,7 +205,7 @@ def _config(args: argparse.Namespace) -> ServiceConfig:
 
 
 def _other_listeners(
-    args: argparse.Namespace, sources: Sources, config: ServiceConfig, cache: CompileCache | None, sockets: ExitStack
+    args: argparse.Namespace, plan: Plan, config: ServiceConfig, cache: CompileCache | None, sockets: ExitStack
 ) -> Listeners:
     """Those of metrics and of the administrator, whose sockets are bound at once and stay in `sockets`."""
     from contextlib import AsyncExitStack, asynccontextmanager
@@ -190,8 +233,9 @@ def _other_listeners(
                 hosts = hosts_of(args.metrics_host, None, args.allowed_host)
                 shedder = LoadShedder(create_metrics(service.telemetry), service.telemetry, hosts=hosts)
                 await stack.enter_async_context(service.extra_listener("metrics", shedder, 0, metrics))
+            pairs = plan.named(service.pair(None)).pairs
             await stack.enter_async_context(
-                administered(service, sources=sources, listener=admin, tokens=admins, callers=config.tokens)
+                administered(service, sources=pairs, listener=admin, tokens=admins, callers=config.tokens)
             )
             yield
 

@@ -5,6 +5,8 @@ A tower can tell it by a categorical feature with a vocabulary that is named as 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -36,3 +38,11 @@ def query_scenarios(schema: Schema, query_ids: Array | np.ndarray) -> Array:
         return jnp.full(query_ids.shape[:1], len(schema.scenarios), jnp.int32)
     column, of_id = place
     return jnp.asarray(of_id)[jnp.maximum(jnp.asarray(query_ids[:, column]), 0)]
+
+
+def covered_scenarios(schema: Schema, trained_on: Collection[str], given: str = "") -> tuple[str, ...]:
+    """The scenarios that a model answers for: the one that it is `given` as, else those that it was trained on.
+
+    `trained_on`: as in its configuration, where none means all. `given`: a name that is no scenario says nothing.
+    """
+    return (given,) if given in schema.scenarios else tuple(trained_on) or schema.scenarios

@@ -136,13 +136,13 @@ def test_changed_ads_are_in_the_next_answer(fresh: Both) -> None:
         fresh.service.post("/v1/rank", content=json.dumps({"query": QUERY, "candidates": [second]})), 400
     )
     expected = {
-        "tt_jax_index_sequence": 1,
-        "tt_jax_index_ads": status["ads"],
-        "tt_jax_index_eligible_ads": status["eligible_ads"],
-        'tt_jax_changes_total{kind="change",outcome="done"}': status["changes"]["done"],
+        'tt_jax_index_sequence{model="tiny"}': 1,
+        'tt_jax_index_ads{model="tiny"}': status["ads"],
+        'tt_jax_index_eligible_ads{model="tiny"}': status["eligible_ads"],
+        'tt_jax_changes_total{kind="change",model="tiny",outcome="done"}': status["changes"]["done"],
     }
     assert {name: fresh.metric(name) for name in expected} == expected
-    assert 0 <= fresh.metric("tt_jax_index_age_seconds") < 100
+    assert 0 <= fresh.metric('tt_jax_index_age_seconds{model="tiny"}') < 100
     enabled = fresh.change("/admin/ads", {"enable": [first]})
     assert enabled["sequence"] == 2
     assert first in [ad["id"] for ad in post(fresh.service, {"query": QUERY, "k": 10})["ads"]]
@@ -192,8 +192,8 @@ def test_what_cannot_be_loaded_changes_nothing_and_says_why(
         assert message in caplog.text
         assert message in both.status()["last_error"]
     assert both.status()["loads"]["failed"] == failed + len(bodies)
-    assert both.metric('tt_jax_changes_total{kind="load",outcome="failed"}') == failed + len(bodies)
-    assert 0 <= both.metric("tt_jax_last_error_age_seconds") < 100
+    assert both.metric('tt_jax_changes_total{kind="load",model="tiny",outcome="failed"}') == failed + len(bodies)
+    assert 0 <= both.metric('tt_jax_last_error_age_seconds{model="tiny"}') < 100
     for body, code, message in (
         (b"", 400, "empty body"),
         (b'{"bundle": 3}', 400, "bundle: expected str"),

@@ -92,11 +92,13 @@ def test_answers_are_the_scorers(address: str, scorer: Scorer) -> None:
 
     async def asynchronously() -> tuple[Ranked, list[Ranked]]:
         async with AsyncClient(address, deadline_s=60) as client:
-            one = asyncio.gather(*(client.rank(queries[0], k=5) for _ in range(8)))
+            one = asyncio.gather(*(client.rank(queries[0], k=5, model="tiny") for _ in range(8)))
             return (await one)[-1], await client.rank_several(queries, 4, [ids, ids[:1], []])
 
     with Client(address, deadline_s=60) as client:
-        found = client.rank(queries[0], k=5), client.rank_several(queries, 4, [ids, ids[:1], []])
+        found = client.rank(queries[0], k=5), client.rank_several(queries, 4, [ids, ids[:1], []], model="tiny")
+        with pytest.raises(ServiceError, match="400: model: expected one of 'tiny', got 'moon'"):
+            client.rank(queries[0], model="moon")
     for one, several in (found, asyncio.run(asynchronously())):
         _close([one], scorer.top_k([queries[0]], 5))
         _close(several, scorer.top_k(queries, 4, [ids, ids[:1], []]))

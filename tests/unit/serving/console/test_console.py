@@ -18,13 +18,12 @@ import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
 
-from serving.batching.batcher import Batcher, OverloadError
+from serving.batching.batcher import OverloadError
 from serving.batching.request import Work
 from serving.console.console import Console, ConsoleSettings
 from serving.scorer import RequestError, Scorer
 from serving.service.app import create_app
 from serving.service.config import ServiceConfig
-from serving.service.telemetry import Telemetry
 from tests.support import tiny
 from tests.support.console_pairs import in_memory
 from tests.support.reference_model import Reference, softmax
@@ -162,8 +161,8 @@ def test_pages_of_one_origin_may_read_all_answers(warm_scorer: Scorer) -> None:
 
 def test_few_may_wait_for_gates_and_ranking_does_not(warm_scorer: Scorer) -> None:
     async def ask() -> list[object]:
-        batcher = Batcher(warm_scorer)
-        console = Console(ConsoleSettings(), batcher, Telemetry(warm_scorer, {}), "/v1/rank")
+        service = create_app(warm_scorer).state.service
+        batcher, console = service.batcher, Console(ConsoleSettings(), service, "/v1/rank")
         busy, asked = threading.Event(), [asyncio.ensure_future(console.gates({"age": i})) for i in range(4)]
         console._thread.submit(busy.wait)
         asked.append(asyncio.ensure_future(console.gates({"age": 5})))

@@ -248,13 +248,13 @@ def test_metrics_count_what_was_asked(client: Client, scorer: Scorer) -> None:
         'tt_jax_requests_total{route="/v1/rank",status="400"}': 2,
         'tt_jax_requests_total{route="unmatched",status="404"}': 2,
         'tt_jax_request_seconds_count{route="/v1/rank"}': 4,
-        "tt_jax_queries_total": 4,
-        "tt_jax_ads_ranked_total": 3 * 4 + 2,
-        'tt_jax_feature_missing_total{feature="age"}': 3,
-        'tt_jax_feature_missing_total{feature="user"}': 2,
-        'tt_jax_feature_missing_total{feature="history"}': 4,
-        "tt_jax_index_ads": scorer.index_size,
-        "tt_jax_index_eligible_ads": scorer.eligible,
+        'tt_jax_queries_total{model="tiny"}': 4,
+        'tt_jax_ads_ranked_total{model="tiny"}': 3 * 4 + 2,
+        'tt_jax_feature_missing_total{feature="age",model="tiny"}': 3,
+        'tt_jax_feature_missing_total{feature="user",model="tiny"}': 2,
+        'tt_jax_feature_missing_total{feature="history",model="tiny"}': 4,
+        'tt_jax_index_ads{model="tiny"}': scorer.index_size,
+        'tt_jax_index_eligible_ads{model="tiny"}': scorer.eligible,
     }
     assert {name: found.get(name) for name in expected} == expected
     assert 'feature="price"' not in answer.text
@@ -267,7 +267,9 @@ def test_missing_is_counted_as_the_encoder_counts(client: Client) -> None:
         {"interests": [None, "art"]},
     ]
     post(client, {"queries": queries})
-    found = re.findall(r'tt_jax_feature_missing_total\{feature="(\w+)"\} (\S+)', client.get("/metrics").text)
+    found = re.findall(
+        r'tt_jax_feature_missing_total\{feature="(\w+)",model="tiny"\} (\S+)', client.get("/metrics").text
+    )
     expected = Encoder(tiny.SCHEMA).encode_queries(queries).missing
     assert {name: float(count) for name, count in found} == expected
     assert all(expected.values())
@@ -312,5 +314,5 @@ def test_the_docs_need_no_network(client: Client) -> None:
 def test_two_services_do_not_share_metrics(client: Client, scorer: Scorer) -> None:
     post(client, {"query": {}})
     with TestClient(create_app(scorer)) as other:
-        assert "tt_jax_queries_total 0.0" in other.get("/metrics").text
-    assert "tt_jax_queries_total 1.0" in client.get("/metrics").text
+        assert 'tt_jax_queries_total{model="tiny"} 0.0' in other.get("/metrics").text
+    assert 'tt_jax_queries_total{model="tiny"} 1.0' in client.get("/metrics").text

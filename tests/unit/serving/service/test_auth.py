@@ -158,7 +158,7 @@ def test_the_flags_of_a_process(tiny_bundle: Path, tiny_index: Path, token_file:
             error_of(client.get("/metrics"), 404)
         error_of(httpx.post(server.url + RANK, content=BODY), 401)
         metrics = httpx.get(server.before["metrics"]).text
-        assert "tt_jax_queries_total 1.0" in metrics
+        assert 'tt_jax_queries_total{model="tiny"} 1.0' in metrics
         assert httpx.get(server.before["metrics"].replace("/metrics", RANK)).status_code == 404
         tokens.write_text(f"{NEWEST}\ntoo short")
         server.process.send_signal(signal.SIGHUP)

@@ -7,11 +7,15 @@ import json
 import time
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from serving.batching.batcher import Batcher
 from serving.batching.request import Work
 from serving.http.asgi import STARTED
 from serving.http.protocol import Request
 from serving.limits import ServiceLimits
+from serving.routing.router import Router, Routes
+from serving.routing.shadow import Shadows
 from serving.scorer import Scorer
 from serving.service.auth import Hosts, Tokens
 from serving.service.load_shedding import LoadShedder
@@ -29,7 +33,9 @@ def shedder_of(
     batcher: Batcher, seen: list[Any] | None = None, telemetry: Telemetry | None = None, **who: Any
 ) -> LoadShedder:
     telemetry = telemetry or Telemetry(batcher.scorer, {})
-    rank = Rank(batcher, telemetry, RequestLimits(10, 10, 10, 2**20), None)
+    router = Router(Routes.of(batcher.scorers), batcher.scorers)
+    shadows = Shadows({}, batcher, CollectorRegistry())
+    rank = Rank(batcher, telemetry, RequestLimits(10, 10, 10, 2**20), None, router, shadows)
     return LoadShedder(echo([] if seen is None else seen), telemetry, rank=rank, **who)
 
 
