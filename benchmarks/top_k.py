@@ -24,11 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from serving.index.ad_index import DTYPES, VectorDType
+from serving.index.ad_arrays import DTYPES, VectorDType
 from serving.index.ad_table import AdIds
 from serving.index.quantized import stored, width
 from serving.scoring.device_corpus import DeviceCorpus
-from serving.scoring.top_k import TopK, score_and_top_k, score_candidates
+from serving.scoring.scan import score_and_top_k, score_candidates
+from serving.scoring.top_k import TopK
 from tt_jax.utility import Utility
 
 CHUNK = 2**18  # ads made at a time

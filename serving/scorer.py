@@ -16,8 +16,8 @@ from serving.index.ad_columns import AdId
 from serving.index.ad_index import AdIndex
 from serving.index.ad_table import AdIdError, AdTable
 from serving.scoring.jitted import QUERIES, Shape
-from serving.scoring.programs import Programs, Running
-from serving.scoring.results import Encoded, Ranking, ScoredAd
+from serving.scoring.programs import Programs
+from serving.scoring.results import Encoded, Ranking, Running, ScoredAd
 from tt_jax.bundle.reader import Bundle
 from tt_jax.features.columns import EncodeError
 from tt_jax.features.encoder import Encoder

@@ -19,19 +19,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from serving.index.ad_arrays import VectorDType, add_content, bits_dtype
 from serving.index.ad_columns import Embed, embed_batch
-from serving.index.ad_index import (
-    BATCH,
-    Stamp,
-    VectorDType,
-    ad_tower,
-    add_content,
-    bits_dtype,
-    index_head,
-    now,
-    save_rest,
-    vector_shape,
-)
+from serving.index.ad_index import BATCH, Stamp, ad_tower, index_head, now, save_rest, vector_shape
 from serving.index.parquet_corpus import ParquetCorpus, batches
 from tt_jax.bundle.reader import Bundle, BundleError
 from tt_jax.features.encoder import Encoder

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from serving.index.ad_arrays import DTYPES, VectorDType, content_id, vector_dtype
 from serving.index.ad_columns import BID, ELIGIBLE, AdId, read_ad_ids, read_bids, read_flags
-from serving.index.ad_index import DTYPES, VectorDType, content_id, vector_dtype
 from tt_jax.features.columns import EncodeError
 from tt_jax.io.strict_json import nearest
 from tt_jax.schema import DType, Schema

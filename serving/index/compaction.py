@@ -19,8 +19,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from serving.index.ad_arrays import VectorDType
 from serving.index.ad_columns import AdId
-from serving.index.ad_index import VectorDType, timestamp
+from serving.index.ad_index import timestamp
 from serving.index.ad_table import AdTable
 from serving.index.change_set import SAME, AdUpdates, ChangeSet, IndexVersion, as_ids, id_values
 from serving.index.delta import Delta, DeltaError, described, load_changes, save_changes

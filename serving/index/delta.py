@@ -17,19 +17,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from serving.index.ad_arrays import VectorDType, load_ids, load_vectors, save_ids, save_vectors
 from serving.index.ad_columns import ad_columns, columns_of, read_ad_ids, read_ad_rows
-from serving.index.ad_index import (
-    AdIndexError,
-    IndexManifest,
-    VectorDType,
-    embed_rows,
-    load_ids,
-    load_vectors,
-    now,
-    save_ids,
-    save_vectors,
-    timestamp,
-)
+from serving.index.ad_index import AdIndexError, IndexManifest, embed_rows, now, timestamp
 from serving.index.change_set import AdUpdates, ChangeSet, IndexVersion
 from tt_jax.bundle.reader import Bundle
 from tt_jax.io.publish import Format, describe_files, published_directory, read_published, write_manifest

@@ -12,7 +12,6 @@ import os
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from jax.sharding import Mesh
 from serving.index.ad_index import AdIndex
 from serving.index.ad_table import CorpusUpdate
 from serving.scoring.jitted import CHANGES, QUERIES, Shape, State, at_least, lower, pad, pad_lists, update_shape
+from serving.scoring.results import Running
 from serving.scoring.sharding import WHOLE, ads_mesh, in_a_row, on_mesh, packer, places_on, scratch_spec, shaped, spread
 from serving.scoring.top_k import TopK
 from tt_jax.bundle.reader import Bundle
@@ -32,26 +32,6 @@ from tt_jax.utility import Utility
 RESULTS = (128, 1024)  # and max_k
 CANDIDATES = (1024, 16_384)  # and max_candidates
 GROWTH = 1.25  # of the places when all are taken: every scan reads them all, so twice as many would cost twice the time
-
-
-@dataclass(frozen=True)
-class Running:
-    """A call that was started for some queries. XLA computes while Python goes on."""
-
-    _top_k: TopK
-    _queries: int
-
-    def wait(self) -> None:
-        """Returns when the results are there."""
-        jax.block_until_ready(self._top_k)
-
-    def result(self) -> TopK:
-        """NumPy arrays, without the padding. Waits."""
-        # NumPy sees what a CPU has where it is; from elsewhere it copies, one array after the other. `jax.device_get`
-        # copies all at once, but takes 0.14 ms more on a CPU. These are results: no later call is given their memory.
-        top: Any = jax.tree.map(np.asarray, self._top_k)
-        n = self._queries
-        return TopK(top.positions_Bk[:n], top.utility_Bk[:n], top.probabilities_TBk[:, :n])
 
 
 class Programs:

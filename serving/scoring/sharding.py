@@ -1,6 +1,6 @@
 """The ads split over devices: each holds a range of positions, its part of every array, and scans those alone.
 
-Inside `jax.shard_map` the functions of `serving.scoring.top_k` run on every device as on one. N is then the places of a
+Inside `jax.shard_map` the functions of `serving.scoring.scan` run on every device as on one. N is then the places of a
 device, and its `DeviceCorpus` is whole. What crosses devices is the best k of each, or the scores of a list. Model,
 calibration and queries are whole on every device. One device is a mesh of one.
 """
@@ -18,9 +18,9 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from serving.scoring import top_k as local
+from serving.scoring import scan as local
 from serving.scoring.device_corpus import BLOCK, DeviceCorpus
-from serving.scoring.top_k import TopK
+from serving.scoring.top_k import TopK, one_of
 from tt_jax.calibration.maps import Curves
 from tt_jax.utility import Utility
 
@@ -116,7 +116,7 @@ def score_and_top_k(
     curves: Curves | None,
     which: Array,
 ) -> tuple[TopK, Array]:
-    """As the function of `serving.scoring.top_k`, inside `split`, over the ads of all devices.
+    """As the function of `serving.scoring.scan`, inside `split`, over the ads of all devices.
 
     The devices stand in order of their positions, so that equal utilities do too.
     """
@@ -134,7 +134,7 @@ def score_and_top_k(
         return local.best_listed(found.utility_Bk, found.probabilities_TBk, found.positions_Bk, k)
 
     ks = tuple(min(k, devices * n) for k in ks)
-    return local.one_of(which, [partial(best, k) for k in ks], max(ks)), scratch
+    return one_of(which, [partial(best, k) for k in ks], max(ks)), scratch
 
 
 def score_candidates(
@@ -146,7 +146,7 @@ def score_candidates(
     candidates_BC: Array,
     curves: Curves | None,
 ) -> TopK:
-    """As the function of `serving.scoring.top_k`, inside `split`, of the ads of all devices."""
+    """As the function of `serving.scoring.scan`, inside `split`, of the ads of all devices."""
     if lax.axis_size(ADS) == 1:
         return local.score_candidates(queries_TBD, corpus, biases_T, utility, k, candidates_BC, curves)
     own_BC = own(candidates_BC, corpus)
@@ -164,7 +164,7 @@ def score_positions(
     positions_BC: Array,
     curves: Curves | None,
 ) -> tuple[Array, Array]:
-    """As the function of `serving.scoring.top_k`, inside `split`, of the ads of all devices."""
+    """As the function of `serving.scoring.scan`, inside `split`, of the ads of all devices."""
     if lax.axis_size(ADS) == 1:
         return local.score_positions(queries_TBD, corpus, biases_T, utility, positions_BC, curves)
     own_BC = own(positions_BC, corpus)

@@ -1,13 +1,9 @@
-"""Scores of all ads, or of a list of them, and the exact top k. Pure functions for use inside one jit.
+"""The exact top k of scores. Pure functions for use inside one jit.
 
-Letters in names: B queries, T tasks, N ads, D embedding width, C ads of one part or candidates of one query, k results.
+Letters in names: B queries, T tasks, N ads, k results, M blocks of L scores.
 
-How it is made fast. Ads are scored in parts that fit a cache: dot, sigmoid, utility and block maxima of one part
-are done before the next part is read, so memory sees each ad vector once and each score once. Several queries of one
-float32 task are one product with all rows instead, written where the scores will be: its operands are read in order,
-unpacked. The top k then need only the k blocks with the largest maxima, and one program serves several k: the scores
-cost most, also to compile. They live in a buffer that the caller hands in and gets back: the page faults of a fresh one
-(128 MB for 32 queries over 10^6 ads) cost a CPU as much as the products do.
+Only the k blocks with the largest maxima are searched: see `top_k`. Who computes scores block by block hands the maxima
+in, and the scores are not read again.
 """
 
 from __future__ import annotations
@@ -20,12 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from serving.index.quantized import numbers_and_scales
-from serving.scoring.device_corpus import BLOCK, INT8_PART, DeviceCorpus
-from tt_jax.calibration.maps import Curves
-from tt_jax.utility import Utility
+from serving.scoring.device_corpus import BLOCK
 
-Bend = Callable[[Array, int | None], Array]
 ROW_BLOCK = 32  # where the scores of an ad stand together, each of a block is read from a line of its own
 
 
@@ -54,53 +46,34 @@ def top_k(scores_BN: Array, k: int, block: int = BLOCK) -> tuple[Array, Array]:
     it, one in each of those blocks, so only these blocks need be searched.
     """
     k = min(k, scores_BN.shape[1])
-    scores_BN = _ordered(scores_BN)
+    scores_BN = ordered(scores_BN)
     if not _blocks_pay(scores_BN.shape[1], k, block):
         return lax.top_k(scores_BN, k)
     spare = -scores_BN.shape[1] % block
     scores_BN = jnp.pad(scores_BN, ((0, 0), (0, spare)), constant_values=-jnp.inf)
     take = partial(_take_blocks, scores_BN.reshape(scores_BN.shape[0], -1, block))
-    return _top_k_of_blocks(_block_maxima(scores_BN, block), k, block, take)
+    return _top_k_of_blocks(block_maxima(scores_BN, block), k, block, take)
 
 
-def score_and_top_k(
-    queries_TBD: Array,
-    corpus: DeviceCorpus,
-    biases_T: Array,
-    utility: Utility,
-    ks: tuple[int, ...],
-    scratch: Array,
-    curves: Curves | None = None,
-    which: Array | int = 0,
-) -> tuple[TopK, Array]:
-    """Scores every ad for every query: the best min(k, N), with N counting the padding of `DeviceCorpus.pack`.
+def best_of_columns(scores_BN: Array, maxima_BM: Array, k: int) -> tuple[Array, Array]:
+    """The k largest scores and their positions, `[B, k]`, by the maxima of all blocks."""
+    batch, n = scores_BN.shape
+    if not _blocks_pay(n, k, BLOCK):
+        return lax.top_k(scores_BN, k)
+    return _top_k_of_blocks(maxima_BM, k, BLOCK, partial(_take_blocks, scores_BN.reshape(batch, -1, BLOCK)))
 
-    Args:
-      queries_TBD: float32 query embeddings; rounded to the dtype of the ads for the products (summed in float32).
-      corpus: the ads; `corpus.columns` must hold the tasks that the utility uses.
-      biases_T: float32 bias of each task's logit.
-      utility: what to rank by, over all T tasks; a NaN utility counts as -inf.
-      ks: numbers of results per query, of which each call can have another.
-      scratch: from `corpus.scratch(B)` or from the last call. Donate it to the jit.
-      curves: calibration `[B, T]` of the queries' logits; None = none.
-      which: int32, the place in `ks` of the k that is wanted.
 
-    Returns:
-      The best ads, as many as the largest k, of utility -inf past the k that is wanted, and the scratch buffer.
-    """
-    ks = tuple(min(k, corpus.valid_N.shape[0]) for k in ks)
-    queries_TBD, biases_TB, bend = _calibrated(queries_TBD, biases_T, curves)
-    by_rows = corpus.reads_rows(queries_TBD.shape[1])
-    columns = _scores_of_int8 if corpus.rows_NTD.dtype == jnp.int8 else _scores_by_columns
-    scan = _scores_by_rows if by_rows else columns
-    scratch, maxima_BM = scan(queries_TBD, corpus, biases_TB, bend, utility, scratch)
+def best_of_rows(scores_NB: Array, maxima_BM: Array, k: int) -> tuple[Array, Array]:
+    """As `best_of_columns`, of scores that stand in columns."""
+    n, batch = scores_NB.shape
+    if not _blocks_pay(n, k, ROW_BLOCK):
+        return lax.top_k(scores_NB.T, k)
+    blocks_MLB = scores_NB.reshape(-1, ROW_BLOCK, batch)
 
-    def best(k: int) -> TopK:
-        utility_Bk, positions_Bk = (_best_of_rows if by_rows else _best_of_columns)(scratch, maxima_BM, k)
-        probabilities_TBk = _probabilities_at(queries_TBD, corpus, biases_TB, positions_Bk, bend)
-        return TopK(positions_Bk, utility_Bk, probabilities_TBk)
+    def take(chosen_Bk: Array) -> Array:
+        return jax.vmap(lambda blocks_ML, chosen_k: blocks_ML[chosen_k], in_axes=(2, 0))(blocks_MLB, chosen_Bk)
 
-    return one_of(which, [partial(best, k) for k in ks], max(ks)), scratch
+    return _top_k_of_blocks(maxima_BM, k, ROW_BLOCK, take)
 
 
 def one_of(which: Array | int, choices: Sequence[Callable[[], TopK]], k: int) -> TopK:
@@ -118,215 +91,12 @@ def one_of(which: Array | int, choices: Sequence[Callable[[], TopK]], k: int) ->
     return lax.switch(which, [partial(filled, best) for best in choices])
 
 
-def score_candidates(
-    queries_TBD: Array,
-    corpus: DeviceCorpus,
-    biases_T: Array,
-    utility: Utility,
-    k: int,
-    candidates_BC: Array,
-    curves: Curves | None = None,
-) -> TopK:
-    """Scores a list of ads for each query: the best min(k, C). Equal utilities stand in order of the list.
-
-    An ad listed twice is returned twice: the caller removes duplicates.
-
-    Args:
-      queries_TBD, corpus, biases_T, utility, curves: as for `score_and_top_k`, but `corpus.columns` is not read.
-      k: results per query.
-      candidates_BC: int32 positions of the ads; one outside 0..N-1, such as -1, is padding.
-    """
-    scores = score_listed(queries_TBD, corpus, biases_T, utility, candidates_BC, curves)
-    return best_listed(*scores, candidates_BC, k)
-
-
-def score_listed(
-    queries_TBD: Array,
-    corpus: DeviceCorpus,
-    biases_T: Array,
-    utility: Utility,
-    candidates_BC: Array,
-    curves: Curves | None = None,
-) -> tuple[Array, Array]:
-    """Utilities [B, C] as they are ranked, -inf of what may not be returned, and probabilities [T, B, C]."""
-    utility_BC, probabilities_TBC = score_positions(queries_TBD, corpus, biases_T, utility, candidates_BC, curves)
-    inside_BC = (candidates_BC >= 0) & (candidates_BC < corpus.valid_N.shape[0])
-    valid_BC = corpus.valid_N[candidates_BC] & inside_BC
-    return _eligible(utility_BC, valid_BC, candidates_BC.shape[0]), probabilities_TBC
-
-
-def best_listed(utility_BC: Array, probabilities_TBC: Array, positions_BC: Array, k: int) -> TopK:
-    """The best min(k, C) of a list of ads for each query. Equal utilities stand in order of the list."""
-    utility_Bk, chosen_Bk = top_k(utility_BC, k)
-    return TopK(
-        positions_Bk=jnp.take_along_axis(positions_BC, chosen_Bk, axis=1),
-        utility_Bk=utility_Bk,
-        probabilities_TBk=jnp.take_along_axis(probabilities_TBC, chosen_Bk[None], axis=2),
-    )
-
-
-def score_positions(
-    queries_TBD: Array,
-    corpus: DeviceCorpus,
-    biases_T: Array,
-    utility: Utility,
-    positions_BC: Array,
-    curves: Curves | None = None,
-) -> tuple[Array, Array]:
-    """Utilities [B, C] and probabilities [T, B, C] of the ads at these positions, valid or not.
-
-    Of no meaning for a position outside 0..N-1. `corpus.columns` is not read.
-    """
-    queries_TBD, biases_TB, bend = _calibrated(queries_TBD, biases_T, curves)
-    probabilities_TBC = _probabilities_at(queries_TBD, corpus, biases_TB, positions_BC, bend)
-    utility_BC = utility(dict(zip(utility.tasks, probabilities_TBC, strict=True)), corpus.bids_N[positions_BC])
-    return utility_BC, probabilities_TBC
-
-
-def _calibrated(queries_TBD: Array, biases_T: Array, curves: Curves | None) -> tuple[Array, Array, Bend]:
-    """Queries and biases `[T, B]` with the affine part folded in, and what is left to do to the logits.
-
-    It takes the logits `[B, C]` of a task, or `[B, C, T]` of all.
-    """
-    if curves is None:
-        biases_TB = jnp.broadcast_to(biases_T[:, None], queries_TBD.shape[:2])
-        return queries_TBD, biases_TB, lambda logits, t: logits
-    queries_TBD, biases_TB = curves.fold(queries_TBD, biases_T)
-    return queries_TBD, biases_TB, lambda z, t: (curves.per_ad() if t is None else curves.head(t)).bend(z)
-
-
-def _scores_by_columns(
-    queries_TBD: Array, corpus: DeviceCorpus, biases_TB: Array, bend: Bend, utility: Utility, scratch_BN: Array
-) -> tuple[Array, Array]:
-    """Utilities `[B, N]` of all ads, in the scratch buffer, and the maximum of each block of them."""
-    batch, zero = scratch_BN.shape[0], jnp.int32(0)
-    maxima, chain_B1 = [], jnp.zeros((batch, 1), jnp.float32)
-    for part, start in enumerate(corpus.starts):
-        columns = {t: parts[part] for t, parts in corpus.columns.items()}
-        logits = {t: _product(queries_TBD[t] + chain_B1, columns_DC) for t, columns_DC in columns.items()}
-        probabilities = {
-            utility.tasks[t]: jax.nn.sigmoid(bend(x_BC + biases_TB[t][:, None], t)) for t, x_BC in logits.items()
-        }
-        size = corpus.part_size(part)
-        bids_C, valid_C = (lax.dynamic_slice(x_N, (start,), (size,)) for x_N in (corpus.bids_N, corpus.valid_N))
-        utility_BC = _eligible(utility(probabilities, bids_C), valid_C, batch)
-        scratch_BN = lax.dynamic_update_slice(scratch_BN, utility_BC, (zero, start))
-        # Read back, else XLA stores the utilities twice.
-        maxima.append(_block_maxima(lax.dynamic_slice(scratch_BN, (zero, start), (batch, size)), BLOCK))
-        # Always 0, but the compiler cannot know: else it schedules the products of all parts first, and their results
-        # (T x B x N) go through memory instead of the cache. It drops an optimization_barrier too early to help.
-        chain_B1 = jnp.minimum(jnp.abs(maxima[-1][:, :1]), 0)
-    return scratch_BN, jnp.concatenate(maxima, axis=1)
-
-
-def _best_of_columns(scores_BN: Array, maxima_BM: Array, k: int) -> tuple[Array, Array]:
-    """The k largest scores and their positions, `[B, k]`, by the maxima of all blocks."""
-    batch, n = scores_BN.shape
-    if not _blocks_pay(n, k, BLOCK):
-        return lax.top_k(scores_BN, k)
-    return _top_k_of_blocks(maxima_BM, k, BLOCK, partial(_take_blocks, scores_BN.reshape(batch, -1, BLOCK)))
-
-
-def _scores_by_rows(
-    queries_TBD: Array, corpus: DeviceCorpus, biases_TB: Array, bend: Bend, utility: Utility, scratch_NB: Array
-) -> tuple[Array, Array]:
-    """As `_scores_by_columns`, of one float32 task, `[N, B]`. XLA puts the product, then the scores into the buffer."""
-    n, batch = scratch_NB.shape
-    rows_ND = corpus.rows_NTD.reshape(n, -1)
-    logits_NB = jnp.matmul(rows_ND, queries_TBD[0].T, precision="highest") + biases_TB[0]
-    probability_NB = jax.nn.sigmoid(bend(logits_NB.T, 0).T)
-    # Added, not selected: for a selection XLA makes a branch around the sigmoid, 5 times as slow as vectors of them.
-    out_N = jnp.where(corpus.valid_N, jnp.float32(0), -jnp.inf)
-    scores_NB = utility({utility.tasks[0]: probability_NB}, corpus.bids_N[:, None]) + out_N[:, None]  # -0 becomes 0
-    scores_NB = jnp.broadcast_to(jnp.where(jnp.isnan(scores_NB), -jnp.inf, scores_NB), (n, batch))
-    scratch_NB = lax.dynamic_update_slice(scratch_NB, scores_NB, (0, 0))
-    return scratch_NB, jnp.max(scratch_NB.reshape(-1, ROW_BLOCK, batch), axis=1).T
-
-
-def _best_of_rows(scores_NB: Array, maxima_BM: Array, k: int) -> tuple[Array, Array]:
-    """As `_best_of_columns`, of scores that stand in columns."""
-    n, batch = scores_NB.shape
-    if not _blocks_pay(n, k, ROW_BLOCK):
-        return lax.top_k(scores_NB.T, k)
-    blocks_MLB = scores_NB.reshape(-1, ROW_BLOCK, batch)
-
-    def take(chosen_Bk: Array) -> Array:
-        return jax.vmap(lambda blocks_ML, chosen_k: blocks_ML[chosen_k], in_axes=(2, 0))(blocks_MLB, chosen_Bk)
-
-    return _top_k_of_blocks(maxima_BM, k, ROW_BLOCK, take)
-
-
-def _scores_of_int8(
-    queries_TBD: Array, corpus: DeviceCorpus, biases_TB: Array, bend: Bend, utility: Utility, scratch_BN: Array
-) -> tuple[Array, Array]:
-    """As `_scores_by_columns`, from the rows: a part of them is made float32, in a cache, and read as often."""
-    (batch, n), zero = scratch_BN.shape, jnp.int32(0)
-    size = min(INT8_PART, n)
-    used = [t for t, name in enumerate(utility.tasks) if name in utility.names]
-
-    def score(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        scratch_BN, maxima_BM = carry
-        start = jnp.minimum(i * size, n - size)  # the last part may score some ads again
-        rows_CTF = lax.dynamic_slice_in_dim(corpus.rows_NTD, start, size)
-        probabilities = {}
-        for t in used:
-            numbers_CD, scales_C = numbers_and_scales(rows_CTF[:, t])
-            logits_BC = jnp.matmul(queries_TBD[t], numbers_CD.T, precision="highest") * scales_C
-            probabilities[utility.tasks[t]] = jax.nn.sigmoid(bend(logits_BC + biases_TB[t][:, None], t))
-        bids_C, valid_C = (lax.dynamic_slice(x_N, (start,), (size,)) for x_N in (corpus.bids_N, corpus.valid_N))
-        utility_BC = _eligible(utility(probabilities, bids_C), valid_C, batch)
-        maxima_BM = lax.dynamic_update_slice(maxima_BM, _block_maxima(utility_BC, BLOCK), (zero, start // BLOCK))
-        return lax.dynamic_update_slice(scratch_BN, utility_BC, (zero, start)), maxima_BM
-
-    maxima_BM = jnp.zeros((batch, n // BLOCK), jnp.float32)
-    return lax.fori_loop(jnp.int32(0), jnp.int32(-(-n // size)), score, (scratch_BN, maxima_BM))
-
-
-def _product(queries_BD: Array, columns_DC: Array) -> Array:
-    """Inner products [B, C], summed in float32."""
-    batch = queries_BD.shape[0]
-    queries_BD = queries_BD.astype(columns_DC.dtype)
-    if batch == 1 and columns_DC.dtype == jnp.bfloat16:
-        # A CPU multiplies a lone bfloat16 vector by writing all the ads out as float32 first: slower than two vectors.
-        queries_BD = jnp.pad(queries_BD, ((0, 1), (0, 0)))
-    # "highest": a GPU would otherwise round float32 to TF32.
-    return jnp.matmul(queries_BD, columns_DC, precision="highest", preferred_element_type=jnp.float32)[:batch]
-
-
-def _probabilities_at(
-    queries_TBD: Array, corpus: DeviceCorpus, biases_TB: Array, positions_BC: Array, bend: Bend
-) -> Array:
-    """Probabilities [T, B, C] of the ads at these positions; of no meaning outside 0..N-1."""
-    # A CPU rounds the rows past a multiple of 8 otherwise: without padding, bits of an ad would depend on its rank.
-    listed = positions_BC.shape[1]
-    positions_BC = jnp.pad(positions_BC, ((0, 0), (0, -listed % 16)))
-    rows_BCF, scales_BCT = corpus.rows_at(positions_BC)
-    tasks, _, dim = queries_TBD.shape
-    # One product for all tasks, with zeros where tasks differ: a batched one would first transpose what was gathered.
-    queries_BFT = jnp.einsum("tbd,tu->btdu", queries_TBD, jnp.eye(tasks, dtype=jnp.float32), precision="highest")
-    logits_BCT = jnp.matmul(
-        rows_BCF,
-        queries_BFT.reshape(-1, tasks * dim, tasks).astype(rows_BCF.dtype),
-        precision="highest",
-        preferred_element_type=jnp.float32,
-    )
-    if scales_BCT is not None:
-        logits_BCT *= scales_BCT
-    logits_BCT = logits_BCT[:, :listed]
-    return jax.nn.sigmoid(jnp.moveaxis(bend(logits_BCT + biases_TB.T[:, None, :], None), 2, 0))
-
-
-def _eligible(utility: Array, valid: Array, batch: int) -> Array:
-    """Utilities [B, C] as they are ranked; a utility of the bid alone comes without a B axis."""
-    return jnp.broadcast_to(_ordered(jnp.where(valid, utility, -jnp.inf)), (batch, valid.shape[-1]))
-
-
-def _ordered(scores: Array) -> Array:
+def ordered(scores: Array) -> Array:
     """`lax.top_k` orders by sign and bits: NaN above +inf, and -0 below 0. This makes it the order of the numbers."""
     return jnp.where(scores == 0, jnp.zeros_like(scores), jnp.where(jnp.isnan(scores), -jnp.inf, scores))
 
 
-def _block_maxima(scores_BN: Array, block: int) -> Array:
+def block_maxima(scores_BN: Array, block: int) -> Array:
     return jnp.max(scores_BN.reshape(scores_BN.shape[0], -1, block), axis=2)
 
 

@@ -144,7 +144,7 @@ def test_what_is_no_bundle_or_not_the_bundle_of_the_index(
 ) -> None:
     request = tmp_path / "request.json"
     request.write_text(json.dumps({"query": {}}))
-    expected = f"{prepared_path}/manifest.json: manifest: unknown key 'version'"
+    expected = f"{prepared_path}/manifest.json: expected 'tt-jax bundle' version 2, found 'tt-jax bundle' version 1"
     assert call.refused(
         "index", f"--bundle={prepared_path}", f"--ads={_ads(tmp_path)}", f"--out={tmp_path / 'out'}"
     ).startswith(expected)

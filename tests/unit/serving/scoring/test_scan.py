@@ -9,9 +9,10 @@ import pytest
 
 from serving.index.quantized import stored
 from serving.scoring import device_corpus as corpus_module
-from serving.scoring import top_k as module
+from serving.scoring import scan as module
 from serving.scoring.device_corpus import BLOCK, DeviceCorpus
-from serving.scoring.top_k import TopK, score_and_top_k, score_candidates
+from serving.scoring.scan import score_and_top_k, score_candidates
+from serving.scoring.top_k import TopK
 from tests.support.reference_top_k import reference_top_k
 from tt_jax.calibration.maps import Curve, Curves
 from tt_jax.utility import Utility
