@@ -1,5 +1,6 @@
 """The schema: what a row of an ad log means. See `tt_jax.schema.schema`."""
 
+from tt_jax.schema.attribute import MAX_SET, AdAttribute, RequestValue
 from tt_jax.schema.feature import (
     ID_KINDS,
     MAX_TABLE_ROWS,
@@ -19,6 +20,6 @@ from tt_jax.schema.feature import (
 from tt_jax.schema.schema import Layout, Schema, array_specs
 
 __all__ = [
-    "ID_KINDS", "MAX_TABLE_ROWS", "MISSING_ID", "PAD_ID", "TOWERS", "UNKNOWN_ID", "WAYS", "DType", "Feature", "Kind",
+    "ID_KINDS", "MAX_SET", "MAX_TABLE_ROWS", "MISSING_ID", "PAD_ID", "RequestValue", "TOWERS", "UNKNOWN_ID", "WAYS", "AdAttribute", "DType", "Feature", "Kind",
     "Layout", "Schema", "SchemaError", "Task", "Tower", "Transform", "array_specs",
 ]  # fmt: skip

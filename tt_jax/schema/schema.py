@@ -20,6 +20,7 @@ from typing import NoReturn, get_args
 import numpy as np
 
 from tt_jax.io.strict_json import ABSENT, dataclass_from_dict, nearest, parse_json
+from tt_jax.schema.attribute import AdAttribute, RequestValue, check_attributes
 from tt_jax.schema.feature import TOWERS, DType, Feature, SchemaError, Task, Tower
 from tt_jax.schema.validation import check_feature, check_task
 
@@ -40,6 +41,8 @@ class Schema:
       slices: further columns to evaluate by.
       empty_is_missing: whether an empty text is a missing value, also in a list, unless a vocabulary names it; False of
         what was stored by version 0.1.0, in which it was an id like any other.
+      attributes: of the ads, which decide whether an ad may serve, or what it is worth.
+      request_values: numbers of a request that the utility may use.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Schema:
     time: str = ""
     slices: tuple[str, ...] = ()
     empty_is_missing: bool = field(default=True, metadata={ABSENT: False})
+    attributes: tuple[AdAttribute, ...] = field(default=(), metadata={ABSENT: ()})
+    request_values: tuple[RequestValue, ...] = field(default=(), metadata={ABSENT: ()})
 
     def __post_init__(self) -> None:
         _check_schema(self)
@@ -116,6 +121,9 @@ class Schema:
                     del feature[name]
         if not self.empty_is_missing:
             del data["empty_is_missing"]
+        for name in ("attributes", "request_values"):
+            if not data[name]:
+                del data[name]
         return json.dumps(data, indent=1, sort_keys=True) + "\n"
 
     @staticmethod
@@ -159,6 +167,8 @@ class Layout:
         return Layout(slot, column, tuple(ids), tuple(floats))
 
 
+RESERVED = ("bid", "eligible", "remove", "now")  # names that mean something in ads, their changes and requests
+
 # Fields that came after schemas were stored: left out where they say nothing, so that those keep their fingerprints.
 _YOUNGER = {
     name: getattr(Feature, name)
@@ -192,6 +202,7 @@ def _check_schema(s: Schema) -> None:
     for tower in TOWERS:
         if not s.tower_features(tower):
             fail(f"the {tower} tower has no feature")
+    check_attributes(s.attributes, s.request_values, (*RESERVED, *s.task_names, s.ad_id), fail)
 
 
 # The arrays of one encoded row set, in the order they are stored. `[n, ...]` with n rows.
