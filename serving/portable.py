@@ -19,6 +19,7 @@ import datetime
 import hashlib
 import json
 import logging
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -42,19 +43,21 @@ class PortableError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class PortableIndex:
-    """N embedded ads: `vectors` float32 `[N, T, D]`, `ids`, `bids` float32 `[N]`, `valid` bool `[N]`."""
+    """N embedded ads: `vectors` float32 `[N, T, D]`, `ids`, `bids` float32 `[N]`, `valid` bool `[N]`, and `attributes`,
+    name -> array, see `serving/eligibility/ad_attributes.py`."""
 
     vectors: np.ndarray
     ids: Any
     bids: np.ndarray
     valid: np.ndarray
     fingerprint: str
+    attributes: Mapping[str, np.ndarray]
 
     @staticmethod
     def load(path: str | Path) -> PortableIndex:
         """Reads what `tt-jax index` wrote. Raises `PortableError` unless every file is exactly as it was written."""
         path = Path(path)
-        manifest = _verified(path, "tt-jax ad index", 1, 2)
+        manifest = _verified(path, "tt-jax ad index", 1, 2, 3)
         vectors, bids, valid = (_arrays(path / f"{name}.npy") for name in ("vectors", "bids", "valid"))
         if manifest["dtype"] == "bf16":
             vectors = vectors.view(np.dtype(jnp.bfloat16)).astype(np.float32)
@@ -65,7 +68,9 @@ class PortableIndex:
             ids = json.loads((path / "ids.json").read_text(encoding="utf-8"))
         else:
             ids = _arrays(path / "ids.npy")
-        return PortableIndex(vectors, ids, bids, valid, manifest["fingerprint"])
+        packed = path / "attributes.npz"
+        attributes = _arrays(packed) if packed.exists() else {}
+        return PortableIndex(vectors, ids, bids, valid, manifest["fingerprint"], attributes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +105,17 @@ class PortableBundle:
         return np.asarray(self.functions[f"{tower}_tower"](self.params, self.tables, ids, floats))
 
     def rank(
-        self, index: PortableIndex, ids: np.ndarray, floats: np.ndarray
+        self,
+        index: PortableIndex,
+        ids: np.ndarray,
+        floats: np.ndarray,
+        values: Mapping[str, float] | None = None,
+        serving: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The best 100 valid ads for each of b encoded queries, best first.
+
+        `values`: request values of the utility that are not at their defaults. `serving`: bool `[N]`, the ads that may
+        serve these queries by attributes of `index`; None = all.
 
         Returns positions in the index int32 `[b, 100]`, utilities float32 `[b, 100]`, -inf where there is no further
         valid ad, and probabilities float32 `[b, 100, T]`. Raises `PortableError` for the index of another bundle.
@@ -115,9 +128,27 @@ class PortableBundle:
         ads = (
             np.pad(index.vectors, ((0, spare), (0, 0), (0, 0))),
             np.pad(index.bids, (0, spare)),
-            np.pad(index.valid, (0, spare)),
+            np.pad(index.valid if serving is None else index.valid & serving, (0, spare)),
         )
-        return self._score(self.embed("query", ids, floats), *ads, np.asarray(self.functions["scenarios"](ids)))
+        others = self._others(index.attributes, values or {}, (len(ids), len(ads[1])))
+        scenarios = np.asarray(self.functions["scenarios"](ids))
+        return self._score(self.embed("query", ids, floats), *ads, scenarios, *others)
+
+    def _others(
+        self, numbers: Mapping[str, np.ndarray], values: Mapping[str, float], shape: tuple[int, int]
+    ) -> list[np.ndarray]:
+        """What the scorer takes of numbers of ads and values of requests: an array, or none."""
+        schema = json.loads((self.path / "schema.json").read_text(encoding="utf-8"))
+        used = re.findall(r"[A-Za-z_]\w*", self.manifest["utility"])
+        found = []
+        for a in schema.get("attributes", ()):
+            if a["kind"] == "number" and a["name"] in used:
+                own = numbers.get(a["name"], np.full(shape[1], a["default"] or 0, np.float32))
+                found.append(np.broadcast_to(np.pad(own, (0, shape[1] - len(own))), shape))
+        for v in schema.get("request_values", ()):
+            if v["name"] in used:
+                found.append(np.full(shape, values.get(v["name"], v["default"])))
+        return [np.stack(found, axis=-1).astype(np.float32)] if found else []
 
     def replay_golden(self) -> float:
         """Largest difference of a probability of the golden rows. Raises `PortableError` past `TOLERANCE`."""
@@ -126,17 +157,17 @@ class PortableBundle:
         scenarios, worst = np.asarray(self.functions["scenarios"](golden["query_ids"])), 0.0
         for i, expected in enumerate(golden["probabilities"]):  # the scorer ranks, so each row has an ad of its own
             ad = np.repeat(ads[i : i + 1], K, axis=0)
-            ones = np.ones(K, np.float32), np.ones(K, bool)
-            got = self._score(queries[i : i + 1], ad, *ones, scenarios[i : i + 1])[2][0, 0]
+            ones, others = (np.ones(K, np.float32), np.ones(K, bool)), self._others({}, {}, (1, K))
+            got = self._score(queries[i : i + 1], ad, *ones, scenarios[i : i + 1], *others)[2][0, 0]
             worst = max(worst, float(np.abs(got - expected).max()))
         if not worst <= TOLERANCE:
             raise PortableError(f"{self.path}: golden rows differ by {worst:.2g}; expected at most {TOLERANCE}")
         return worst
 
     def _score(
-        self, queries: np.ndarray, ads: np.ndarray, bids: np.ndarray, valid: np.ndarray, scenarios: np.ndarray
+        self, queries: np.ndarray, ads: np.ndarray, *rest: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        ranked = self.functions["scorer"](queries, ads, self.params["bias"], bids, valid, scenarios)
+        ranked = self.functions["scorer"](queries, ads, self.params["bias"], *rest)
         positions, utility, probabilities = map(np.asarray, ranked)
         return positions, utility, probabilities
 
@@ -161,7 +192,7 @@ def _functions(path: Path, manifest: Mapping[str, Any], expired: Expired) -> dic
         raise PortableError(f"{path}: its StableHLO {problem}, and there is no {e.name} to fall back to") from None
     _log.warning("%s: its StableHLO %s: computing from weights and configuration", path, problem)
     bundle = Bundle.load(path)
-    utility = Utility.parse(bundle.manifest.utility, bundle.schema.heads)
+    utility = Utility.parse(bundle.manifest.utility, bundle.schema.heads, bundle.schema.utility_names)
     return {n: jax.jit(a.function) for n, a in stablehlo_functions(bundle.model, utility, bundle.calibration).items()}
 
 

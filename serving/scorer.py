@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from serving.eligibility.conditions import MAX_EXCLUDED, Condition, ConditionEncoder, ConditionError, Conditions
 from serving.index.ad_columns import AdId
 from serving.index.ad_index import AdIndex
 from serving.index.ad_table import AdIdError, AdTable
@@ -22,7 +23,6 @@ from tt_jax.bundle.reader import Bundle
 from tt_jax.features.columns import EncodeError
 from tt_jax.features.encoder import Encoder
 from tt_jax.models.scenario import covered_scenarios
-from tt_jax.utility import Utility
 
 _SHOWN = 300  # characters of an error: a client may have sent anything
 
@@ -69,13 +69,20 @@ class Scorer:
                 f"the index was made by the bundle {index.fingerprint}, but this bundle is {bundle.fingerprint}; "
                 "build the index again with this bundle"
             )
+        if index.attributes.schema != bundle.schema.attributes:
+            expected, got = (
+                ", ".join(a.name for a in schema) or "none"
+                for schema in (bundle.schema.attributes, index.attributes.schema)
+            )
+            raise IndexMismatchError(f"expected an index with the attributes of the schema, {expected}; got {got}")
         if max_k < 1 or max_candidates < 1:
             raise ValueError(f"expected max_k and max_candidates >= 1, got {max_k} and {max_candidates}")
         self.bundle, self.schema, self.fingerprint = bundle.manifest, bundle.schema, bundle.fingerprint
         self.max_k, self.max_candidates = max_k, max_candidates
-        self.utility = Utility.parse(bundle.manifest.utility, bundle.schema.heads).expression
+        self.utility = bundle.manifest.utility
         self.examples = tuple(row.query for row in bundle.golden)
         self._encoder, self._trained_on = Encoder(bundle.schema), bundle.config.data.scenarios
+        self._conditions = ConditionEncoder(bundle.schema)
         self._set_ads(AdTable.of(index))
         places = math.ceil(len(index.ids) * (1 + headroom))
         share = None if like is None else like._programs
@@ -120,11 +127,15 @@ class Scorer:
         """Compiles all that ranking can need; with `changes`, what most changes of ads need too."""
         self._programs.warm_up(changes)
 
-    def encode(self, queries: Sequence[Mapping[str, Any]], first: int = 0) -> Encoded:
+    def encode(
+        self, queries: Sequence[Mapping[str, Any]], first: int = 0, conditions: Sequence[Condition] | None = None
+    ) -> Encoded:
         """Encodes requests, each feature name -> value; an absent feature is missing, as None or NaN is.
 
-        Raises `RequestError` naming the query, of which the first has the number `first`, and the feature that is
-        unknown or has a wrong value.
+        `conditions`: of each request; to be ranked with the ads as they are.
+
+        Raises `RequestError` naming the query, of which the first has the number `first`, and the feature or condition
+        that is unknown or has a wrong value.
         """
         for i, query in enumerate(queries, first):
             if not isinstance(query, Mapping) or not all(type(name) is str for name in query):
@@ -135,13 +146,43 @@ class Scorer:
             raise _error(f"query {first + (e.row or 0)}: feature {e.column!r}: {e.reason}") from None
         except RecursionError:  # from the repr of a value in the encoder's own error
             raise RequestError("a feature value is nested too deeply") from None
-        return Encoded(arrays["query_ids"], arrays["query_floats"])
+        encoded = self._encode_conditions(conditions, len(queries), first)
+        return Encoded(arrays["query_ids"], arrays["query_floats"], encoded)
+
+    def _encode_conditions(self, conditions: Sequence[Condition] | None, queries: int, first: int) -> Conditions:
+        if not conditions:
+            return self._conditions.none(queries)
+        parts: list[Conditions] = []
+        for i, condition in enumerate(conditions, first):
+            try:
+                excluded = np.unique(self.ads.ids.find(_excluded(condition.exclude)))
+                encoded, _ = self._conditions.encode([condition], self.ads.attributes, [excluded[excluded >= 0]])
+            except AdIdError as e:
+                raise _error(f"exclude of query {i}: {e}") from None
+            except ConditionError as e:
+                raise _error(f"query {i}: {e}") from None
+            parts.append(encoded)
+        return Conditions.concatenate(parts)
 
     def top_k(
-        self, queries: Sequence[Mapping[str, Any]], k: int, candidates: Sequence[Sequence[AdId]] | None = None
+        self,
+        queries: Sequence[Mapping[str, Any]],
+        k: int,
+        candidates: Sequence[Sequence[AdId]] | None = None,
+        *,
+        context: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
+        where: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
+        exclude: Sequence[AdId] | Sequence[Sequence[AdId]] = (),
     ) -> list[list[ScoredAd]]:
-        """`encode`, then `rank`."""
-        return self.rank(self.encode(queries), k, candidates)
+        """`encode`, then `rank`.
+
+        Args:
+          queries, k, candidates: as of `encode` and `rank`.
+          context: values that ads target, `now` in Unix seconds (else the clock's), and request values.
+          where: attribute -> `{"any": [...]}`, `{"all": [...]}`, `{"none": [...]}`, `{"min": x, "max": y}` or a flag.
+          exclude: ids of ads; one of no ad is ignored. Each of the three is for all queries, or a list, one for each.
+        """
+        return self.rank(self.encode(queries, 0, conditions_of(len(queries), context, where, exclude)), k, candidates)
 
     def rank(
         self, encoded: Encoded, k: int, candidates: Sequence[Sequence[AdId]] | None = None
@@ -178,36 +219,48 @@ class Scorer:
         """
         calls: list[tuple[list[int], Running]] = []
         if lists is None:
-            for rows in _batches(range(len(encoded)), QUERIES[-1]):
+            for rows in _call_rows(encoded.conditions.excluded):
                 largest = max(ks[row] for row in rows)
-                calls.append((rows, self._programs.best(encoded.ids[rows], encoded.floats[rows], largest)))
+                calls.append((rows, self._programs.best(encoded.at(rows), largest)))
         else:
+            excluded = encoded.conditions.excluded
+            lists = [some[~np.isin(some, out)] if len(out) else some for some, out in zip(lists, excluded, strict=True)]
+            encoded = encoded.without_exclusions()
             for rows in self._candidate_batches(lists):
                 of_rows = [lists[row] for row in rows]
-                calls.append((rows, self._programs.best_candidates(encoded.ids[rows], encoded.floats[rows], of_rows)))
+                calls.append((rows, self._programs.best_candidates(encoded.at(rows), of_rows)))
         return Ranking(calls, ks, self._ads)
 
     def _check_k(self, k: int) -> None:
         if type(k) is not int or not 1 <= k <= self.max_k:
             raise _error(f"k: expected an integer within 1..{self.max_k}, got {k!r}")
 
-    def score(self, queries: Sequence[Mapping[str, Any]], ad_ids: Sequence[Sequence[AdId]]) -> list[list[ScoredAd]]:
+    def score(
+        self,
+        queries: Sequence[Mapping[str, Any]],
+        ad_ids: Sequence[Sequence[AdId]],
+        context: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
+    ) -> list[list[ScoredAd]]:
         """Scores a list of ads for each request, in the order given; also ads that are not eligible.
+
+        `context`: as of `top_k`, for the request values that the utility uses.
 
         Raises `RequestError` for a wrong feature, an unknown id or too long a list.
         """
-        encoded, answers = self.encode(queries), []
+        encoded, answers = self.encode(queries, 0, conditions_of(len(queries), context, (), ())), []
         for i, positions in enumerate(self._positions(ad_ids, len(encoded), "ad_ids")):
-            utility, probabilities = self._programs.scores(encoded.ids[i : i + 1], encoded.floats[i : i + 1], positions)
+            utility, probabilities = self._programs.scores(encoded.at([i]), positions)
             answers.append(self._ads(positions, utility, probabilities))
         return answers
 
-    def utilities(self, encoded: Encoded, positions: np.ndarray) -> np.ndarray:
-        """`score` in bulk, for replays: utilities float32 `[n, C]` of C ads for each of n requests.
+    def utilities(self, ids: np.ndarray, floats: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """`score` in bulk, for replays: utilities float32 `[n, C]` of C ads for each of n requests without a context.
 
-        `positions`: int32 `[n, C]`, of the ads in the index. Compiles a program for each shape.
+        Args:
+          ids, floats: int32 `[n, S]` and float32 `[n, F]` of the encoder.
+          positions: int32 `[n, C]`, of the ads in the index. Compiles a program for each shape.
         """
-        return self._programs.utilities(encoded.ids, encoded.floats, positions)
+        return self._programs.utilities(Encoded(ids, floats, self._conditions.none(len(ids))), positions)
 
     def with_ads(self, ads: AdTable, programs: Programs) -> Scorer:
         """The same, with other ads and the programs that hold them. For `serving.scorer_updates`."""
@@ -271,6 +324,45 @@ def by_model(scorers: Scorer | Mapping[str, Scorer]) -> dict[str, Scorer]:
     if not found:
         raise ValueError("scorers: expected at least one, got none")
     return found
+
+
+def conditions_of(queries: int, context: Any, where: Any, exclude: Any) -> list[Condition]:
+    """The conditions of that many queries, of which each part is for all, or a list of one for each.
+
+    Raises `RequestError` for a list of another length.
+    """
+    parts: list[list[Any]] = []
+    for key, part, is_one in (
+        ("context", context, isinstance(context, Mapping)),
+        ("where", where, isinstance(where, Mapping)),
+        ("exclude", exclude, not any(isinstance(some, list | tuple) for some in exclude)),
+    ):
+        if not is_one and part != () and len(part) != queries:
+            raise _error(f"{key}: expected one for each of {queries} queries, got {len(part)}")
+        empty = () if key == "exclude" else {}
+        parts.append([part] * queries if is_one else list(part) or [empty] * queries)
+    return [Condition(*of_query) for of_query in zip(*parts, strict=True)]
+
+
+def _excluded(ids: Any) -> Sequence[AdId]:
+    if not isinstance(ids, list | tuple):
+        raise ConditionError(f"exclude: expected a list of ids, got {ids!r}")
+    if len(ids) > MAX_EXCLUDED:
+        raise ConditionError(f"exclude: expected at most {MAX_EXCLUDED} ids, got {len(ids)}")
+    return ids
+
+
+def _call_rows(excluded: Sequence[np.ndarray]) -> Iterator[list[int]]:
+    """Requests that go together: as many as a call takes, and as they exclude ads for."""
+    rows, count = list[int](), 0
+    for row, places in enumerate(excluded):
+        if rows and (len(rows) == QUERIES[-1] or count + len(places) > MAX_EXCLUDED):
+            yield rows
+            rows, count = [], 0
+        rows.append(row)
+        count += len(places)
+    if rows:
+        yield rows
 
 
 def _batches(rows: Sequence[int], size: int) -> Iterator[list[int]]:

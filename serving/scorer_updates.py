@@ -83,7 +83,7 @@ def _ready(programs: Programs, after: AdTable, update: CorpusUpdate, warm: bool)
         programs = programs.grown(max(places, programs.next_places))
         if warm:
             programs.warm_up()
-    programs.prepare_update(len(update.put), len(update.marked))
+    programs.prepare_update(update)
     return programs
 
 

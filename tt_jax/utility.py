@@ -1,4 +1,5 @@
-"""The ranking utility: an arithmetic expression over task probabilities and the bid, such as `bid * click`.
+"""The ranking utility: an arithmetic expression such as `bid * pacing * click - floor`, of task probabilities, the bid,
+numbers of ads and values of requests.
 
 It comes from a config or a bundle, so it is parsed against a whitelist and never evaluated as Python.
 """
@@ -34,8 +35,22 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Array], int]] = {  # name -> (function
     "sqrt": (jnp.sqrt, 1),
     "min": (jnp.minimum, 2),
     "max": (jnp.maximum, 2),
+    "minimum": (jnp.minimum, 2),
+    "maximum": (jnp.maximum, 2),
+    "where": (lambda a, b, c: jnp.where(a != 0, b, c), 3),
 }
-_ALLOWED = f"numbers, task names, {BID}, + - * / **, log(x), exp(x), sqrt(x), min(x, y), max(x, y)"
+_COMPARED: dict[type[ast.cmpop], Callable[[Array, Array], Array]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+_ALLOWED = (
+    f"numbers, task names, {BID}, ad numbers, request values, + - * / **, comparisons, "
+    "log(x), exp(x), sqrt(x), min(x, y), max(x, y), where(x, y, z)"
+)
 
 
 @dataclass(frozen=True)
@@ -45,18 +60,22 @@ class Utility:
     Attributes:
       expression: as it was written.
       tasks: names that the expression may use, in the order of the model's outputs.
+      others: further names that it may use, of numbers of ads and values of requests.
     """
 
     expression: str
     tasks: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
     @staticmethod
-    def parse(expression: str, tasks: tuple[str, ...]) -> Utility:
+    def parse(expression: str, tasks: tuple[str, ...], others: tuple[str, ...] = ()) -> Utility:
         """The utility, or a `ValueError` that names the expression, the culprit and what is allowed.
 
-        Allowed are numbers, task names, `bid`, `+ - * / **`, unary minus, `log(x) exp(x) sqrt(x) min(x, y) max(x, y)`.
+        Allowed are numbers, task names, `bid`, `others`, `+ - * / **`, unary minus, `log(x) exp(x) sqrt(x)`,
+        `min(x, y) max(x, y)`, which `minimum` and `maximum` are too, comparisons, which give 1 or 0, and
+        `where(x, y, z)`: y where x is not 0, else z.
         """
-        utility = Utility(expression, tasks)
+        utility = Utility(expression, tasks, others)
         if BID in tasks:
             raise utility._error(f"a task is called {BID!r} too")
         _check(utility._body, utility, 1)
@@ -90,14 +109,23 @@ class Utility:
         called = {id(n.func) for n in ast.walk(self._body) if isinstance(n, ast.Call)}
         return frozenset(n.id for n in ast.walk(self._body) if isinstance(n, ast.Name) and id(n) not in called)
 
-    def __call__(self, probabilities: Mapping[str, Array], bid: Array) -> Array:
+    @cached_property
+    def other_names(self) -> tuple[str, ...]:
+        """Those of `others` that the expression uses, in their order."""
+        used = self._used
+        return tuple(name for name in self.others if name in used)
+
+    def __call__(
+        self, probabilities: Mapping[str, Array], bid: Array, others: Mapping[str, Array] | None = None
+    ) -> Array:
         """The utility of every ad, float32.
 
         Args:
           probabilities: task name -> float32 array; at least the tasks in `names`, of shapes that broadcast with `bid`.
           bid: float32 array, in the currency of the auction.
+          others: name -> float32 array, at least those in `other_names`, of shapes that broadcast with `bid`.
         """
-        return _evaluate(self._body, {**probabilities, BID: bid})
+        return _evaluate(self._body, {**(others or {}), **probabilities, BID: bid})
 
 
 def _shorten(text: str) -> str:
@@ -112,12 +140,15 @@ def _check(node: ast.expr, utility: Utility, depth: int) -> None:
             if abs(value) > float(jnp.finfo(jnp.float32).max) or not math.isfinite(value):
                 raise utility._error(f"the number {utility._source(node)} does not fit float32")
         case ast.Name(id=name):
-            valid = (*utility.tasks, BID)
+            valid = (*utility.tasks, BID, *utility.others)
             if name not in valid:
                 raise utility._error(f"unknown name {name!r}{nearest(name, valid)}")
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             _check(operand, utility, depth + 1)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+            _check(left, utility, depth + 1)
+            _check(right, utility, depth + 1)
+        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARED:
             _check(left, utility, depth + 1)
             _check(right, utility, depth + 1)
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
@@ -141,6 +172,9 @@ def _evaluate(node: ast.expr, values: Mapping[str, Array]) -> Array:
             return -_evaluate(operand, values)
         case ast.BinOp(left=left, op=op, right=right):
             return _BINARY[type(op)](_evaluate(left, values), _evaluate(right, values))
+        case ast.Compare(left=left, ops=[op], comparators=[right]):
+            compared = _COMPARED[type(op)](_evaluate(left, values), _evaluate(right, values))
+            return jnp.asarray(compared, jnp.float32)
         case ast.Call(func=ast.Name(id=name), args=args):
             return _FUNCTIONS[name][0](*(_evaluate(a, values) for a in args))
     raise AssertionError(ast.dump(node))  # `parse` lets nothing else through

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
+from serving.eligibility.ad_attributes import AdAttributes
 from serving.index.ad_columns import AdId, ad_columns, read_ad_ids, read_ad_rows, read_bids
 from serving.index.change_set import AdUpdates, ChangeError, ChangeSet, once
 from serving.scorer import Scorer
@@ -65,6 +67,7 @@ class AdChanges(Struct, forbid_unknown_fields=True):
         one is missing, its id, `bid` and `eligible`.
       enable, disable: ids of ads that may be returned from now on, or no longer.
       rebid: pairs of an id and a bid.
+      set: name of an attribute -> pairs of an id and a value.
       remove: ids.
       model: whose ads they are.
     """
@@ -73,6 +76,7 @@ class AdChanges(Struct, forbid_unknown_fields=True):
     enable: list[AdId] = []
     disable: list[AdId] = []
     rebid: list[tuple[AdId, float]] = []
+    set: dict[str, list[tuple[AdId, Any]]] = {}
     remove: list[AdId] = []
     model: str | None = None
 
@@ -169,6 +173,11 @@ def read_changes(body: bytes, scorer: Scorer) -> ChangeSet:
         "remove": request.remove,
     }
     schema = scorer.schema
+    known = [a.name for a in schema.attributes]
+    for name, pairs in request.set.items():
+        if name not in known:
+            raise ChangeError(f"set: unknown attribute {name!r}{nearest(name, known)}")
+        ids[f"set.{name}"] = [ad for ad, _ in pairs]
     for key, some in ids.items():
         with _errors_of(key):
             read_ad_ids(schema.ad_id, some, schema.ad_id_dtype)
@@ -178,13 +187,22 @@ def read_changes(body: bytes, scorer: Scorer) -> ChangeSet:
         vectors = embed(scorer, rows.features, len(request.upsert))
     put: dict[str, Any] = {"upsert": rows.ids}
     once(put | {key: ids[key] for key in ("enable", "disable", "remove")})
-    once(put | {key: ids[key] for key in ("rebid", "remove")})
-    return ChangeSet(vectors, rows.ids, rows.bids, rows.valid, _ad_updates(request, ids, schema))
+    for key in ("rebid", *(f"set.{name}" for name in request.set)):
+        once(put | {key: ids[key], "remove": ids["remove"]})
+    return ChangeSet(vectors, rows.ids, rows.bids, rows.valid, _ad_updates(request, ids, schema), rows.attributes)
 
 
 def _ad_updates(request: AdChanges, ids: dict[str, list[AdId]], schema: Schema) -> AdUpdates:
     place = {ad: i for i, ad in enumerate(dict.fromkeys(chain(*ids.values())))}
-    updates = AdUpdates.of(read_ad_ids(schema.ad_id, list(place), schema.ad_id_dtype))
+    columns: dict[str, list[Any]] = {name: [None] * len(place) for name in request.set}
+    for name, pairs in request.set.items():
+        for row, (ad, value) in enumerate(pairs):
+            if value is None:
+                raise ChangeError(f"set.{name}[{row}]: expected a value, got null")
+            columns[name][place[ad]] = value
+    attributes = _read_attributes(schema, columns, list(place))
+    updates = AdUpdates.of(read_ad_ids(schema.ad_id, list(place), schema.ad_id_dtype), schema.attributes)
+    updates = replace(updates, attributes=attributes[0], given=attributes[1])
     at = {key: np.array([place[ad] for ad in some], np.int64) for key, some in ids.items()}
     updates.valid[at["enable"]] = 1
     updates.valid[at["disable"]] = 0
@@ -192,6 +210,18 @@ def _ad_updates(request: AdChanges, ids: dict[str, list[AdId]], schema: Schema) 
     with _errors_of("rebid"):
         updates.bids[at["rebid"]] = read_bids([bid for _, bid in request.rebid])
     return updates
+
+
+def _read_attributes(
+    schema: Schema, columns: dict[str, list[Any]], ids: list[AdId]
+) -> tuple[AdAttributes, dict[str, np.ndarray]]:
+    try:
+        return AdAttributes.read_updates(schema.attributes, columns, len(ids))
+    except EncodeError as e:
+        of_ad = "" if e.row is None else f", ad {ids[e.row]!r}"
+        raise ChangeError(f"set.{e.column}{of_ad}: {e.reason}") from None
+    except RecursionError:
+        raise ChangeError("set: a value is nested too deeply") from None
 
 
 def _require_known(key: str, ids: list[AdId], scorer: Scorer) -> None:

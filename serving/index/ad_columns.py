@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tt_jax.features.columns import EncodeError, is_arrow, nulls, read_ids, read_numbers
+from serving.eligibility.ad_attributes import AdAttributes
+from tt_jax.features.columns import EncodeError, nulls, read_flags, read_ids, read_numbers
 from tt_jax.features.encoder import Encoder
 from tt_jax.io.strict_json import nearest
 from tt_jax.schema import PAD_ID, DType, Schema
@@ -26,18 +27,26 @@ class AdRows:
       ids: int64 `[n]`, or n strings; distinct.
       bids: float32 `[n]`, finite, >= 0.
       valid: bool `[n]`.
+      attributes: those of the schema.
       features: the columns of the ad tower's features.
     """
 
     ids: np.ndarray | list[str]
     bids: np.ndarray
     valid: np.ndarray
+    attributes: AdAttributes
     features: dict[str, Any]
 
 
 def ad_columns(schema: Schema) -> set[str]:
-    """Names of the columns of an ad: features of its tower, the schema's `ad_id`, `bid` and `eligible`."""
-    return {*(f.name for f in schema.tower_features("ad")), schema.ad_id, BID, ELIGIBLE}
+    """Names of the columns of an ad: features of its tower, the schema's `ad_id`, attributes, `bid` and `eligible`."""
+    return {*_required(schema), *(a.name for a in schema.attributes)}
+
+
+def _required(schema: Schema) -> set[str]:
+    with_default = {a.name for a in schema.attributes if a.default is not None}
+    attributes = {a.name for a in schema.attributes} - with_default
+    return {*(f.name for f in schema.tower_features("ad")), schema.ad_id, *attributes, BID, ELIGIBLE}
 
 
 def columns_of(table: Any) -> dict[str, Any]:
@@ -63,6 +72,7 @@ def read_ad_rows(schema: Schema, columns: Mapping[str, Any]) -> AdRows:
         read_ad_ids(schema.ad_id, columns[schema.ad_id], schema.ad_id_dtype),
         read_bids(columns[BID]),
         read_flags(ELIGIBLE, columns[ELIGIBLE]),
+        AdAttributes.read(schema.attributes, columns, len(columns[schema.ad_id])),
         {f.name: columns[f.name] for f in schema.tower_features("ad")},
     )
 
@@ -70,7 +80,7 @@ def read_ad_rows(schema: Schema, columns: Mapping[str, Any]) -> AdRows:
 def require_ad_columns(schema: Schema, names: Iterable[str]) -> None:
     """Raises `EncodeError` for the first column of an ad that is not among the names."""
     names = list(names)
-    for name in sorted(ad_columns(schema).difference(names)):
+    for name in sorted(_required(schema).difference(names)):
         raise EncodeError(name, None, f"the column is missing{nearest(name, names)}")
 
 
@@ -135,17 +145,3 @@ def read_bids(column: Any, null: float | None = None) -> np.ndarray:
         row = int(np.argmax(bad))
         raise EncodeError(BID, row, f"expected a float32 number >= 0, got {values[row]}")
     return bids
-
-
-def read_flags(name: str, column: Any, null: int | None = None) -> np.ndarray:
-    """Booleans `[n]`; with `null`, int8 `[n]` that is `null` where there is none. Raises `EncodeError` for all else."""
-    if is_arrow(column):
-        if str(column.type) != "bool":
-            raise EncodeError(name, None, f"expected booleans, got {column.type}")
-    elif wrong := [i for i, v in enumerate(column) if v is not None and type(v) is not bool]:
-        raise EncodeError(name, wrong[0], f"expected true or false, got {column[wrong[0]]!r}")
-    absent = nulls(column)
-    if null is None and absent.any():
-        raise EncodeError(name, int(np.argmax(absent)), "expected true or false, got null")
-    flags = np.asarray(column.fill_null(False)) if is_arrow(column) else np.array([v is True for v in column], bool)
-    return flags if null is None else np.where(absent, null, flags).astype(np.int8)

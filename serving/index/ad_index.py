@@ -5,6 +5,7 @@
                                 [N, T, D + 4] int8, see `serving.index.quantized`
     ids.npy | ids.json          int64 [N] | a list of strings
     bids.npy valid.npy          float32 [N], bool [N]
+    attributes.npz attribute_values.json      of `AdAttributes`, where the schema has some
 
 `index_table` makes it of a table, `AdIndex.save` publishes it, `AdIndex.load` checks every byte.
 `serving.index.build` does the first two of a file that need not fit into memory.
@@ -24,6 +25,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
+from serving.eligibility.ad_attributes import NO_ATTRIBUTES, AdAttributes
 from serving.index.ad_arrays import (
     DTYPES,
     VectorDType,
@@ -43,7 +45,7 @@ from tt_jax.io.publish import Format, describe_files, published_directory, read_
 from tt_jax.io.verify import FileEntry
 from tt_jax.schema import DType
 
-FORMAT = Format("tt-jax ad index", (1, 2))  # 2: also int8
+FORMAT = Format("tt-jax ad index", (1, 2, 3))  # 2: also int8; 3: attributes
 BATCH = 8192  # ads embedded at a time
 
 
@@ -101,6 +103,7 @@ class AdIndex:
       ids: int64 `[N]`, or N strings; distinct.
       bids: float32 `[N]`, in the currency of the auction.
       valid: bool `[N]`, whether the ad may be returned.
+      attributes: of the N ads; none where the schema has none.
       fingerprint: of the bundle whose ad tower made the vectors.
       index_id: SHA-256 of all of the above, hexadecimal.
       created: UTC, ISO 8601.
@@ -113,6 +116,7 @@ class AdIndex:
     fingerprint: str
     index_id: str
     created: str
+    attributes: AdAttributes = NO_ATTRIBUTES
 
     def __post_init__(self) -> None:
         n = len(self.vectors)
@@ -129,6 +133,9 @@ class AdIndex:
                     raise AdIndexError(f"{name}: expected {n} strings")
             elif array.dtype not in dtypes or array.shape != shape:
                 raise AdIndexError(f"{name}: expected {dtypes[0]} {shape}, got {array.dtype} {array.shape}")
+        for name, column in self.attributes.columns.items():
+            if len(column) != n:
+                raise AdIndexError(f"attribute {name!r}: expected {n} ads, got {len(column)}")
         try:
             timestamp(self.created)
         except ValueError as e:
@@ -148,7 +155,8 @@ class AdIndex:
         """Writes a directory that appears complete or not at all. Raises `PublishError` if it exists."""
         with published_directory(out) as directory:
             save_vectors(directory, self.vectors)
-            save_rest(directory, self.ids, self.bids, self.valid, self.stamp, self.vectors.shape, self.dtype)
+            rest = self.ids, self.bids, self.valid, self.attributes
+            save_rest(directory, *rest, self.stamp, self.vectors.shape, self.dtype)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> AdIndex:
@@ -164,6 +172,7 @@ class AdIndex:
                 fingerprint=manifest.fingerprint,
                 index_id=manifest.index_id,
                 created=manifest.created,
+                attributes=AdAttributes.load(path),
             )
         except Exception as e:  # NumPy and tokenize raise every kind for a damaged file
             raise AdIndexError(f"{path}: {e}") from e
@@ -178,6 +187,7 @@ def save_rest(
     ids: np.ndarray | list[str],
     bids: np.ndarray,
     valid: np.ndarray,
+    attributes: AdAttributes,
     stamp: Stamp,
     shape: tuple[int, ...],
     dtype: VectorDType,
@@ -186,6 +196,7 @@ def save_rest(
     save_ids(directory, "ids", ids)
     np.save(directory / "bids.npy", bids, allow_pickle=False)
     np.save(directory / "valid.npy", valid, allow_pickle=False)
+    attributes.save(directory)
     manifest = IndexManifest(
         **FORMAT.stamp,
         fingerprint=stamp.fingerprint,
@@ -236,8 +247,8 @@ def index_table(bundle: Bundle, ads: Any, dtype: VectorDType = "f32", batch: int
     vectors = embed_rows(bundle, rows.features, n, dtype, batch)
     fingerprint = bundle.fingerprint
     head = index_head(fingerprint, dtype, vectors.shape)
-    index_id = content_id(vectors, rows.ids, rows.bids, rows.valid, head=head)
-    return AdIndex(vectors, rows.ids, rows.bids, rows.valid, fingerprint, index_id, now())
+    index_id = content_id(vectors, rows.ids, rows.bids, rows.valid, *rows.attributes.parts(), head=head)
+    return AdIndex(vectors, rows.ids, rows.bids, rows.valid, fingerprint, index_id, now(), rows.attributes)
 
 
 def embed_rows(

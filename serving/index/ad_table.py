@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from serving.eligibility.ad_attributes import NO_ATTRIBUTES, AdAttributes
 from serving.index.ad_columns import AdId
 from serving.index.ad_index import AdIndex, timestamp
 from serving.index.change_set import ChangeError, ChangeSet, IndexVersion, id_values
@@ -132,6 +133,8 @@ class CorpusUpdate:
       marked: int32 `[M]`, where bids and eligibility change: `put` among others.
       bids: float32 `[M]`.
       valid: bool `[M]`.
+      attributes: of all ads after the change.
+      bits: bool, whether a small set or a flag changes.
     """
 
     put: np.ndarray
@@ -139,6 +142,8 @@ class CorpusUpdate:
     marked: np.ndarray
     bids: np.ndarray
     valid: np.ndarray
+    attributes: AdAttributes
+    bits: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +156,7 @@ class AdTable:
       valid: bool `[size]`, by position: there is an ad, and it may be returned.
       version: of the index.
       created: when it, or the last of its changes, was made: UTC, ISO 8601.
+      attributes: by position; of no meaning where there is no ad.
     """
 
     ids: AdIds
@@ -158,11 +164,13 @@ class AdTable:
     valid: np.ndarray
     version: IndexVersion
     created: str
+    attributes: AdAttributes = NO_ATTRIBUTES
 
     @staticmethod
     def of(index: AdIndex) -> AdTable:
         """The ads of an index, in its order."""
-        return AdTable(AdIds(index.ids), index.bids, index.valid, IndexVersion.of(index.index_id), index.created)
+        version = IndexVersion.of(index.index_id)
+        return AdTable(AdIds(index.ids), index.bids, index.valid, version, index.created, index.attributes)
 
     def changed(self, changes: ChangeSet, created: str) -> tuple[AdTable, CorpusUpdate]:
         """The ads after a set of changes, and what that does to the arrays. A new ad takes the first free position.
@@ -223,9 +231,23 @@ class AdTable:
         rebid, switched = stays & ~np.isnan(updates.bids), stays & (updates.valid >= 0)
         bids[marked[rebid]] = updates.bids[rebid]
         valid[marked[switched]] = updates.valid[switched] == 1
-        ads = AdTable(ids, bids, valid, version, max(created, self.created, key=timestamp))
+        attributes = self._attributes(len(bids), put, marked, changes)
+        ads = AdTable(ids, bids, valid, version, max(created, self.created, key=timestamp), attributes)
         places = np.unique(np.concatenate([put, marked[marked >= 0], gone]))
-        update = CorpusUpdate(
-            put.astype(np.int32), changes.vectors, places.astype(np.int32), bids[places], valid[places]
-        )
-        return ads, update
+        names = [a.name for a in attributes.schema if a.is_bits or a.kind == "flag"]
+        bits = bool(names) and (len(put) > 0 or any(updates.given[name].any() for name in names))
+        numbers = (put.astype(np.int32), changes.vectors, places.astype(np.int32), bids[places], valid[places])
+        return ads, CorpusUpdate(*numbers, attributes, bits)
+
+    def _attributes(self, size: int, put: np.ndarray, marked: np.ndarray, changes: ChangeSet) -> AdAttributes:
+        """Raises `ChangeError` for attributes that are not those of the index, or a set of too many values."""
+        updates = changes.updates
+        if changes.attributes.schema != self.attributes.schema:
+            raise ChangeError(f"the index {self.version}: the attributes of the changes are not those of the index")
+        stays = ~updates.removed & (marked >= 0)
+        given = {name: some & stays for name, some in updates.given.items()}
+        try:
+            changed = self.attributes.padded(size).put(marked, updates.attributes, given)
+            return changed.put(put, changes.attributes)
+        except ValueError as e:
+            raise ChangeError(str(e)) from None

@@ -101,9 +101,9 @@ def _write(directory: Path, tower: _Tower, corpus: ParquetCorpus, batch: int, ma
         for part in map_work(_embed_range, items):
             _append(part, whole, digest)
     shutil.rmtree(scratch)
-    add_content(digest, corpus.ids, corpus.bids, corpus.valid)
+    add_content(digest, corpus.ids, corpus.bids, corpus.valid, *corpus.attributes.parts())
     stamp = Stamp(bundle.fingerprint, digest.hexdigest(), now())
-    save_rest(directory, corpus.ids, corpus.bids, corpus.valid, stamp, shape, dtype)
+    save_rest(directory, corpus.ids, corpus.bids, corpus.valid, corpus.attributes, stamp, shape, dtype)
 
 
 def _append(part: str, whole: BinaryIO, digest: Any) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from serving.eligibility.ad_attributes import NO_ATTRIBUTES, AdAttributes
 from serving.index.ad_arrays import DTYPES, VectorDType, content_id, vector_dtype
-from serving.index.ad_columns import BID, ELIGIBLE, AdId, read_ad_ids, read_bids, read_flags
-from tt_jax.features.columns import EncodeError
+from serving.index.ad_columns import BID, ELIGIBLE, AdId, read_ad_ids, read_bids
+from tt_jax.features.columns import EncodeError, read_flags
 from tt_jax.io.strict_json import nearest
-from tt_jax.schema import DType, Schema
+from tt_jax.schema import AdAttribute, DType, Schema
 
 REMOVE = "remove"
 SAME = -1
@@ -61,31 +62,41 @@ class AdUpdates:
       bids: float32 `[M]`; NaN = as it was.
       valid: int8 `[M]`, whether the ad may be returned: 1 or 0; SAME = as it was.
       removed: bool `[M]`, whether the ad goes.
+      attributes: of the M ads, where they are `given`; none where the schema has none.
+      given: name of an attribute -> bool `[M]`, whether it changes.
     """
 
     ids: np.ndarray | list[str]
     bids: np.ndarray
     valid: np.ndarray
     removed: np.ndarray
+    attributes: AdAttributes = NO_ATTRIBUTES
+    given: dict[str, np.ndarray] = field(default_factory=dict)
 
     @staticmethod
-    def of(ids: np.ndarray | list[str]) -> AdUpdates:
+    def of(ids: np.ndarray | list[str], attributes: tuple[AdAttribute, ...] = ()) -> AdUpdates:
         """Of these ads, nothing changed yet."""
         m = len(ids)
-        return AdUpdates(ids, np.full(m, np.nan, np.float32), np.full(m, SAME, np.int8), np.zeros(m, bool))
+        given = {a.name: np.zeros(m, bool) for a in attributes}
+        numbers, flags, removed = np.full(m, np.nan, np.float32), np.full(m, SAME, np.int8), np.zeros(m, bool)
+        return AdUpdates(ids, numbers, flags, removed, AdAttributes.empty(attributes, m), given)
 
     @staticmethod
     def read(schema: Schema, columns: Mapping[str, Any]) -> AdUpdates:
-        """Of a table: the schema's `ad_id`, and one or more of `bid`, `eligible` and `remove`; null = as it was.
+        """Of a table: the schema's `ad_id`, and one or more of `bid`, `eligible`, `remove` and attributes; null = as it
+        was.
 
         Raises `EncodeError` naming column, row and value of what does not fit.
         """
-        allowed = {schema.ad_id, BID, ELIGIBLE, REMOVE}
+        allowed = {schema.ad_id, BID, ELIGIBLE, REMOVE, *(a.name for a in schema.attributes)}
         for name in sorted(set(columns) - allowed):
             raise EncodeError(name, None, f"unknown column of changes{nearest(name, allowed)}")
         if schema.ad_id not in columns or len(columns) == 1:
-            raise EncodeError(schema.ad_id, None, f"expected columns {schema.ad_id} and any of bid, eligible, remove")
-        updates = AdUpdates.of(read_ad_ids(schema.ad_id, columns[schema.ad_id], schema.ad_id_dtype))
+            others = ", ".join(sorted(allowed - {schema.ad_id}))
+            raise EncodeError(schema.ad_id, None, f"expected columns {schema.ad_id} and any of {others}")
+        ids = read_ad_ids(schema.ad_id, columns[schema.ad_id], schema.ad_id_dtype)
+        attributes, given = AdAttributes.read_updates(schema.attributes, columns, len(ids))
+        updates = replace(AdUpdates.of(ids), attributes=attributes, given=given)
         if BID in columns:
             updates.bids[:] = read_bids(columns[BID], null=np.nan)
         if ELIGIBLE in columns:
@@ -108,6 +119,7 @@ class ChangeSet:
       bids: float32 `[P]`.
       valid: bool `[P]`.
       updates: of M others.
+      attributes: of the P ads.
     """
 
     vectors: np.ndarray
@@ -115,6 +127,7 @@ class ChangeSet:
     bids: np.ndarray
     valid: np.ndarray
     updates: AdUpdates
+    attributes: AdAttributes = NO_ATTRIBUTES
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 3 or self.vectors.dtype not in DTYPES.values():
@@ -138,6 +151,11 @@ class ChangeSet:
         _check_bids("updates.bids", self.updates.bids[~np.isnan(self.updates.bids)])
         if not np.isin(self.updates.valid, (SAME, 0, 1)).all():
             raise ChangeError(f"updates.valid: expected 1, 0 or {SAME}")
+        for n, attributes in ((put, self.attributes), (marked, self.updates.attributes)):
+            if attributes.schema != self.attributes.schema or any(len(x) != n for x in attributes.columns.values()):
+                raise ChangeError(f"attributes: expected those of {n} ads")
+        for a in self.attributes.schema:
+            _check_array(f"updates.given of {a.name}", self.updates.given[a.name], marked, np.bool_)
         once({"ads": self.ids, "updates": self.updates.ids})
 
     @property
@@ -155,7 +173,9 @@ class ChangeSet:
         """SHA-256, hexadecimal, of dtypes, shapes and all arrays: equal sets of changes have equal ids."""
         updates, head = self.updates, f"{self.dtype} {self.vectors.shape} {self.id_dtype} {len(self.updates.ids)}"
         put = (self.vectors, self.ids, self.bids, self.valid)
-        return content_id(*put, updates.ids, updates.bids, updates.valid, updates.removed, head=head)
+        marked = (updates.ids, updates.bids, updates.valid, updates.removed)
+        attributes = (*self.attributes.parts(), *updates.attributes.parts(), *updates.given.values())
+        return content_id(*put, *marked, *attributes, head=head)
 
 
 def once(lists: Mapping[str, np.ndarray | Sequence[AdId]]) -> None:

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from serving.eligibility.ad_attributes import AdAttributes
 from serving.index.ad_arrays import VectorDType
 from serving.index.ad_columns import AdId
 from serving.index.ad_index import timestamp
@@ -29,7 +30,7 @@ from tt_jax.io.publish import Format, published_directory, read_published, write
 from tt_jax.io.verify import FileEntry
 from tt_jax.schema import DType
 
-FORMAT = Format("tt-jax compacted journal", (1, 2))  # 2: also int8
+FORMAT = Format("tt-jax compacted journal", (1, 2, 3))  # 2: also int8; 3: attributes
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,28 @@ def _changes(sets: Sequence[ChangeSet], touched: dict[AdId, list[Any]]) -> Chang
     valid = np.array([state[1] for state in put.values()], np.bool_)
     marked_valid = np.array([state[1] for state in marked.values()], np.int8)
     removed = np.array([state[2] for state in marked.values()], np.bool_)
-    return ChangeSet(vectors, ids, bids, valid, AdUpdates(marked_ids, marked_bids, marked_valid, removed))
+    attributes, given = _net_attributes(sets, {ad: i for i, ad in enumerate(touched)})
+    is_put = np.array([state[3] >= 0 for state in touched.values()], bool)
+    at_put, at_marked = np.flatnonzero(is_put), np.flatnonzero(~is_put)
+    of_marked = attributes.at(at_marked), {name: some[at_marked] for name, some in given.items()}
+    updates = AdUpdates(marked_ids, marked_bids, marked_valid, removed, *of_marked)
+    return ChangeSet(vectors, ids, bids, valid, updates, attributes.at(at_put))
+
+
+def _net_attributes(sets: Sequence[ChangeSet], place: dict[AdId, int]) -> tuple[AdAttributes, dict[str, np.ndarray]]:
+    """What all sets together make of the attributes of ads that have a place, and which are given, by name."""
+    schema = sets[0].attributes.schema
+    attributes = AdAttributes.empty(schema, len(place))
+    given = {a.name: np.zeros(len(place), bool) for a in schema}
+    if not schema:
+        return attributes, given
+    for changes in sets:
+        updates = changes.updates
+        put, marked = (np.array([place[ad] for ad in id_values(ids)], np.int64) for ids in (changes.ids, updates.ids))
+        attributes = attributes.put(put, changes.attributes).put(marked, updates.attributes, updates.given)
+        for name, some in given.items():
+            some[marked] = (some[marked] | updates.given[name]) & ~updates.removed
+    return attributes, given
 
 
 def _check(changes: ChangeSet, places: np.ndarray, chains: np.ndarray) -> None:

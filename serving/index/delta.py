@@ -4,6 +4,8 @@
     vectors.npy ids.npy bids.npy valid.npy    ads that are put, as in an index
     marked_ids.npy marked_bids.npy marked_valid.npy removed.npy   `AdUpdates`
 
+    put/ marked/                              of `AdAttributes`, and marked/given.npz, where the schema has some
+
 String ids are `.json`, as in an index. `Delta.save` publishes it, `Delta.load` checks every byte.
 """
 
@@ -17,6 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from serving.eligibility.ad_attributes import AdAttributes
 from serving.index.ad_arrays import VectorDType, load_ids, load_vectors, save_ids, save_vectors
 from serving.index.ad_columns import ad_columns, columns_of, read_ad_ids, read_ad_rows
 from serving.index.ad_index import AdIndexError, IndexManifest, embed_rows, now, timestamp
@@ -26,7 +29,7 @@ from tt_jax.io.publish import Format, describe_files, published_directory, read_
 from tt_jax.io.verify import FileEntry
 from tt_jax.schema import DType
 
-FORMAT = Format("tt-jax ad delta", (1, 2))  # 2: also int8
+FORMAT = Format("tt-jax ad delta", (1, 2, 3))  # 2: also int8; 3: attributes
 
 
 class DeltaError(ValueError):
@@ -158,6 +161,7 @@ class Delta:
             )
 
 
+_GIVEN = Path("marked", "given.npz")
 _ARRAYS = ("bids", "valid", "marked_bids", "marked_valid", "removed")
 
 
@@ -183,13 +187,25 @@ def save_changes(directory: Path, changes: ChangeSet) -> None:
     arrays = changes.bids, changes.valid, updates.bids, updates.valid, updates.removed
     for name, array in zip(_ARRAYS, arrays, strict=True):
         np.save(directory / f"{name}.npy", array, allow_pickle=False)
+    if changes.attributes.schema:
+        for name, attributes in (("put", changes.attributes), ("marked", updates.attributes)):
+            (directory / name).mkdir()
+            attributes.save(directory / name)
+        np.savez(directory / _GIVEN, allow_pickle=False, **updates.given)
 
 
 def load_changes(directory: Path, dtype: VectorDType, id_dtype: DType) -> ChangeSet:
     """What `save_changes` wrote. Raises `ChangeError` if its parts do not fit together, else whatever NumPy does."""
-    bids, valid, *updates = (np.load(directory / f"{name}.npy", allow_pickle=False) for name in _ARRAYS)
+    arrays = (np.load(directory / f"{name}.npy", allow_pickle=False) for name in _ARRAYS)
+    bids, valid, marked_bids, marked_valid, removed = arrays
     ids, marked = (load_ids(directory, name, id_dtype) for name in ("ids", "marked_ids"))
-    return ChangeSet(load_vectors(directory, dtype), ids, bids, valid, AdUpdates(marked, *updates))
+    put_attributes, marked_attributes = (AdAttributes.load(directory / name) for name in ("put", "marked"))
+    given: dict[str, np.ndarray] = {}
+    if put_attributes.schema:
+        with (directory / _GIVEN).open("rb") as f, np.load(f, allow_pickle=False) as arrays:
+            given = {name: arrays[name] for name in arrays.files}
+    of_marked = AdUpdates(marked, marked_bids, marked_valid, removed, marked_attributes, given)
+    return ChangeSet(load_vectors(directory, dtype), ids, bids, valid, of_marked, put_attributes)
 
 
 @dataclass(frozen=True)
@@ -230,6 +246,7 @@ def make_delta(bundle: Bundle, base: Base, ads: Any = None, changes: Any = None)
     columns = {name: [] for name in ad_columns(schema)} if ads is None else columns_of(ads)
     rows = read_ad_rows(schema, columns)
     vectors = embed_rows(bundle, rows.features, n, base.dtype)
-    nothing = AdUpdates.of(read_ad_ids(schema.ad_id, [], schema.ad_id_dtype))
+    nothing = AdUpdates.of(read_ad_ids(schema.ad_id, [], schema.ad_id_dtype), schema.attributes)
     updates = nothing if changes is None else AdUpdates.read(schema, columns_of(changes))
-    return Delta(ChangeSet(vectors, rows.ids, rows.bids, rows.valid, updates), bundle.fingerprint, base.version, now())
+    made = ChangeSet(vectors, rows.ids, rows.bids, rows.valid, updates, rows.attributes)
+    return Delta(made, bundle.fingerprint, base.version, now())

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
+from serving.eligibility.ad_attributes import AdAttributes
 from serving.index.ad_columns import (
     BID,
     ELIGIBLE,
     read_ad_ids,
     read_bids,
-    read_flags,
     require_ad_columns,
     require_different,
 )
-from tt_jax.features.columns import EncodeError
+from tt_jax.features.columns import EncodeError, read_flags
 from tt_jax.schema import Schema
 
 _RANGE_BATCHES = 16  # at least, so that small row groups do not make many small parts
@@ -39,6 +39,7 @@ class ParquetCorpus:
       ids: int64 `[n]`, or n strings; distinct.
       bids: float32 `[n]`, finite, >= 0.
       valid: bool `[n]`.
+      attributes: of the n ads.
       groups: numbers of rows of its row groups.
     """
 
@@ -46,6 +47,7 @@ class ParquetCorpus:
     ids: np.ndarray | list[str]
     bids: np.ndarray
     valid: np.ndarray
+    attributes: AdAttributes
     groups: tuple[int, ...]
 
     @staticmethod
@@ -62,7 +64,10 @@ class ParquetCorpus:
             # One after the other, so that what reading takes beside its result is there for one only.
             column = lambda name: file.read([name]).column(name)  # noqa: E731
             ids = read_ad_ids(schema.ad_id, column(schema.ad_id), schema.ad_id_dtype)
-            return ParquetCorpus(path, ids, read_bids(column(BID)), read_flags(ELIGIBLE, column(ELIGIBLE)), groups)
+            bids, valid = read_bids(column(BID)), read_flags(ELIGIBLE, column(ELIGIBLE))
+            columns = {a.name: column(a.name) for a in schema.attributes if a.name in names}
+            attributes = AdAttributes.read(schema.attributes, columns, len(ids))
+            return ParquetCorpus(path, ids, bids, valid, attributes, groups)
 
     def ranges(self, batch: int) -> list[tuple[int, int]]:
         """First row of each range and first row after it: of about a row group, in whole batches but for the last.

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from serving.eligibility.device_attributes import DeviceAttributes
 from serving.index.quantized import numbers_and_scales
 
 BLOCK = 64  # scores per block maximum; for k = 1000 of 10^6 on a CPU, 32 is as fast and 128 a tenth slower
@@ -32,6 +33,7 @@ class DeviceCorpus:
         product with a few queries is 1.4x as fast in this layout as in rows (B = 8, CPU). None of int8.
       bids_N: float32.
       valid_N: bool; False for padding and ads that are not eligible.
+      attributes: of the ads; None where the schema has none.
       starts: int32, the first position of each part. Numbers that the compiler does not know: the parts then have the
         same code, which it makes once, and not 16 times for 10^6 ads.
     """
@@ -41,10 +43,19 @@ class DeviceCorpus:
     bids_N: Array
     valid_N: Array
     starts: tuple[Array, ...]
+    attributes: DeviceAttributes | None = None
 
     @staticmethod
-    def pack(rows_NTD: Array, bids_N: Array, valid_N: Array, scanned: tuple[int, ...], places: int = 0) -> DeviceCorpus:
-        """Pads the ads to at least that many places, a whole number of blocks.
+    def pack(
+        rows_NTD: Array,
+        bids_N: Array,
+        valid_N: Array,
+        attributes: DeviceAttributes | None = None,
+        *,
+        scanned: tuple[int, ...],
+        places: int = 0,
+    ) -> DeviceCorpus:
+        """Pads the ads to at least that many places, a whole number of blocks, which `attributes` must have.
 
         Copies the tasks `scanned` (those the utility uses) to columns.
         """
@@ -58,6 +69,7 @@ class DeviceCorpus:
             bids_N=jnp.pad(jnp.asarray(bids_N, jnp.float32), (0, spare)),
             valid_N=jnp.pad(jnp.asarray(valid_N, bool), (0, spare)),
             starts=tuple(jnp.int32(start) for start in range(0, rows_NTD.shape[0], PART)),
+            attributes=attributes,
         )
 
     def part_size(self, part: int) -> int:
@@ -86,8 +98,17 @@ class DeviceCorpus:
         numbers, scales_BCT = numbers_and_scales(rows_BCF.reshape(*positions_BC.shape, tasks, width))
         return numbers.reshape(*positions_BC.shape, -1), scales_BCT
 
-    def updated(self, put_P: Array, vectors_PTD: Array, marked_M: Array, bids_M: Array, valid_M: Array) -> DeviceCorpus:
-        """With other vectors at positions `put_P`, other bids and eligibility at `marked_M`. Donate `self` to the jit.
+    def updated(
+        self,
+        put_P: Array,
+        vectors_PTD: Array,
+        marked_M: Array,
+        bids_M: Array,
+        valid_M: Array,
+        attributes: DeviceAttributes | None = None,
+    ) -> DeviceCorpus:
+        """With other vectors at positions `put_P`, other bids and eligibility at `marked_M`, these attributes. Donate
+        `self` to the jit.
 
         Positions are int32; N and more is padding, which changes nothing.
         """
@@ -104,6 +125,7 @@ class DeviceCorpus:
             bids_N=self.bids_N.at[marked_M].set(bids_M, mode="drop"),
             valid_N=self.valid_N.at[marked_M].set(valid_M, mode="drop"),
             starts=self.starts,
+            attributes=attributes,
         )
 
 

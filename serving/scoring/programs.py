@@ -19,11 +19,33 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from serving.eligibility.device_attributes import WORD
 from serving.index.ad_index import AdIndex
 from serving.index.ad_table import CorpusUpdate
-from serving.scoring.jitted import CHANGES, QUERIES, Shape, State, at_least, lower, pad, pad_lists, update_shape
-from serving.scoring.results import Running
-from serving.scoring.sharding import WHOLE, ads_mesh, in_a_row, on_mesh, packer, places_on, scratch_spec, shaped, spread
+from serving.scoring.jitted import (
+    QUERIES,
+    Shape,
+    State,
+    at_least,
+    attribute_change,
+    change_shapes,
+    lower,
+    pad_lists,
+    update_shape,
+)
+from serving.scoring.results import Encoded, Running
+from serving.scoring.sharding import (
+    WHOLE,
+    ads_mesh,
+    in_a_row,
+    on_mesh,
+    packed_attributes,
+    packer,
+    places_on,
+    scratch_spec,
+    shaped,
+    spread,
+)
 from serving.scoring.top_k import TopK
 from tt_jax.bundle.reader import Bundle
 from tt_jax.models.two_tower import TwoTower
@@ -51,7 +73,7 @@ class Programs:
     ) -> None:
         """`places`: for ads, at least. `like`: its compiled programs and its buffers are shared where they fit.
         `mesh`: of the devices that the ads are split over; None = that of `like`, or the first device."""
-        utility = Utility.parse(bundle.manifest.utility, bundle.schema.heads)
+        utility = Utility.parse(bundle.manifest.utility, bundle.schema.heads, bundle.schema.utility_names)
         self._model, self._utility, self._max_k = bundle.model, utility, max_k
         self._candidates = _sizes(CANDIDATES, max_candidates)
         places = max(places, len(index.vectors))
@@ -62,7 +84,8 @@ class Programs:
             mesh = like._mesh if like else ads_mesh()
         self._mesh = in_a_row(mesh)
         places = places_on(self._mesh, places)
-        parts = [spread(x, self._mesh, places) for x in (index.vectors, index.bids, index.valid)]
+        parts: list[Any] = [spread(x, self._mesh, places) for x in (index.vectors, index.bids, index.valid)]
+        parts.append(packed_attributes(index.attributes, self._mesh, places))
         corpus = packer(self._mesh, used, places, parts, donate=True)(*parts)
         curves = bundle.calibration.curves(bundle.schema) if bundle.calibration else None
         params, tables, curves = jax.device_put((bundle.params, bundle.tables, curves), on_mesh(self._mesh, WHOLE))
@@ -128,7 +151,7 @@ class Programs:
 
         `changes`: also those that changes of a few ads need.
         """
-        self._compile((*self.shapes, *(CHANGES if changes else ())))
+        self._compile((*self.shapes, *(change_shapes(self._model.schema) if changes else ())))
         for b, lock in self._scratch_locks.items():
             with lock:
                 if b not in self._scratch:
@@ -141,30 +164,31 @@ class Programs:
             compiled = [(shape, pool.submit(self._lower(shape).compile)) for shape in missing]
             self._compiled.update({shape: program.result() for shape, program in compiled})
 
-    def best(self, ids: np.ndarray, floats: np.ndarray, k: int) -> Running:
+    def best(self, encoded: Encoded, k: int) -> Running:
         """The best of all ads, at least min(k, N) of them, for at most `QUERIES[-1]` queries."""
-        shape = Shape("all", at_least(QUERIES, len(ids)), self._results[-1])
+        shape = Shape("all", at_least(QUERIES, len(encoded)), self._results[-1])
         which = np.int32(self._results.index(at_least(self._results, k)))
-        return Running(self._run_on_scratch(shape, *pad(ids, floats, shape.queries), which), len(ids))
+        return Running(self._run_on_scratch(shape, *encoded.padded(shape.queries), which), len(encoded))
 
-    def best_candidates(self, ids: np.ndarray, floats: np.ndarray, positions: list[np.ndarray]) -> Running:
+    def best_candidates(self, encoded: Encoded, positions: list[np.ndarray]) -> Running:
         """The best min(max_k, C) of a list of positions for each query; at most `queries_at_once(C)` queries."""
         size = at_least(self._candidates, max(map(len, positions)))
-        queries, which = at_least(self._batches(size), len(ids)), np.int32(self._candidates.index(size))
+        queries, which = at_least(self._batches(size), len(encoded)), np.int32(self._candidates.index(size))
         shape = Shape("candidates", queries, self._longest(queries))
         lists = pad_lists(positions, shape)
-        return Running(self._launch(shape, *pad(ids, floats, queries), which, lists), len(ids))
+        return Running(self._launch(shape, *encoded.padded(queries), which, lists), len(encoded))
 
-    def scores(self, ids: np.ndarray, floats: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def scores(self, encoded: Encoded, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Utility `[C]` and probabilities `[T, C]` of the ads at these positions, for one query."""
         shape = Shape("score", 1, at_least(self._candidates, len(positions)))
-        scores = self._launch(shape, ids, floats, pad_lists([positions], shape))
+        scores = self._launch(shape, *encoded.padded(1), pad_lists([positions], shape))
         utility, probabilities = jax.device_get(scores)
         return utility[0, : len(positions)], probabilities[:, 0, : len(positions)]
 
-    def utilities(self, ids: np.ndarray, floats: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def utilities(self, encoded: Encoded, positions: np.ndarray) -> np.ndarray:
         """Utilities `[B, C]` of as many ads for each query, `positions` int32 `[B, C]`; compiled for that shape."""
-        return np.asarray(self._launch(Shape("score", *positions.shape), ids, floats, positions)[0])
+        shape = Shape("score", *positions.shape)
+        return np.asarray(self._launch(shape, *encoded.padded(shape.queries), positions)[0])
 
     def gates(self, ids: np.ndarray, floats: np.ndarray) -> np.ndarray | None:
         """Gates `[T, E]` of the query tower for one query; None for kinds without. Compiled when first wanted."""
@@ -175,13 +199,13 @@ class Programs:
         """Vectors `[n, T, D]` of n encoded ads; compiled for that n. Take one of `EMBEDDED`."""
         return self._get(Shape("embed", len(ids), 0))(self._state.params, self._state.tables, ids, floats)
 
-    def prepare_update(self, put: int, marked: int) -> None:
-        """Compiles what `updated` needs for as many positions."""
-        self._get(update_shape(put, marked))
+    def prepare_update(self, update: CorpusUpdate) -> None:
+        """Compiles what `updated` needs for it."""
+        self._get(shape_of(update))
 
     def updated(self, update: CorpusUpdate) -> Programs:
         """These programs with changed ads. Consumes this object's ads: only the other one can be used from then on."""
-        shape = update_shape(len(update.put), len(update.marked))
+        shape = shape_of(update)
         spare, more = (0, shape.queries - len(update.put)), (0, shape.size - len(update.marked))
         program = self._get(shape)
         other = copy.copy(self)
@@ -192,6 +216,7 @@ class Programs:
             np.pad(update.marked, more, constant_values=self._ads),
             np.pad(update.bids, more),
             np.pad(update.valid, more),
+            attribute_change(update.attributes, update.marked, shape, self._ads),
         )
         other._state = self._state._replace(corpus=corpus)
         return other
@@ -219,7 +244,7 @@ class Programs:
         with self._growing:  # if it is being compiled, that is awaited
             other = copy.copy(self._larger.get(places) or self._of_size(places))
         corpus = self._state.corpus
-        packed = other._pack(corpus.rows_NTD, corpus.bids_N, corpus.valid_N)
+        packed = other._pack(corpus.rows_NTD, corpus.bids_N, corpus.valid_N, corpus.attributes)
         other._state = self._state._replace(corpus=packed)
         return other
 
@@ -228,7 +253,7 @@ class Programs:
         other = copy.copy(self)
         state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self._state)
         corpus = state.corpus
-        parts = (corpus.rows_NTD, corpus.bids_N, corpus.valid_N)
+        parts = (corpus.rows_NTD, corpus.bids_N, corpus.valid_N, corpus.attributes)
         pack = packer(self._mesh, tuple(corpus.columns), places_on(self._mesh, places), parts)
         other._pack = pack.lower(*parts).compile()
         other._state = state._replace(corpus=shaped(jax.eval_shape(pack, *parts), self._mesh))
@@ -286,6 +311,12 @@ class Programs:
         corpus = self._state.corpus
         shape, sharding = corpus.scratch_shape(queries), on_mesh(self._mesh, scratch_spec(corpus, queries))
         return jax.device_put(np.zeros(shape, np.float32), sharding)
+
+
+def shape_of(update: CorpusUpdate) -> Shape:
+    """Of the program that makes an update."""
+    words = len(np.unique(update.marked // WORD)) if update.bits else 0
+    return update_shape(len(update.put), len(update.marked), words)
 
 
 def _sizes(usual: tuple[int, ...], largest: int) -> tuple[int, ...]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
 
+from serving.eligibility.conditions import ConditionArrays, Conditions
 from serving.index.ad_columns import AdId
 from serving.scoring.top_k import TopK
+from tt_jax.schema import PAD_ID
 
 
 @dataclass(slots=True)
@@ -30,10 +32,14 @@ class ScoredAd:
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """Encoded requests, `len` of them: `ids` int32 `[n, S]`, `floats` float32 `[n, F]`. Concatenate them to batch."""
+    """Encoded requests, `len` of them: `ids` int32 `[n, S]`, `floats` float32 `[n, F]`. Concatenate them to batch.
+
+    `conditions`: of the ads of one version of an index, on which alone they may be ranked.
+    """
 
     ids: np.ndarray
     floats: np.ndarray
+    conditions: Conditions
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -41,7 +47,21 @@ class Encoded:
     @staticmethod
     def concatenate(parts: Sequence[Encoded]) -> Encoded:
         """All requests of several."""
-        return Encoded(np.concatenate([p.ids for p in parts]), np.concatenate([p.floats for p in parts]))
+        ids, floats = np.concatenate([p.ids for p in parts]), np.concatenate([p.floats for p in parts])
+        return Encoded(ids, floats, Conditions.concatenate([p.conditions for p in parts]))
+
+    def at(self, rows: list[int]) -> Encoded:
+        """Some of the requests."""
+        return Encoded(self.ids[rows], self.floats[rows], self.conditions.at(rows))
+
+    def without_exclusions(self) -> Encoded:
+        """The same; the ads that they exclude are excluded otherwise."""
+        nothing = [np.zeros(0, np.int64)] * len(self)
+        return replace(self, conditions=replace(self.conditions, excluded=nothing))
+
+    def padded(self, queries: int) -> tuple[np.ndarray, np.ndarray, ConditionArrays]:
+        """What a program of that many queries takes."""
+        return *_pad(self.ids, self.floats, queries), self.conditions.padded(queries)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,3 +114,11 @@ class Running:
         top: Any = jax.tree.map(np.asarray, self._top_k)
         n = self._queries
         return TopK(top.positions_Bk[:n], top.utility_Bk[:n], top.probabilities_TBk[:, :n])
+
+
+def _pad(ids: np.ndarray, floats: np.ndarray, queries: int) -> tuple[np.ndarray, np.ndarray]:
+    """`ids` int32 `[n, S]` and `floats` float32 `[n, F]` with empty rows up to that many queries."""
+    if len(ids) == queries:
+        return ids, floats
+    spare = ((0, queries - len(ids)), (0, 0))
+    return np.pad(ids, spare, constant_values=PAD_ID), np.pad(floats, spare)

@@ -18,10 +18,14 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from serving.eligibility.ad_attributes import AdAttributes
+from serving.eligibility.conditions import ConditionArrays
+from serving.eligibility.device_attributes import WORD, AttributeChange, DeviceAttributes
 from serving.scoring import scan as local
 from serving.scoring.device_corpus import BLOCK, DeviceCorpus
 from serving.scoring.top_k import TopK, one_of
 from tt_jax.calibration.maps import Curves
+from tt_jax.schema import AdAttribute
 from tt_jax.utility import Utility
 
 ADS = "ads"  # the axis of the mesh
@@ -48,7 +52,13 @@ def corpus_specs(corpus: DeviceCorpus) -> DeviceCorpus:
     """How its arrays are split: along their leading axis, the ads, but for those named here."""
     specs = jax.tree.map(lambda _: LEADING, corpus)
     columns = jax.tree.map(lambda _: LAST, corpus.columns)
-    return replace(specs, columns=columns, starts=(WHOLE,) * len(corpus.starts))
+    attributes = corpus.attributes and attribute_specs(corpus.attributes)
+    return replace(specs, columns=columns, starts=(WHOLE,) * len(corpus.starts), attributes=attributes)
+
+
+def attribute_specs(attributes: DeviceAttributes) -> DeviceAttributes:
+    """How the attributes of ads are split."""
+    return replace(jax.tree.map(lambda _: LEADING, attributes), bits_VW=LAST)
 
 
 def scratch_spec(corpus: DeviceCorpus, queries: int) -> PartitionSpec:
@@ -89,21 +99,49 @@ def spread(array: np.ndarray, mesh: Mesh, places: int) -> Array:
     return jax.make_array_from_callback((places, *array.shape[1:]), NamedSharding(mesh, LEADING), part)
 
 
+def packed_attributes(attributes: AdAttributes, mesh: Mesh, places: int) -> DeviceAttributes | None:
+    """The attributes of ads on the devices, with that many places; None of a schema without."""
+    if not attributes.schema:
+        return None
+    columns = {name: spread(column, mesh, places) for name, column in attributes.columns.items()}
+    pack = partial(DeviceAttributes.pack, attributes.schema)
+    specs = attribute_specs(jax.eval_shape(pack, columns))
+    return jax.jit(split(pack, mesh, LEADING, specs), out_shardings=on_mesh(mesh, specs))(columns)
+
+
 def packer(mesh: Mesh, scanned: tuple[int, ...], places: int, parts: Sequence[Any], donate: bool = False) -> Any:
     """`DeviceCorpus.pack` of arrays like these `parts`, on the devices, with that many `places_on` them; jitted.
 
     With other numbers of places than now, ads move between devices.
     """
     pack = partial(DeviceCorpus.pack, scanned=scanned)
-    local_parts = [jax.ShapeDtypeStruct((places // mesh.size, *x.shape[1:]), x.dtype) for x in parts]
+    part_specs = [x and attribute_specs(x) if i == 3 else LEADING for i, x in enumerate(parts)]
+
+    def padded(parts: Sequence[Any]) -> list[Any]:
+        more = places - len(parts[0])
+        *arrays, attributes = (jax.tree.map(lambda x: _longer(x, 0, more), part) for part in parts)
+        if attributes:
+            bits_VW = _longer(parts[3].bits_VW, 1, more // WORD)
+            attributes = replace(attributes, bits_VW=bits_VW)
+        return [*arrays, attributes]
+
+    def packed(*parts: Any) -> DeviceCorpus:
+        return split(pack, mesh, tuple(part_specs), specs)(*padded(parts))
+
+    whole = jax.eval_shape(lambda *parts: padded(parts), *parts)
+    local_parts = jax.tree.map(partial(_local, mesh), whole, part_specs)
     specs = corpus_specs(jax.eval_shape(pack, *local_parts))
-
-    def packed(*parts: Array) -> DeviceCorpus:
-        padded = [jnp.pad(x, ((0, places - len(x)), *((0, 0),) * (x.ndim - 1))) for x in parts]
-        return split(pack, mesh, LEADING, specs)(*padded)
-
     donated = tuple(range(len(parts))) if donate else ()
     return jax.jit(packed, donate_argnums=donated, out_shardings=on_mesh(mesh, specs))
+
+
+def _longer(x: Array, axis: int, more: int) -> Array:
+    return jnp.pad(x, [(0, more) if i == axis else (0, 0) for i in range(x.ndim)])
+
+
+def _local(mesh: Mesh, x: Any, spec: PartitionSpec) -> Any:
+    """The shape of a device's part."""
+    return jax.ShapeDtypeStruct(NamedSharding(mesh, spec).shard_shape(x.shape), x.dtype)
 
 
 def score_and_top_k(
@@ -113,6 +151,7 @@ def score_and_top_k(
     utility: Utility,
     ks: tuple[int, ...],
     scratch: Array,
+    conditions: ConditionArrays,
     curves: Curves | None,
     which: Array,
 ) -> tuple[TopK, Array]:
@@ -120,8 +159,9 @@ def score_and_top_k(
 
     The devices stand in order of their positions, so that equal utilities do too.
     """
-    top, scratch = local.score_and_top_k(queries_TBD, corpus, biases_T, utility, ks, scratch, curves, which)
     devices, n = lax.axis_size(ADS), corpus.valid_N.shape[0]
+    conditions = own_conditions(conditions, corpus)
+    top, scratch = local.score_and_top_k(queries_TBD, corpus, biases_T, utility, ks, scratch, conditions, curves, which)
     if devices == 1:
         return top, scratch
     top = replace(top, positions_Bk=top.positions_Bk + lax.axis_index(ADS) * n)
@@ -144,13 +184,15 @@ def score_candidates(
     utility: Utility,
     k: int,
     candidates_BC: Array,
+    conditions: ConditionArrays,
     curves: Curves | None,
 ) -> TopK:
     """As the function of `serving.scoring.scan`, inside `split`, of the ads of all devices."""
     if lax.axis_size(ADS) == 1:
-        return local.score_candidates(queries_TBD, corpus, biases_T, utility, k, candidates_BC, curves)
+        return local.score_candidates(queries_TBD, corpus, biases_T, utility, k, candidates_BC, conditions, curves)
     own_BC = own(candidates_BC, corpus)
-    utility_BC, probabilities_TBC = local.score_listed(queries_TBD, corpus, biases_T, utility, own_BC, curves)
+    scores = local.score_listed(queries_TBD, corpus, biases_T, utility, own_BC, conditions, curves)
+    utility_BC, probabilities_TBC = scores
     probabilities_TBC = jnp.where(own_BC < corpus.valid_N.shape[0], probabilities_TBC, 0)
     top = local.best_listed(lax.pmax(utility_BC, ADS), probabilities_TBC, candidates_BC, k)
     return replace(top, probabilities_TBk=lax.psum(top.probabilities_TBk, ADS))
@@ -162,19 +204,39 @@ def score_positions(
     biases_T: Array,
     utility: Utility,
     positions_BC: Array,
+    conditions: ConditionArrays,
     curves: Curves | None,
 ) -> tuple[Array, Array]:
     """As the function of `serving.scoring.scan`, inside `split`, of the ads of all devices."""
     if lax.axis_size(ADS) == 1:
-        return local.score_positions(queries_TBD, corpus, biases_T, utility, positions_BC, curves)
+        return local.score_positions(queries_TBD, corpus, biases_T, utility, positions_BC, conditions, curves)
     own_BC = own(positions_BC, corpus)
-    scores = local.score_positions(queries_TBD, corpus, biases_T, utility, own_BC, curves)
+    scores = local.score_positions(queries_TBD, corpus, biases_T, utility, own_BC, conditions, curves)
     return lax.psum(tuple(jnp.where(own_BC < corpus.valid_N.shape[0], x, 0) for x in scores), ADS)
 
 
-def updated(corpus: DeviceCorpus, put_P: Array, vectors_PTD: Array, marked_M: Array, *changes_M: Array) -> DeviceCorpus:
-    """`DeviceCorpus.updated` inside `split`, with positions over all devices."""
-    return corpus.updated(own(put_P, corpus), vectors_PTD, own(marked_M, corpus), *changes_M)
+def updated(
+    schema: tuple[AdAttribute, ...],
+    corpus: DeviceCorpus,
+    put_P: Array,
+    vectors_PTD: Array,
+    marked_M: Array,
+    bids_M: Array,
+    valid_M: Array,
+    changed: AttributeChange | None,
+) -> DeviceCorpus:
+    """`DeviceCorpus.updated` inside `split`, with positions and words over all devices."""
+    marked_M, attributes = own(marked_M, corpus), corpus.attributes
+    if attributes and changed:
+        words_U = own(changed.words_U * WORD, corpus) // WORD
+        attributes = attributes.updated(schema, marked_M, changed.columns_M, words_U, changed.columns_32U)
+    return corpus.updated(own(put_P, corpus), vectors_PTD, marked_M, bids_M, valid_M, attributes)
+
+
+def own_conditions(conditions: ConditionArrays, corpus: DeviceCorpus) -> ConditionArrays:
+    """Conditions with positions over all devices as this device's."""
+    of_query, places = conditions.excluded[:, 0], own(conditions.excluded[:, 1], corpus)
+    return conditions._replace(excluded=jnp.stack([of_query, places], axis=1))
 
 
 def own(positions: Array, corpus: DeviceCorpus) -> Array:

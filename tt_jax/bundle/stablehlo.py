@@ -5,7 +5,8 @@ T are the tasks with a head, b queries or ads, n ads:
     query_tower, ad_tower   (params, tables, ids int32 [b, S], floats f32 [b, F]) -> f32 [b, T, D]
     scenarios               (query ids int32 [b, S]) -> int32 [b], of `tt_jax.models.scenario.query_scenarios`
     scorer                  (queries f32 [b, T, D], ads f32 [n, T, D], bias f32 [T], bids f32 [n], valid bool [n],
-                             scenarios int32 [b])
+                             scenarios int32 [b], others f32 [b, n, U], if the utility uses U > 0 numbers of ads and
+                             values of requests: in the order of the schema, numbers first)
                             -> positions int32 [b, 100], utility f32 [b, 100] (-inf past the valid ads),
                                probabilities f32 [b, 100, T]; n >= 100: pad with ads that are not valid
 """
@@ -67,14 +68,15 @@ def _scorer(model: TwoTower, utility: Utility, calibration: Calibration | None) 
     pooled = len(model.schema.scenarios)
 
     def score(
-        queries: Array, ads: Array, bias: Array, bids: Array, valid: Array, scenarios: Array
+        queries: Array, ads: Array, bias: Array, bids: Array, valid: Array, scenarios: Array, *others: Array
     ) -> tuple[Array, Array, Array]:
         known = (scenarios >= 0) & (scenarios < pooled)
         of_query = curves.at(jnp.where(known, scenarios, pooled)).per_ad()
         logits = jnp.einsum("btd,ntd->bnt", queries, ads, precision="highest") + bias
         probabilities = jax.nn.sigmoid(of_query.apply(logits))
         named = {task: probabilities[:, :, t] for t, task in enumerate(utility.tasks)}
-        value = jnp.broadcast_to(utility(named, bids), probabilities.shape[:2])
+        given = {name: others[0][:, :, i] for i, name in enumerate(utility.other_names)}
+        value = jnp.broadcast_to(utility(named, bids, given), probabilities.shape[:2])
         ranked = jnp.where(valid & ~jnp.isnan(value), value, -jnp.inf)
         top, positions = jax.lax.top_k(ranked, SCORER_K)
         return positions, top, jnp.take_along_axis(probabilities, positions[:, :, None], axis=1)
@@ -82,4 +84,6 @@ def _scorer(model: TwoTower, utility: Utility, calibration: Calibration | None) 
     shapes = ((b, tasks, width), (n, tasks, width), (tasks,), (n,))
     floats = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
     valid, scenarios = jax.ShapeDtypeStruct((n,), jnp.bool_), jax.ShapeDtypeStruct((b,), jnp.int32)
-    return Exportable(score, (*floats, valid, scenarios))
+    count = len(utility.other_names)
+    others = (jax.ShapeDtypeStruct((b, n, count), jnp.float32),) if count else ()
+    return Exportable(score, (*floats, valid, scenarios, *others))

@@ -76,7 +76,7 @@ def write_bundle(
     arrays = {"params": _on_host(params), "tables": _on_host(tables)}
     model = TwoTower(schema, config.model, "f32")
     check_arrays(model, arrays["params"], arrays["tables"])
-    utility = Utility.parse(config.utility or schema.heads[0], schema.heads)
+    utility = Utility.parse(config.utility or schema.heads[0], schema.heads, schema.utility_names)
     mark = fingerprint(schema, config, arrays["params"], arrays["tables"], calibration)
     golden = _golden(model, arrays["params"], arrays["tables"], golden_rows, calibration)
     with published_directory(out) as directory:

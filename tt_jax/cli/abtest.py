@@ -119,7 +119,7 @@ def ranker(bundle: Any, corpus: Any, scenario: str) -> Any:
     import pyarrow as pa
 
     from serving.index.ad_index import index_table
-    from serving.scorer import Encoded, Scorer
+    from serving.scorer import Scorer
     from tt_jax.evaluation.adworld.replay import CHUNK
     from tt_jax.features.encoder import Encoder
 
@@ -133,8 +133,8 @@ def ranker(bundle: Any, corpus: Any, scenario: str) -> Any:
         columns = dict(zip(queries.column_names, queries.columns, strict=True))
         found = encoder.encode(columns, ("query",), outcomes=False).arrays
         spare = ((0, CHUNK - len(ad)), (0, 0))  # so that one program serves all
-        encoded = Encoded(np.pad(found["query_ids"], spare), np.pad(found["query_floats"], spare))
-        return scorer.utilities(encoded, np.pad(position[ad], spare))[: len(ad)]
+        arrays = (found["query_ids"], found["query_floats"], position[ad])
+        return scorer.utilities(*(np.pad(array, spare) for array in arrays))[: len(ad)]
 
     return rank
 

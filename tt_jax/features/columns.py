@@ -271,6 +271,20 @@ def _arrow_lists(name: str, array: Any) -> Lists:
     return Lists(lengths, valid, values)
 
 
+def read_flags(name: str, column: Any, null: int | None = None) -> np.ndarray:
+    """Booleans `[n]`; with `null`, int8 `[n]` that is `null` where there is none. Raises `EncodeError` for all else."""
+    if is_arrow(column):
+        if str(column.type) != "bool":
+            raise EncodeError(name, None, f"expected booleans, got {column.type}")
+    elif wrong := [i for i, v in enumerate(column) if v is not None and type(v) is not bool]:
+        raise EncodeError(name, wrong[0], f"expected true or false, got {column[wrong[0]]!r}")
+    absent = nulls(column)
+    if null is None and absent.any():
+        raise EncodeError(name, int(np.argmax(absent)), "expected true or false, got null")
+    flags = np.asarray(column.fill_null(False)) if is_arrow(column) else np.array([v is True for v in column], bool)
+    return flags if null is None else np.where(absent, null, flags).astype(np.int8)
+
+
 def looks_int(column: Any) -> bool:
     """Whether a key or scenario column, whose type the schema leaves open, holds integers rather than strings."""
     if is_arrow(column):

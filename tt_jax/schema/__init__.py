@@ -20,6 +20,24 @@ from tt_jax.schema.feature import (
 from tt_jax.schema.schema import Layout, Schema, array_specs
 
 __all__ = [
-    "ID_KINDS", "MAX_SET", "MAX_TABLE_ROWS", "MISSING_ID", "PAD_ID", "RequestValue", "TOWERS", "UNKNOWN_ID", "WAYS", "AdAttribute", "DType", "Feature", "Kind",
-    "Layout", "Schema", "SchemaError", "Task", "Tower", "Transform", "array_specs",
+    "ID_KINDS",
+    "MAX_SET",
+    "MAX_TABLE_ROWS",
+    "MISSING_ID",
+    "PAD_ID",
+    "TOWERS",
+    "UNKNOWN_ID",
+    "WAYS",
+    "AdAttribute",
+    "DType",
+    "Feature",
+    "Kind",
+    "Layout",
+    "RequestValue",
+    "Schema",
+    "SchemaError",
+    "Task",
+    "Tower",
+    "Transform",
+    "array_specs",
 ]  # fmt: skip

@@ -84,6 +84,11 @@ class Schema:
         return tuple(t.name for t in self.tasks)
 
     @cached_property
+    def utility_names(self) -> tuple[str, ...]:
+        """What the utility may use beside tasks and the bid: numbers of ads, then values of requests."""
+        return (*(a.name for a in self.attributes if a.kind == "number"), *(v.name for v in self.request_values))
+
+    @cached_property
     def heads(self) -> tuple[str, ...]:
         """Names of the tasks with a head of their own: the outputs H of a model, an index and a service, in order."""
         return tuple(t.name for t in self.tasks if not t.head)

@@ -213,7 +213,7 @@ def check_config(config: Config, schema: Schema) -> None:
                 raise ConfigError(f"config.{key}: unknown {what} {name!r}{nearest(name, valid)}")
     if not any(task_weights.get(t.name, t.weight) for t in schema.tasks):
         raise ConfigError("config.train.task_weights: expected a weight > 0 for a task, all are 0")
-    Utility.parse(config.utility or schema.heads[0], schema.heads)
+    Utility.parse(config.utility or schema.heads[0], schema.heads, schema.utility_names)
     if not config.train.early_stop:
         if config.train.patience:
             raise ConfigError(

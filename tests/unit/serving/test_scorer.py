@@ -267,7 +267,7 @@ def test_a_call_that_fails_does_not_break_the_next(case: Case) -> None:
     encoded = case.scorer.encode(_queries(1))
     expected = case.scorer.rank(encoded, 5)
     with pytest.raises(TypeError):
-        case.scorer.rank(Encoded(encoded.ids, encoded.floats[:, :-1]), 5)
+        case.scorer.rank(dataclasses.replace(encoded, floats=encoded.floats[:, :-1]), 5)
     assert case.scorer.rank(encoded, 5) == expected
 
 
