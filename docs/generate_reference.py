@@ -284,11 +284,11 @@ def _json_type(schema: dict[str, Any]) -> str:
         return f"[{name}](#{name.lower()})"
     if either := schema.get("anyOf") or schema.get("oneOf"):
         return _either([_json_type(part) for part in either])
-    if schema["type"] == "array":
+    if schema.get("type") == "array":
         return f"array of {_json_type(schema['items'])}"
     if inside := schema.get("additionalProperties"):
         return f"object of {_json_type(inside)}"
-    return schema["type"]
+    return schema.get("type", "any")
 
 
 if __name__ == "__main__":

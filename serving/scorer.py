@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from serving.eligibility.conditions import MAX_EXCLUDED, Condition, ConditionEncoder, ConditionError, Conditions
+from serving.eligibility.condition_encoder import ConditionEncoder
+from serving.eligibility.conditions import Condition, ConditionError, conditions_of
+from serving.eligibility.explain import broken_rules
 from serving.index.ad_columns import AdId
-from serving.index.ad_index import AdIndex
+from serving.index.ad_index import AdIndex, require_fit
 from serving.index.ad_table import AdIdError, AdTable
-from serving.scoring.jitted import QUERIES, Shape
+from serving.scoring.calls import distinct, start_calls
+from serving.scoring.jitted import Shape
 from serving.scoring.programs import Programs
-from serving.scoring.results import Encoded, Ranking, Running, ScoredAd
+from serving.scoring.results import Encoded, Ranking, ScoredAd
 from tt_jax.bundle.reader import Bundle
 from tt_jax.features.columns import EncodeError
 from tt_jax.features.encoder import Encoder
@@ -29,10 +33,6 @@ _SHOWN = 300  # characters of an error: a client may have sent anything
 
 class RequestError(ValueError):
     """A request that cannot be answered: which feature or key, its value, what was expected. For the client to read."""
-
-
-class IndexMismatchError(ValueError):
-    """An index that another bundle made. The message names both fingerprints."""
 
 
 class Scorer:
@@ -47,6 +47,7 @@ class Scorer:
       index_id: version of the index, as text: its id, and after changes what they lead to.
       index_size, eligible: ads in the index, and those of them that may be returned.
       utility: the expression that ads are ranked by.
+      conditions: their encoder.
       examples: the queries of the bundle's golden rows, raw.
       max_k, max_candidates: largest `k`, longest list of candidates.
     """
@@ -64,17 +65,7 @@ class Scorer:
         mesh: Mesh | None = None,
     ) -> None:
         """See `load`. Does not replay the golden rows."""
-        if index.fingerprint != bundle.fingerprint:
-            raise IndexMismatchError(
-                f"the index was made by the bundle {index.fingerprint}, but this bundle is {bundle.fingerprint}; "
-                "build the index again with this bundle"
-            )
-        if index.attributes.schema != bundle.schema.attributes:
-            expected, got = (
-                ", ".join(a.name for a in schema) or "none"
-                for schema in (bundle.schema.attributes, index.attributes.schema)
-            )
-            raise IndexMismatchError(f"expected an index with the attributes of the schema, {expected}; got {got}")
+        require_fit(index, bundle)
         if max_k < 1 or max_candidates < 1:
             raise ValueError(f"expected max_k and max_candidates >= 1, got {max_k} and {max_candidates}")
         self.bundle, self.schema, self.fingerprint = bundle.manifest, bundle.schema, bundle.fingerprint
@@ -82,7 +73,7 @@ class Scorer:
         self.utility = bundle.manifest.utility
         self.examples = tuple(row.query for row in bundle.golden)
         self._encoder, self._trained_on = Encoder(bundle.schema), bundle.config.data.scenarios
-        self._conditions = ConditionEncoder(bundle.schema)
+        self.conditions = ConditionEncoder(bundle.schema)
         self._set_ads(AdTable.of(index))
         places = math.ceil(len(index.ids) * (1 + headroom))
         share = None if like is None else like._programs
@@ -146,23 +137,12 @@ class Scorer:
             raise _error(f"query {first + (e.row or 0)}: feature {e.column!r}: {e.reason}") from None
         except RecursionError:  # from the repr of a value in the encoder's own error
             raise RequestError("a feature value is nested too deeply") from None
-        encoded = self._encode_conditions(conditions, len(queries), first)
+        given = conditions or [Condition()] * len(queries)
+        try:
+            encoded = self.conditions.encode(given, self.ads.attributes, self.ads.ids.find, first)
+        except ConditionError as e:
+            raise _error(str(e)) from None
         return Encoded(arrays["query_ids"], arrays["query_floats"], encoded)
-
-    def _encode_conditions(self, conditions: Sequence[Condition] | None, queries: int, first: int) -> Conditions:
-        if not conditions:
-            return self._conditions.none(queries)
-        parts: list[Conditions] = []
-        for i, condition in enumerate(conditions, first):
-            try:
-                excluded = np.unique(self.ads.ids.find(_excluded(condition.exclude)))
-                encoded, _ = self._conditions.encode([condition], self.ads.attributes, [excluded[excluded >= 0]])
-            except AdIdError as e:
-                raise _error(f"exclude of query {i}: {e}") from None
-            except ConditionError as e:
-                raise _error(f"query {i}: {e}") from None
-            parts.append(encoded)
-        return Conditions.concatenate(parts)
 
     def top_k(
         self,
@@ -182,7 +162,19 @@ class Scorer:
           where: attribute -> `{"any": [...]}`, `{"all": [...]}`, `{"none": [...]}`, `{"min": x, "max": y}` or a flag.
           exclude: ids of ads; one of no ad is ignored. Each of the three is for all queries, or a list, one for each.
         """
-        return self.rank(self.encode(queries, 0, conditions_of(len(queries), context, where, exclude)), k, candidates)
+        return self.rank(self.encode(queries, 0, _conditions(queries, context, where, exclude)), k, candidates)
+
+    def explain(self, ad_id: AdId, condition: Condition) -> list[str]:
+        """Why an ad may not serve a request with this condition: a sentence for each rule; none if it may.
+
+        Raises `RequestError` for a wrong condition, or an id of no ad.
+        """
+        self.encode([{}], 0, [condition])
+        (places,) = self._positions([[ad_id]], 1, "ad_ids")
+        place = int(places[0])
+        found = [] if self.ads.valid[place] else ["eligible: the ad may not be returned at all"]
+        found += broken_rules(condition, self.ads.attributes, place, int(time.time()))
+        return found + (["exclude: the request excludes the ad"] if ad_id in condition.exclude else [])
 
     def rank(
         self, encoded: Encoded, k: int, candidates: Sequence[Sequence[AdId]] | None = None
@@ -210,26 +202,14 @@ class Scorer:
 
     def candidate_lists(self, candidates: Sequence[Sequence[AdId]], queries: int, first: int = 0) -> list[np.ndarray]:
         """Positions in the index of the ads of each query's list, each once. Raises `RequestError`, as `encode`."""
-        return [_distinct(positions) for positions in self._positions(candidates, queries, "candidates", first)]
+        return [distinct(positions) for positions in self._positions(candidates, queries, "candidates", first)]
 
     def start(self, encoded: Encoded, ks: Sequence[int], lists: Sequence[np.ndarray] | None) -> Ranking:
         """Starts to rank the ads for requests of `ks` ads each, checked by `batch_key`, and does not wait.
 
         `lists`: of `candidate_lists`; None ranks all ads.
         """
-        calls: list[tuple[list[int], Running]] = []
-        if lists is None:
-            for rows in _call_rows(encoded.conditions.excluded):
-                largest = max(ks[row] for row in rows)
-                calls.append((rows, self._programs.best(encoded.at(rows), largest)))
-        else:
-            excluded = encoded.conditions.excluded
-            lists = [some[~np.isin(some, out)] if len(out) else some for some, out in zip(lists, excluded, strict=True)]
-            encoded = encoded.without_exclusions()
-            for rows in self._candidate_batches(lists):
-                of_rows = [lists[row] for row in rows]
-                calls.append((rows, self._programs.best_candidates(encoded.at(rows), of_rows)))
-        return Ranking(calls, ks, self._ads)
+        return Ranking(start_calls(self._programs, encoded, ks, lists), ks, self._ads)
 
     def _check_k(self, k: int) -> None:
         if type(k) is not int or not 1 <= k <= self.max_k:
@@ -247,7 +227,7 @@ class Scorer:
 
         Raises `RequestError` for a wrong feature, an unknown id or too long a list.
         """
-        encoded, answers = self.encode(queries, 0, conditions_of(len(queries), context, (), ())), []
+        encoded, answers = self.encode(queries, 0, _conditions(queries, context)), []
         for i, positions in enumerate(self._positions(ad_ids, len(encoded), "ad_ids")):
             utility, probabilities = self._programs.scores(encoded.at([i]), positions)
             answers.append(self._ads(positions, utility, probabilities))
@@ -260,7 +240,7 @@ class Scorer:
           ids, floats: int32 `[n, S]` and float32 `[n, F]` of the encoder.
           positions: int32 `[n, C]`, of the ads in the index. Compiles a program for each shape.
         """
-        return self._programs.utilities(Encoded(ids, floats, self._conditions.none(len(ids))), positions)
+        return self._programs.utilities(Encoded(ids, floats, self.conditions.none(len(ids))), positions)
 
     def with_ads(self, ads: AdTable, programs: Programs) -> Scorer:
         """The same, with other ads and the programs that hold them. For `serving.scorer_updates`."""
@@ -302,15 +282,6 @@ class Scorer:
                 raise _error(f"{key} of query {i}: {e}") from None
         return positions
 
-    def _candidate_batches(self, lists: Sequence[np.ndarray]) -> Iterator[list[int]]:
-        """Requests that go together. Those without a candidate go nowhere."""
-        by_size: dict[int, list[int]] = {}
-        for i, positions in enumerate(lists):
-            if len(positions):
-                by_size.setdefault(self._programs.queries_at_once(len(positions)), []).append(i)
-        for at_once, rows in by_size.items():
-            yield from _batches(rows, at_once)
-
     def _ads(self, positions: np.ndarray, utility: np.ndarray, probabilities_Tn: np.ndarray) -> list[ScoredAd]:
         names = self.schema.heads
         # No `strict`: of a hundred ads it would take a third of the time.
@@ -318,62 +289,11 @@ class Scorer:
         return list(map(ScoredAd, self.ads.ids.at(positions), utility.tolist(), probabilities))
 
 
-def by_model(scorers: Scorer | Mapping[str, Scorer]) -> dict[str, Scorer]:
-    """Model -> scorer, at least one; a lone scorer is that of the model that its schema names."""
-    found = {scorers.schema.name: scorers} if isinstance(scorers, Scorer) else dict(scorers)
-    if not found:
-        raise ValueError("scorers: expected at least one, got none")
-    return found
-
-
-def conditions_of(queries: int, context: Any, where: Any, exclude: Any) -> list[Condition]:
-    """The conditions of that many queries, of which each part is for all, or a list of one for each.
-
-    Raises `RequestError` for a list of another length.
-    """
-    parts: list[list[Any]] = []
-    for key, part, is_one in (
-        ("context", context, isinstance(context, Mapping)),
-        ("where", where, isinstance(where, Mapping)),
-        ("exclude", exclude, not any(isinstance(some, list | tuple) for some in exclude)),
-    ):
-        if not is_one and part != () and len(part) != queries:
-            raise _error(f"{key}: expected one for each of {queries} queries, got {len(part)}")
-        empty = () if key == "exclude" else {}
-        parts.append([part] * queries if is_one else list(part) or [empty] * queries)
-    return [Condition(*of_query) for of_query in zip(*parts, strict=True)]
-
-
-def _excluded(ids: Any) -> Sequence[AdId]:
-    if not isinstance(ids, list | tuple):
-        raise ConditionError(f"exclude: expected a list of ids, got {ids!r}")
-    if len(ids) > MAX_EXCLUDED:
-        raise ConditionError(f"exclude: expected at most {MAX_EXCLUDED} ids, got {len(ids)}")
-    return ids
-
-
-def _call_rows(excluded: Sequence[np.ndarray]) -> Iterator[list[int]]:
-    """Requests that go together: as many as a call takes, and as they exclude ads for."""
-    rows, count = list[int](), 0
-    for row, places in enumerate(excluded):
-        if rows and (len(rows) == QUERIES[-1] or count + len(places) > MAX_EXCLUDED):
-            yield rows
-            rows, count = [], 0
-        rows.append(row)
-        count += len(places)
-    if rows:
-        yield rows
-
-
-def _batches(rows: Sequence[int], size: int) -> Iterator[list[int]]:
-    for first in range(0, len(rows), size):
-        yield list(rows[first : first + size])
-
-
-def _distinct(positions: np.ndarray) -> np.ndarray:
-    """Each once, in order of first appearance."""
-    first = np.unique(positions, return_index=True)[1]
-    return positions[np.sort(first)]
+def _conditions(queries: Sequence[Any], *parts: Any) -> list[Condition] | None:
+    try:
+        return conditions_of(len(queries), *parts)
+    except ConditionError as e:
+        raise _error(str(e)) from None
 
 
 def _error(message: str) -> RequestError:

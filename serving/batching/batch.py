@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from serving.batching.request import Work
+from serving.eligibility.conditions import Condition
 from serving.index.ad_columns import AdId
 from serving.scorer import Encoded, Ranking, ScoredAd, Scorer
 from serving.scoring.programs import Shape
@@ -238,7 +239,8 @@ def _encode(scorer: Scorer, parts: list[Part], failed: list[Outcome]) -> list[tu
         return []
     try:
         queries = [query for part in parts for query in part.request.work.queries[part.first : part.end]]
-        return [(parts, scorer.encode(queries, parts[0].first if len(parts) == 1 else 0))]
+        first = parts[0].first if len(parts) == 1 else 0
+        return [(parts, scorer.encode(queries, first, _conditions(parts)))]
     except Exception as e:
         error = e
     if len(parts) == 1:
@@ -246,6 +248,17 @@ def _encode(scorer: Scorer, parts: list[Part], failed: list[Outcome]) -> list[tu
         return []
     half = len(parts) // 2
     return _encode(scorer, parts[:half], failed) + _encode(scorer, parts[half:], failed)
+
+
+def _conditions(parts: list[Part]) -> list[Condition] | None:
+    """Of all queries of these parts; None if none of them says anything."""
+    if all(part.request.work.conditions is None for part in parts):
+        return None
+    given: list[Condition] = []
+    for part in parts:
+        of_request = part.request.work.conditions
+        given += [Condition()] * part.queries if of_request is None else of_request[part.first : part.end]
+    return given
 
 
 def ads_json(heads: Sequence[str], ids: list[AdId], utility_n: np.ndarray, probabilities_Tn: np.ndarray) -> bytes:

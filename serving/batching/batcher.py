@@ -36,9 +36,9 @@ from serving.batching.expected_wait import ExpectedWait
 from serving.batching.pending import Answers, Pending
 from serving.batching.queue import BatchQueue
 from serving.batching.queue_metrics import QueueMetrics
-from serving.batching.request import Work, deadline_seconds
+from serving.batching.request import Work, by_model, deadline_seconds
 from serving.limits import ServiceLimits
-from serving.scorer import RequestError, Scorer, by_model
+from serving.scorer import RequestError, Scorer
 from serving.scoring.programs import QUERIES
 
 __all__ = ["Batcher", "DeadlineError", "DispatcherError", "OverloadError", "Ranked"]

@@ -44,6 +44,7 @@ __all__ = [
 ]  # fmt: skip
 
 AdId = int | str
+Objects = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 A = TypeVar("A")
 DEADLINE = "x-deadline-ms"
 
@@ -110,18 +111,30 @@ class AsyncClient:
 
     async def rank(
         self, query: Mapping[str, Any], k: int = 10, candidates: Sequence[AdId] | None = None,
-        deadline_s: float | None = None, model: str | None = None,
+        deadline_s: float | None = None, model: str | None = None, *, context: Mapping[str, Any] | None = None,
+        where: Mapping[str, Any] | None = None, exclude: Sequence[AdId] | None = None,
     ) -> Ranked:  # fmt: skip
-        """The best `k` ads for a query (feature -> value), of all or of the candidates; by this model of several."""
-        return _read(await self._post(_one(query, k, candidates, model), deadline_s), Ranked)
+        """The best `k` ads for a query (feature -> value), of all or of the candidates; by this model of several.
+
+        `context`, `where`, `exclude`: which ads may serve, see docs/how-to/target_and_pace.md.
+        """
+        message = {"query": query, "k": k, "candidates": candidates, "model": model}
+        said = {"context": context, "where": where, "exclude": exclude}
+        return _read(await self._post(_body(message | said), deadline_s), Ranked)
 
     async def rank_several(
         self, queries: Sequence[Mapping[str, Any]], k: int = 10,
         candidates: Sequence[Sequence[AdId]] | None = None, deadline_s: float | None = None,
-        model: str | None = None,
+        model: str | None = None, *, context: Objects = None, where: Objects = None,
+        exclude: Sequence[AdId] | Sequence[Sequence[AdId]] | None = None,
     ) -> list[Ranked]:  # fmt: skip
-        """The best `k` ads for each of several queries, in order, of all or of a list of candidates for each."""
-        return _split(_read(await self._post(_many(queries, k, candidates, model), deadline_s), _Several))
+        """The best `k` ads for each of several queries, in order, of all or of a list of candidates for each.
+
+        `context`, `where`, `exclude`: as of `rank`, for all queries, or one for each.
+        """
+        message = {"queries": queries, "k": k, "candidates": candidates, "model": model}
+        said = {"context": context, "where": where, "exclude": exclude}
+        return _split(_read(await self._post(_body(message | said), deadline_s), _Several))
 
     async def _post(self, body: bytes, deadline_s: float | None) -> httpx.Response:
         """The response that a call ends with, after retries. Raises `NoAnswerError` or `DeadlinePassedError`."""
@@ -188,20 +201,22 @@ class Client:
 
     def rank(
         self, query: Mapping[str, Any], k: int = 10, candidates: Sequence[AdId] | None = None,
-        deadline_s: float | None = None, model: str | None = None,
+        deadline_s: float | None = None, model: str | None = None, *, context: Mapping[str, Any] | None = None,
+        where: Mapping[str, Any] | None = None, exclude: Sequence[AdId] | None = None,
     ) -> Ranked:  # fmt: skip
         """As `AsyncClient.rank`."""
-        thread = self._started()
-        return thread.run(thread.client.rank(query, k, candidates, deadline_s, model))
+        thread, said = self._started(), {"context": context, "where": where, "exclude": exclude}
+        return thread.run(thread.client.rank(query, k, candidates, deadline_s, model, **said))
 
     def rank_several(
         self, queries: Sequence[Mapping[str, Any]], k: int = 10,
         candidates: Sequence[Sequence[AdId]] | None = None, deadline_s: float | None = None,
-        model: str | None = None,
+        model: str | None = None, *, context: Objects = None, where: Objects = None,
+        exclude: Sequence[AdId] | Sequence[Sequence[AdId]] | None = None,
     ) -> list[Ranked]:  # fmt: skip
         """As `AsyncClient.rank_several`."""
-        thread = self._started()
-        return thread.run(thread.client.rank_several(queries, k, candidates, deadline_s, model))
+        thread, said = self._started(), {"context": context, "where": where, "exclude": exclude}
+        return thread.run(thread.client.rank_several(queries, k, candidates, deadline_s, model, **said))
 
     def _started(self) -> LoopThread:
         """The thread of this process. Raises RuntimeError once the client is closed."""
@@ -233,18 +248,8 @@ class Client:
         self.close()
 
 
-def _one(query: Mapping[str, Any], k: int, candidates: Sequence[AdId] | None, model: str | None) -> bytes:
-    return _body({"query": query, "k": k, "candidates": candidates}, model)
-
-
-def _many(
-    queries: Sequence[Mapping[str, Any]], k: int, candidates: Sequence[Sequence[AdId]] | None, model: str | None
-) -> bytes:
-    return _body({"queries": queries, "k": k, "candidates": candidates}, model)
-
-
-def _body(message: dict[str, Any], model: str | None) -> bytes:
-    return msgspec.json.encode(message if model is None else {**message, "model": model})
+def _body(message: dict[str, Any]) -> bytes:
+    return msgspec.json.encode({key: value for key, value in message.items() if value is not None})
 
 
 def _read(response: httpx.Response, kind: type[A]) -> A:

@@ -25,6 +25,8 @@ from litestar.params import FromQuery
 from msgspec import Struct
 
 from serving.batching.batcher import OverloadError
+from serving.eligibility.conditions import Condition
+from serving.index.ad_columns import AdId
 from serving.index.ad_index import timestamp
 from serving.routing.shadow import ShadowFigures
 from serving.scorer import Scorer
@@ -129,7 +131,25 @@ class GatesAnswer(Struct):
     gates: dict[str, list[float]] | None
 
 
+class ExplainRequest(Struct, forbid_unknown_fields=True):
+    """Body of `POST /console/explain`: an ad, and what a request says of the ads it wants."""
+
+    ad: AdId
+    context: dict[str, Any] = {}
+    where: dict[str, Any] = {}
+    exclude: list[AdId] = []
+    model: str | None = None
+
+
+class ExplainAnswer(Struct):
+    """The rules by which the ad may not serve; none if it may."""
+
+    rules: list[str]
+
+
 _DECODER = msgspec.json.Decoder(GatesRequest)
+_EXPLAIN_DECODER = msgspec.json.Decoder(ExplainRequest)
+_EXPLAIN_EXAMPLE = '{"ad": <id>, "context": {...}, "where": {...}}'
 _EXAMPLE = '{"query": {"<feature>": <value>, ...}}'
 
 
@@ -194,10 +214,15 @@ class Console:
         finally:
             self._asked -= 1
 
+    def explain(self, asked: ExplainRequest) -> ExplainAnswer:
+        """Raises `RequestError`."""
+        condition = Condition(asked.context, asked.where, asked.exclude)
+        return ExplainAnswer(self._scorer(asked.model).explain(asked.ad, condition))
+
     @property
     def routes(self) -> Sequence[Any]:
         """The handlers of Litestar."""
-        return (page, form, state, gates)
+        return (page, form, state, gates, explain)
 
     def close(self) -> None:
         """Does not wait for what is in progress."""
@@ -229,6 +254,12 @@ async def gates(request: Request[Any, Any, Any]) -> GatesAnswer:
     console = _console(request)
     asked = read_body(await request.body(), _DECODER, _EXAMPLE)
     return await console.gates(asked.query, asked.model)
+
+
+@post(f"{CONSOLE}/explain", status_code=200, include_in_schema=False)
+async def explain(request: Request[Any, Any, Any]) -> ExplainAnswer:
+    """Why an ad may not serve."""
+    return _console(request).explain(read_body(await request.body(), _EXPLAIN_DECODER, _EXPLAIN_EXAMPLE))
 
 
 def _console(request: Request[Any, Any, Any]) -> Console:

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from serving.eligibility.conditions import AND, AND_NOT, OPEN, BitmapRows, Rules
+from serving.eligibility.condition_encoder import BitmapRows
+from serving.eligibility.conditions import AND, AND_NOT, OPEN, Rules
 from tt_jax.schema import AdAttribute
 
 WORD = 32  # ads of a word: ad i is bit i % 32 of word i // 32

@@ -53,6 +53,10 @@ class AdIndexError(ValueError):
     """An index that must not be used. The message names the file and what is wrong with it."""
 
 
+class IndexMismatchError(ValueError):
+    """An index that another bundle made. The message names both fingerprints."""
+
+
 @dataclass(frozen=True)
 class IndexManifest:
     """`manifest.json` of an index.
@@ -270,3 +274,16 @@ def ad_tower(bundle: Bundle, dtype: VectorDType) -> Callable[[np.ndarray, np.nda
     model = bundle.model
     embed = jax.jit(lambda params, tables, *ad: stored(model.embed(params, tables, "ad", *ad), DTYPES[dtype]))
     return partial(embed, *jax.device_put((bundle.params, bundle.tables)))
+
+
+def require_fit(index: AdIndex, bundle: Bundle) -> None:
+    """Raises `IndexMismatchError` unless this bundle made the index, which has the attributes of its schema."""
+    if index.fingerprint != bundle.fingerprint:
+        raise IndexMismatchError(
+            f"the index was made by the bundle {index.fingerprint}, but this bundle is {bundle.fingerprint}; "
+            "build the index again with this bundle"
+        )
+    if index.attributes.schema != bundle.schema.attributes:
+        schemas = bundle.schema.attributes, index.attributes.schema
+        expected, got = (", ".join(a.name for a in schema) or "none" for schema in schemas)
+        raise IndexMismatchError(f"expected an index with the attributes of the schema, {expected}; got {got}")

@@ -166,7 +166,7 @@ def _compare(pairs: Sequence[PairVersions], record: Logged, result: Replayed, al
 
 def _scores(scorer: Scorer, record: Logged) -> list[Any]:
     try:
-        (again,) = scorer.score([record[2].query], [[ad.id for ad in record[2].ads]])
+        (again,) = scorer.score([record[2].query], [[ad.id for ad in record[2].ads]], record[2].context)
     except RequestError as e:
         _refuse(record, str(e))
     return again

@@ -27,6 +27,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from serving.batching.batcher import Ranked
 from serving.batching.request import Work
+from serving.eligibility.conditions import Condition
 from serving.index.ad_columns import AdId
 from serving.log_events import log_event
 from serving.scorer import ScoredAd
@@ -35,7 +36,7 @@ from tt_jax.io.publish import Format
 WAITING = 256  # answers between the event loop and the thread: some 10 MB of 100 ads each
 KEPT = 4  # full files beside the one that is written
 CLOSING_S = 5.0
-FORMAT = Format("tt-jax request log", (1, 2))  # 1 did not tell the model
+FORMAT = Format("tt-jax request log", (1, 2, 3))  # 1 did not tell the model; 3: conditions
 _TAIL = 2**16
 
 
@@ -47,6 +48,7 @@ class LoggedQuery(Struct, forbid_unknown_fields=True):
     """A line: a query as it came, and what was answered, by which pair.
 
     `time`: UTC, ISO 8601, of the answer. `model`: see `serving.routing`; "" = not told. `format_version`: see `FORMAT`.
+    `context`, `where`, `exclude`: of the request; see `serving.eligibility.conditions`.
     """
 
     time: str
@@ -58,6 +60,9 @@ class LoggedQuery(Struct, forbid_unknown_fields=True):
     ads: list[ScoredAd]
     format_version: int = FORMAT.reads[-1]
     model: str = ""
+    context: dict[str, Any] = {}
+    where: dict[str, Any] = {}
+    exclude: list[AdId] = []
 
 
 class _Version(Struct):
@@ -184,7 +189,10 @@ def _lines(at: float, work: Work, ranked: Ranked) -> Iterator[bytes]:
     for i, (query, ads) in enumerate(zip(work.queries, ranked.json, strict=True)):
         candidates = None if work.candidates is None else work.candidates[i]
         known: Any = msgspec.Raw(ads)  # JSON already
-        logged = LoggedQuery(moment, ranked.bundle, ranked.index, work.k, query, candidates, known, model=work.model)
+        said = Condition() if work.conditions is None else work.conditions[i]
+        told: Any = {"context": dict(said.context), "where": dict(said.where), "exclude": list(said.exclude)}
+        answer = (ranked.bundle, ranked.index, work.k, query, candidates, known)
+        logged = LoggedQuery(moment, *answer, model=work.model, **told)
         yield msgspec.json.encode(logged) + b"\n"
 
 

@@ -13,7 +13,8 @@ from jax import Array
 from jax.sharding import Mesh
 
 from serving.eligibility.ad_attributes import AdAttributes
-from serving.eligibility.conditions import NO_AD, ConditionArrays, ConditionEncoder
+from serving.eligibility.condition_encoder import ConditionEncoder
+from serving.eligibility.conditions import NO_AD, ConditionArrays
 from serving.eligibility.device_attributes import WORD, AttributeChange
 from serving.index.quantized import stored
 from serving.scoring.device_corpus import DeviceCorpus
@@ -92,7 +93,7 @@ def best(
     ids int32 `[B, S]`, floats float32 `[B, F]`, which int32 `[]`, scratch as of `DeviceCorpus.scratch_shape`.
     """
     queries, curves = _embed_queries(model, state, ids, floats)
-    return score_and_top_k(queries, state.corpus, state.params["bias"], utility, ks, scratch, conditions, curves, which)
+    return score_and_top_k(queries, state.corpus, state.params["bias"], utility, ks, scratch, curves, which, conditions)
 
 
 def best_candidates(
@@ -104,7 +105,7 @@ def best_candidates(
 
     def best_of(size: int) -> TopK:
         ads = state.corpus, state.params["bias"], utility, k, lists[:, :size]
-        return score_candidates(queries, *ads, conditions, curves)
+        return score_candidates(queries, *ads, curves, conditions)
 
     return one_of(which, [partial(best_of, size) for size in sizes], min(k, max(sizes)))
 
@@ -115,7 +116,7 @@ def scores(
 ) -> tuple[Array, Array]:  # fmt: skip
     """Utilities `[B, C]` and probabilities `[T, B, C]` of the ads at the positions of each query's list `[B, C]`."""
     queries, curves = _embed_queries(model, state, ids, floats)
-    return score_positions(queries, state.corpus, state.params["bias"], utility, lists, conditions, curves)
+    return score_positions(queries, state.corpus, state.params["bias"], utility, lists, curves, conditions)
 
 
 def _embed_queries(model: TwoTower, state: State, ids: Array, floats: Array) -> tuple[Array, Curves | None]:

@@ -39,9 +39,9 @@ def score_and_top_k(
     utility: Utility,
     ks: tuple[int, ...],
     scratch: Array,
-    conditions: ConditionArrays | None = None,
     curves: Curves | None = None,
     which: Array | int = 0,
+    conditions: ConditionArrays | None = None,
 ) -> tuple[TopK, Array]:
     """Scores every ad for every query: the best min(k, N), with N counting the padding of `DeviceCorpus.pack`.
 
@@ -52,9 +52,9 @@ def score_and_top_k(
       utility: what to rank by, over all T tasks; a NaN utility counts as -inf.
       ks: numbers of results per query, of which each call can have another.
       scratch: from `corpus.scratch(B)` or from the last call. Donate it to the jit.
-      conditions: of B queries, positions of excluded ads outside 0..N-1 being padding; None = none.
       curves: calibration `[B, T]` of the queries' logits; None = none.
       which: int32, the place in `ks` of the k that is wanted.
+      conditions: of B queries, positions of excluded ads outside 0..N-1 being padding; None = none.
 
     Returns:
       The best ads, as many as the largest k, of utility -inf past the k that is wanted, and the scratch buffer.
@@ -84,8 +84,8 @@ def score_candidates(
     utility: Utility,
     k: int,
     candidates_BC: Array,
-    conditions: ConditionArrays | None = None,
     curves: Curves | None = None,
+    conditions: ConditionArrays | None = None,
 ) -> TopK:
     """Scores a list of ads for each query: the best min(k, C). Equal utilities stand in order of the list.
 
@@ -97,7 +97,7 @@ def score_candidates(
       k: results per query.
       candidates_BC: int32 positions of the ads; one outside 0..N-1, such as -1, is padding.
     """
-    scores = score_listed(queries_TBD, corpus, biases_T, utility, candidates_BC, conditions, curves)
+    scores = score_listed(queries_TBD, corpus, biases_T, utility, candidates_BC, curves, conditions)
     return best_listed(*scores, candidates_BC, k)
 
 
@@ -107,11 +107,11 @@ def score_listed(
     biases_T: Array,
     utility: Utility,
     candidates_BC: Array,
-    conditions: ConditionArrays | None = None,
     curves: Curves | None = None,
+    conditions: ConditionArrays | None = None,
 ) -> tuple[Array, Array]:
     """Utilities [B, C] as they are ranked, -inf of what may not be returned, and probabilities [T, B, C]."""
-    scores = score_positions(queries_TBD, corpus, biases_T, utility, candidates_BC, conditions, curves)
+    scores = score_positions(queries_TBD, corpus, biases_T, utility, candidates_BC, curves, conditions)
     utility_BC, probabilities_TBC = scores
     inside_BC = (candidates_BC >= 0) & (candidates_BC < corpus.valid_N.shape[0])
     valid_BC = corpus.valid_N[candidates_BC] & inside_BC
@@ -136,8 +136,8 @@ def score_positions(
     biases_T: Array,
     utility: Utility,
     positions_BC: Array,
-    conditions: ConditionArrays | None = None,
     curves: Curves | None = None,
+    conditions: ConditionArrays | None = None,
 ) -> tuple[Array, Array]:
     """Utilities [B, C] and probabilities [T, B, C] of the ads at these positions, valid or not.
 
@@ -173,7 +173,7 @@ class Worth(NamedTuple):
         own = corpus.attributes.numbers if corpus.attributes else {}
         numbers = {name: own[name] for name in utility.other_names if name in own}
         # The last names of a schema's utility are those of its request values.
-        given = [] if conditions is None else list(jnp.split(conditions.values, conditions.values.shape[1], axis=1))
+        given = [] if conditions is None else [x_B[:, None] for x_B in conditions.values.T]
         named = dict(zip(utility.others[len(utility.others) - len(given) :], given, strict=True))
         rules = conditions and conditions.rules
         serving = serving_words(corpus.attributes, rules) if corpus.attributes and rules else None

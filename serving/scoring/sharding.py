@@ -151,17 +151,17 @@ def score_and_top_k(
     utility: Utility,
     ks: tuple[int, ...],
     scratch: Array,
-    conditions: ConditionArrays,
     curves: Curves | None,
     which: Array,
+    conditions: ConditionArrays | None = None,
 ) -> tuple[TopK, Array]:
     """As the function of `serving.scoring.scan`, inside `split`, over the ads of all devices.
 
     The devices stand in order of their positions, so that equal utilities do too.
     """
     devices, n = lax.axis_size(ADS), corpus.valid_N.shape[0]
-    conditions = own_conditions(conditions, corpus)
-    top, scratch = local.score_and_top_k(queries_TBD, corpus, biases_T, utility, ks, scratch, conditions, curves, which)
+    conditions = conditions and own_conditions(conditions, corpus)
+    top, scratch = local.score_and_top_k(queries_TBD, corpus, biases_T, utility, ks, scratch, curves, which, conditions)
     if devices == 1:
         return top, scratch
     top = replace(top, positions_Bk=top.positions_Bk + lax.axis_index(ADS) * n)
@@ -184,14 +184,14 @@ def score_candidates(
     utility: Utility,
     k: int,
     candidates_BC: Array,
-    conditions: ConditionArrays,
     curves: Curves | None,
+    conditions: ConditionArrays | None = None,
 ) -> TopK:
     """As the function of `serving.scoring.scan`, inside `split`, of the ads of all devices."""
     if lax.axis_size(ADS) == 1:
-        return local.score_candidates(queries_TBD, corpus, biases_T, utility, k, candidates_BC, conditions, curves)
+        return local.score_candidates(queries_TBD, corpus, biases_T, utility, k, candidates_BC, curves, conditions)
     own_BC = own(candidates_BC, corpus)
-    scores = local.score_listed(queries_TBD, corpus, biases_T, utility, own_BC, conditions, curves)
+    scores = local.score_listed(queries_TBD, corpus, biases_T, utility, own_BC, curves, conditions)
     utility_BC, probabilities_TBC = scores
     probabilities_TBC = jnp.where(own_BC < corpus.valid_N.shape[0], probabilities_TBC, 0)
     top = local.best_listed(lax.pmax(utility_BC, ADS), probabilities_TBC, candidates_BC, k)
@@ -204,14 +204,14 @@ def score_positions(
     biases_T: Array,
     utility: Utility,
     positions_BC: Array,
-    conditions: ConditionArrays,
     curves: Curves | None,
+    conditions: ConditionArrays | None = None,
 ) -> tuple[Array, Array]:
     """As the function of `serving.scoring.scan`, inside `split`, of the ads of all devices."""
     if lax.axis_size(ADS) == 1:
-        return local.score_positions(queries_TBD, corpus, biases_T, utility, positions_BC, conditions, curves)
+        return local.score_positions(queries_TBD, corpus, biases_T, utility, positions_BC, curves, conditions)
     own_BC = own(positions_BC, corpus)
-    scores = local.score_positions(queries_TBD, corpus, biases_T, utility, own_BC, conditions, curves)
+    scores = local.score_positions(queries_TBD, corpus, biases_T, utility, own_BC, curves, conditions)
     return lax.psum(tuple(jnp.where(own_BC < corpus.valid_N.shape[0], x, 0) for x in scores), ADS)
 
 

@@ -19,6 +19,7 @@ from litestar.openapi import ResponseSpec
 from litestar.params import FromQuery
 
 from serving.batching.batcher import Batcher
+from serving.batching.request import by_model
 from serving.error_answer import ErrorAnswer
 from serving.http.asgi import STARTED
 from serving.http.listener import Listener
@@ -28,11 +29,11 @@ from serving.http.server import Room
 from serving.parity.request_log import RequestLog
 from serving.routing.router import Router, Routes
 from serving.routing.shadow import Shadows
-from serving.scorer import Scorer, by_model
+from serving.scorer import Scorer
 from serving.service.config import ServiceConfig
 from serving.service.errors import ERRORS, explain
 from serving.service.load_shedding import LoadShedder
-from serving.service.messages import BatchAnswer, FeatureInfo, ModelAnswer, RankAnswer, RequestLimits
+from serving.service.messages import AttributeInfo, BatchAnswer, FeatureInfo, ModelAnswer, RankAnswer, RequestLimits
 from serving.service.openapi import RankOperation, openapi_config
 from serving.service.rank import RANK, Rank
 from serving.service.telemetry import Telemetry
@@ -90,6 +91,8 @@ class Service:
             versions=self._versions,
             model=pair,
             models=self.models,
+            attributes=[AttributeInfo(**told) for told in scorer.conditions.told(scorer.ads.attributes)],
+            request_values={v.name: v.default for v in scorer.schema.request_values},
         )
 
     def listener(self, name: str, shedder: LoadShedder, max_body: int, max_connections: int) -> Listener:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from serving.batching.request import Work
+from serving.eligibility.conditions import Condition, ConditionError, conditions_of
 from serving.error_answer import shorten
 from serving.index.ad_columns import AdId
 from serving.scorer import RequestError, ScoredAd
@@ -31,6 +32,18 @@ class RankRequest(Struct, forbid_unknown_fields=True):
         Meta(description="rank these ads only: the ids with `query`, one list of ids per query with `queries`"),
     ] = None
     model: Annotated[str | None, Meta(description="which model ranks, by a name of /v1/model")] = None
+    context: Annotated[
+        dict[str, Any] | list[dict[str, Any]] | None,
+        Meta(description="what ads target, `now` in Unix seconds, request values: for all queries, or one for each"),
+    ] = None
+    where: Annotated[
+        dict[str, Any] | list[dict[str, Any]] | None,
+        Meta(description="attribute -> any, all, none, min, max, or a flag: for all queries, or one for each"),
+    ] = None
+    exclude: Annotated[
+        list[AdId | list[AdId]] | None,
+        Meta(description="ids of ads that are not wanted: for all queries, or one list of ids for each"),
+    ] = None
 
 
 class Ads(Struct):
@@ -66,6 +79,20 @@ class FeatureInfo(Struct, omit_defaults=True):
     default: str | int | float | None = None
 
 
+class AttributeInfo(Struct):
+    """An attribute of ads: `where` a request tells what it wants of it, in `context`, in `where`, or as `now`.
+
+    `values` of a set: the first that ads of this index have had.
+    """
+
+    name: str
+    kind: str
+    where: str
+    operators: tuple[str, ...] = ()
+    dtype: str | None = None
+    values: list[Any] = []
+
+
 class RequestLimits(Struct):
     """Most of each in one request; `body` in bytes."""
 
@@ -94,6 +121,8 @@ class ModelAnswer(Struct):
     versions: dict[str, str]
     model: str
     models: list[str]
+    attributes: list[AttributeInfo] = []
+    request_values: dict[str, float] = {}
 
 
 _DECODER = msgspec.json.Decoder(RankRequest)
@@ -142,7 +171,10 @@ def read_body(body: bytes, decoder: msgspec.json.Decoder[S], example: str) -> S:
 
 
 def to_work(request: RankRequest, max_queries: int) -> Work:
-    """The request as queries with a list of candidates each. Raises `RequestError` where parts do not match."""
+    """The request as queries with a list of candidates and conditions each.
+
+    Raises `RequestError` where parts do not match.
+    """
     if (request.query is None) == (request.queries is None):
         which = "neither" if request.query is None else "both"
         raise RequestError(f"expected exactly one of 'query' and 'queries', got {which}; such as {EXAMPLE}")
@@ -151,8 +183,14 @@ def to_work(request: RankRequest, max_queries: int) -> Work:
         for i, item in enumerate(given or ()):
             if isinstance(item, list):
                 raise RequestError(f"candidates[{i}]: with 'query', expected an ad id, got {show(item)}")
+        for key in ("context", "where"):
+            if isinstance(part := getattr(request, key), list):
+                raise RequestError(f"{key}: with 'query', expected an object, got {show(part)}")
+        for i, item in enumerate(request.exclude or ()):
+            if isinstance(item, list):
+                raise RequestError(f"exclude[{i}]: with 'query', expected an ad id, got {show(item)}")
         lists: Any = None if given is None else [given]
-        return Work([request.query], request.k, lists, request.model or "")
+        return Work([request.query], request.k, lists, request.model or "", _conditions(request, 1))
     queries = request.queries or []
     if not 1 <= len(queries) <= max_queries:
         raise RequestError(f"queries: expected 1 to {max_queries} queries, got {len(queries)}")
@@ -161,7 +199,18 @@ def to_work(request: RankRequest, max_queries: int) -> Work:
             raise RequestError(f"candidates[{i}]: with 'queries', expected a list of ad ids, got {show(item)}")
     if given is not None and len(given) != len(queries):
         raise RequestError(f"candidates: expected one list for each of {len(queries)} queries, got {len(given)}")
-    return Work(queries, request.k, given, request.model or "")  # pyright: ignore[reportArgumentType]
+    conditions = _conditions(request, len(queries))
+    return Work(queries, request.k, given, request.model or "", conditions)  # pyright: ignore[reportArgumentType]
+
+
+def _conditions(request: RankRequest, queries: int) -> list[Condition] | None:
+    exclude = request.exclude or ()
+    if len({isinstance(item, list) for item in exclude}) > 1:
+        raise RequestError("exclude: expected ids of ads, or a list of ids for each query, got both")
+    try:
+        return conditions_of(queries, request.context or (), request.where or (), exclude)
+    except ConditionError as e:
+        raise RequestError(str(e)) from None
 
 
 def show(value: Any) -> str:

@@ -82,7 +82,7 @@ class Rank:
 
     def _reply(self, asked: _Asked, request: Request, ranked: Ranked) -> Reply:
         work = asked.work
-        self.telemetry.ranked(work.model, work.queries, ranked.ads_found)
+        self.telemetry.ranked(work, ranked.ads_found)
         if self._log:
             self._log.offer(work, ranked)
         self._shadows.offer(self._router.model_of[work.model], work, ranked)

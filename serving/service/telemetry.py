@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.samples import Sample
 
 from serving.batching.queue_metrics import SECONDS, QueueMetrics
+from serving.batching.request import Work, by_model
 from serving.http.asgi import STARTED
 from serving.http.client_metrics import UNMATCHED, ClientMetrics
 from serving.index.ad_index import timestamp
 from serving.log_events import log_event
-from serving.scorer import Scorer, by_model
+from serving.scorer import Scorer
 
 ChangeKind = Literal["load", "change"]
 
@@ -50,6 +51,8 @@ class Telemetry:
         self.ads = Counter("tt_jax_ads_ranked", "Ads in the answers.", model, registry=r)
         what = "Queries without a value of the feature."
         self._missing = Counter("tt_jax_feature_missing", what, ("model", "feature"), registry=r)
+        what = "Values of a set in `context` and `where` that no ad has."
+        self._unknown = Counter("tt_jax_attribute_unknown", what, ("model", "attribute"), registry=r)
         self._index = {
             "ads": Gauge("tt_jax_index_ads", "Ads in the index.", model, registry=r),
             "eligible": Gauge("tt_jax_index_eligible_ads", "Ads in the index that may be returned.", model, registry=r),
@@ -66,6 +69,7 @@ class Telemetry:
         self._versions = versions
         self.queue, self.clients = QueueMetrics(r), ClientMetrics(r, self.requests)
         self._created, self._failed_at = dict[str, float](), dict[str, float]()
+        self._scorers: dict[str, Scorer] = {}
         self._features: dict[str, tuple[dict[str, Counter], set[str]]] = {}  # of a query, and which of them are lists
         for name, scorer in by_model(scorers).items():
             for kind in ("load", "change"):
@@ -77,6 +81,7 @@ class Telemetry:
 
     def serves(self, model: str, scorer: Scorer) -> None:
         """Tells what is served from now on."""
+        self._scorers[model] = scorer
         features = scorer.schema.tower_features("query")
         missing = {f.name: self._missing.labels(model, f.name) for f in features}
         self._features[model] = missing, {f.name for f in features if f.kind in ("bag", "sequence", "dense")}
@@ -104,8 +109,12 @@ class Telemetry:
         self._changes.labels(model, kind, "failed").inc()
         self._failed_at[model] = time.time()
 
-    def ranked(self, model: str, queries: Sequence[Mapping[str, Any]], ads: int) -> None:
-        """Counts queries that a model ranked, what was missing in them, and the ads of their answers."""
+    def ranked(self, work: Work, ads: int) -> None:
+        """Counts queries that a model ranked, what was missing or unknown in them, and the ads of their answers."""
+        model, queries, scorer = work.model, work.queries, self._scorers[work.model]
+        for condition in work.conditions or ():
+            for name in scorer.conditions.unknown(condition, scorer.ads.attributes):
+                self._unknown.labels(model, name).inc()
         self.queries.labels(model).inc(len(queries))
         self.ads.labels(model).inc(ads)
         counters, lists = self._features[model]

@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tt_jax/metrics/", "serving/error_answer.py", "serving/limits.py", "serving/memory.py"),
     ("tt_jax/features/", "tt_jax/models/", "tt_jax/parallel/", "tt_jax/report/"),
     ("tt_jax/calibration/", "input_pipeline/blocks/", "input_pipeline/adworld/", "serving/http/"),
-    ("tt_jax/runs/", "tt_jax/bundle/", "input_pipeline/values/", "input_pipeline/batches.py"),
+    ("tt_jax/runs/", "tt_jax/bundle/", "input_pipeline/values/", "input_pipeline/batches.py", "serving/eligibility/"),
     ("tt_jax/evaluation/", "input_pipeline/readers/", "serving/index/", "serving/portable.py"),
     ("input_pipeline/recipes/", "input_pipeline/logs/", "input_pipeline/prepare/", "serving/scoring/"),
     ("input_pipeline/datasets/", "input_pipeline/infer_schema/", "input_pipeline/inspect/", "serving/scorer.py"),

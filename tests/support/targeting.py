@@ -45,7 +45,7 @@ def bundle(out: Path) -> Bundle:
 
 
 def some(rng: np.random.Generator, values: list[Any], most: int) -> list[Any]:
-    return [values[i] for i in rng.choice(len(values), int(rng.integers(0, most + 1)), replace=False)]
+    return [values[i] for i in rng.permutation(len(values))[: int(rng.integers(0, most + 1))]]
 
 
 def attributes(rng: np.random.Generator) -> dict[str, Any]:

@@ -23,6 +23,9 @@ TASKS = ("click", "long_view", "conversion")
         ("2 ** -click ** 2", lambda c, v, o, b: 2 ** -(c**2)),
         ("log(click) + exp(-long_view) - sqrt(bid)", lambda c, v, o, b: np.log(c) + np.exp(-v) - np.sqrt(b)),
         ("max(click, min(long_view, 0.5))", lambda c, v, o, b: np.maximum(c, np.minimum(v, 0.5))),
+        ("maximum(click, minimum(long_view, 0.5))", lambda c, v, o, b: np.maximum(c, np.minimum(v, 0.5))),
+        ("where(click >= long_view, bid, -conversion)", lambda c, v, o, b: np.where(c >= v, b, -o)),
+        ("bid * (click != long_view) - (click < 0.5)", lambda c, v, o, b: b * (c != v) - (c < 0.5)),
     ],
 )
 def test_value_matches_numpy(expression: str, reference) -> None:
@@ -33,6 +36,16 @@ def test_value_matches_numpy(expression: str, reference) -> None:
     got = jax.jit(utility.__call__)(p, jnp.asarray(values[3], jnp.float32))
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, reference(*values), rtol=1e-5, atol=1e-6)
+
+
+def test_numbers_of_ads_and_values_of_requests() -> None:
+    utility = Utility.parse("bid * pacing * click - floor", TASKS, ("pacing", "spent", "floor"))
+    assert (utility.names, utility.other_names) == (("click",), ("pacing", "floor"))
+    given = {"pacing": jnp.array([0.5, 1.0]), "floor": jnp.array([[0.1], [0.2], [0.3]])}
+    got = utility({"click": jnp.full((3, 2), 0.5)}, jnp.array([1.0, 2.0]), given)
+    np.testing.assert_allclose(got, [[0.15, 0.9], [0.05, 0.8], [-0.05, 0.7]], rtol=1e-5)
+    with pytest.raises(ValueError, match="unknown name 'pace'; did you mean 'pacing'"):
+        Utility.parse("bid * pace", TASKS, ("pacing",))
 
 
 def test_names_in_task_order_and_bid() -> None:
@@ -63,7 +76,7 @@ def test_equal_utilities_are_one_static_argument() -> None:
         ("click.log(1)", "'click.log(1)' is not allowed"),
         ("click[0]", "'click[0]' is not allowed"),
         ("click if bid else 0", "is not allowed"),
-        ("click < bid", "'click < bid' is not allowed"),
+        ("click < bid < 3", "'click < bid < 3' is not allowed"),
         ("click // bid", "'click // bid' is not allowed"),
         ("+click", "'+click' is not allowed"),
         ("not click", "'not click' is not allowed"),

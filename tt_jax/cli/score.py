@@ -9,7 +9,8 @@ from pathlib import Path
 
 EXAMPLE = """  tt-jax score --bundle=bundles/kuairand --index=indexes/kuairand --request=request.json --k=10
 
-The request is the service's: {"query": {feature: value, ...}, "candidates": [ids]?}."""
+The request is the service's: {"query": {feature: value, ...}, "candidates": [ids]?, "context": {}?, "where": {}?,
+"exclude": [ids]?}."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,12 +30,17 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.request}: not valid JSON: {e}") from None
     if not isinstance(request, dict) or not isinstance(request.get("query"), dict):
         raise ValueError(f'{args.request}: expected {{"query": {{feature: value, ...}}}}')
-    if unknown := request.keys() - {"query", "candidates"}:
-        raise ValueError(f"{args.request}: unknown key {sorted(unknown)[0]!r}; expected query, candidates")
+    known = ("query", "candidates", "context", "where", "exclude")
+    if unknown := request.keys() - set(known):
+        raise ValueError(f"{args.request}: unknown key {sorted(unknown)[0]!r}; expected {', '.join(known)}")
+    said = {key: request[key] for key in known[2:] if key in request}
+    for key, kind in (("context", dict), ("where", dict), ("exclude", list)):
+        if not isinstance(said.get(key, kind()), kind):
+            raise ValueError(f"{args.request}: {key}: expected a JSON {'list' if kind is list else 'object'}")
     candidates = request.get("candidates")
     scorer = Scorer.load(args.bundle, args.index, max_k=max(1000, args.k), warm=False)
     try:
-        ranked = scorer.top_k([request["query"]], args.k, None if candidates is None else [candidates])[0]
+        ranked = scorer.top_k([request["query"]], args.k, None if candidates is None else [candidates], **said)[0]
     except RequestError as e:
         raise RequestError(f"{args.request}: {e}") from None
     print(json.dumps({"ads": [asdict(ad) for ad in ranked]}, indent=1))

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.index.ad_index import AdIndex, index_table
-from serving.scorer import IndexMismatchError, RequestError, Scorer
+from serving.index.ad_index import AdIndex, IndexMismatchError, index_table
+from serving.scorer import RequestError, Scorer
 from tests.support import tiny
 from tests.support.bundles import rewrite
 from tests.support.paths import ROOT

@@ -214,7 +214,7 @@ def test_an_update_is_as_if_the_corpus_had_been_packed_anew(monkeypatch: pytest.
         rng.random(n, np.float32),
         rng.random(n) < 0.5,
     )
-    corpus = DeviceCorpus.pack(jnp.asarray(rows), jnp.asarray(bids), jnp.asarray(valid), (0, 2), places=390)
+    corpus = DeviceCorpus.pack(jnp.asarray(rows), jnp.asarray(bids), jnp.asarray(valid), scanned=(0, 2), places=390)
     assert (corpus.valid_N.shape, [part.shape for part in corpus.columns[2]]) == ((448,), [(4, 128)] * 3 + [(4, 64)])
     put, marked = np.array([0, 127, 128, 299, 320, 447, 448, 10**6]), np.array([5, 128, 447, 448])
     vectors, new_bids = rng.normal(size=(8, tasks, dim)).astype(np.float32), rng.random(4, np.float32)
@@ -224,6 +224,6 @@ def test_an_update_is_as_if_the_corpus_had_been_packed_anew(monkeypatch: pytest.
     assert corpus.rows_NTD.is_deleted()
     rows, bids, valid = (np.concatenate([a, np.zeros((448 - n, *a.shape[1:]), a.dtype)]) for a in (rows, bids, valid))
     rows[put[:6]], bids[marked[:3]], valid[marked[:3]] = vectors[:6], new_bids[:3], flags[:3]
-    expected = DeviceCorpus.pack(jnp.asarray(rows), jnp.asarray(bids), jnp.asarray(valid), (0, 2))
+    expected = DeviceCorpus.pack(jnp.asarray(rows), jnp.asarray(bids), jnp.asarray(valid), scanned=(0, 2))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, b)

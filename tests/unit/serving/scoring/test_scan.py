@@ -39,7 +39,9 @@ def reference_probabilities(d: dict[str, np.ndarray]) -> np.ndarray:
 
 def corpus_of(d: dict[str, np.ndarray], utility: Utility, dtype: jnp.dtype) -> DeviceCorpus:
     scanned = tuple(TASKS.index(t) for t in utility.names)
-    return DeviceCorpus.pack(jnp.asarray(d["ads"], dtype), jnp.asarray(d["bids"]), jnp.asarray(d["valid"]), scanned)
+    return DeviceCorpus.pack(
+        jnp.asarray(d["ads"], dtype), jnp.asarray(d["bids"]), jnp.asarray(d["valid"]), scanned=scanned
+    )
 
 
 def scan(
