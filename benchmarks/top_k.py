@@ -5,7 +5,8 @@
 Prints one JSON line per batch size: milliseconds (median of the timed runs) to get the best k of N ads for B queries.
 It times the whole call: beside the inner products that the peers compute, sigmoid, utility, eligibility mask and the
 probabilities of the winners. `--stream` also times one read of the ads, the floor for B = 1. `--recall` adds the share
-of the best k of the float32 vectors that are among the best k of the rounded ones. The last line of a scan has GB of
+of the best k of the float32 vectors that are among the best k of the rounded ones. `--where` times the
+call with conditions too, see `benchmarks.eligible_ads`, and gives their ratio. The last line of a scan has GB of
 memory: of the process at its end, with ids of the ads and a score buffer of each batch size, and of the ads alone.
 """
 
@@ -16,6 +17,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from benchmarks.eligible_ads import on_device, random_attributes, random_conditions
+from serving.eligibility.conditions import ConditionArrays
 from serving.index.ad_arrays import DTYPES, VectorDType
 from serving.index.ad_table import AdIds
 from serving.index.quantized import stored, width
@@ -46,6 +50,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--tasks", type=int, default=1, help="the utility is bid times the sum of the tasks' probabilities")
     p.add_argument("--candidates", type=int, default=0, help="rank a list of this many ads per query, not all N")
     p.add_argument("--recall", action="store_true", help="also compare with float32, which needs room for it")
+    p.add_argument("--where", action="store_true", help="also rank only the ads that may serve, by their attributes")
     p.add_argument("--stream", action="store_true", help="also time one read of the ads")
     return p.parse_args()
 
@@ -78,7 +83,9 @@ def memory_gb() -> float:
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e9, 2)
 
 
-def scan_call(queries_TBD: Array, corpus: DeviceCorpus, utility: Utility, k: int) -> Callable[[], TopK]:
+def scan_call(
+    queries_TBD: Array, corpus: DeviceCorpus, utility: Utility, k: int, conditions: ConditionArrays | None = None
+) -> Callable[[], TopK]:
     """A call that ranks all ads, and hands its score buffer on to the next."""
     compiled = jax.jit(score_and_top_k, static_argnames=("utility", "ks"), donate_argnames="scratch")
     biases_T = jnp.zeros(queries_TBD.shape[0], jnp.float32)
@@ -86,7 +93,8 @@ def scan_call(queries_TBD: Array, corpus: DeviceCorpus, utility: Utility, k: int
 
     def call() -> TopK:
         nonlocal scratch
-        result, scratch = compiled(queries_TBD, corpus, biases_T, utility, (k,), scratch)
+        ads = corpus, biases_T, utility, (k,), scratch
+        result, scratch = compiled(queries_TBD, *ads, conditions=conditions)
         return result
 
     return call
@@ -120,6 +128,7 @@ def main() -> None:
         extra = {"dtype": a.dtype, "tasks": a.tasks} | ({"candidates": a.candidates} if a.candidates else {})
         print(json.dumps(line | extra | more), flush=True)
 
+    attributes = random_attributes(np.random.default_rng(2), a.n if a.where else 0)
     if a.stream:
         read = jax.jit(lambda rows: jnp.sum(rows, dtype=jnp.float32))
         report("stream", 0, median_ms(lambda: read(corpus.rows_NTD), a.repeats))
@@ -134,7 +143,14 @@ def main() -> None:
         found = (
             {} if exact is None else {"recall": recall(call(), scan_call(jnp.asarray(queries), exact, utility, a.k)())}
         )
-        report("tt-jax", batch, median_ms(call, a.repeats), **found)
+        ms = median_ms(call, a.repeats)
+        report("tt-jax", batch, ms, **found)
+        if a.where:
+            conditions = random_conditions(rng, attributes, batch, a.n)
+            eligible = replace(corpus, attributes=on_device(attributes, len(corpus.valid_N)))
+            filtered = scan_call(jnp.asarray(queries), eligible, utility, a.k, conditions)
+            first, again = median_ms(filtered, a.repeats), median_ms(call, a.repeats)
+            report("tt-jax, conditions", batch, first, ratio=round(2 * first / (ms + again), 3))
     if not a.candidates:
         ads_gb = round(sum(x.nbytes for x in jax.tree.leaves(corpus)) / 1e9, 2)
         print(json.dumps({"n": len(ids), "dtype": a.dtype, "tasks": a.tasks, "gb": memory_gb(), "ads_gb": ads_gb}))

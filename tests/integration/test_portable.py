@@ -206,7 +206,7 @@ def test_every_changed_missing_or_added_byte_is_refused(calibrated: Path, tmp_pa
         (root / files[0].name).symlink_to(tmp_path / "elsewhere")
         with pytest.raises(PortableError):
             load(root)
-    with pytest.raises(PortableError, match="expected 'tt-jax bundle' version 2, found 'tt-jax ad index' version 2"):
+    with pytest.raises(PortableError, match="expected 'tt-jax bundle' version 2, found 'tt-jax ad index' version 3"):
         PortableBundle.load(calibrated / "index")
     with pytest.raises(PortableError, match="none: expected a directory with a manifest"):
         PortableBundle.load(tmp_path / "none")

@@ -63,6 +63,12 @@ def test_a_scorer_answers_as_one_of_one_device_while_ads_change(outcome: dict[st
     assert not any(np.array_equal(a, b) for a, b in pairwise(ids))
 
 
+@pytest.mark.parametrize("name", ["3", "8"])
+def test_the_ads_that_may_serve_are_those_of_one_device(outcome: dict[str, Any], name: str) -> None:
+    assert _assert_same(outcome, name, "targeted ") == 2 * 2 * 3
+    assert len(outcome["arrays"][f"{name}|targeted 0 all ids"]) > 40
+
+
 @pytest.mark.parametrize("name", ["1", "3", "8"])
 def test_every_device_has_its_part_and_a_like_scorer_the_same_programs(outcome: dict[str, Any], name: str) -> None:
     facts = outcome["facts"][name]

@@ -36,7 +36,7 @@ from serving.scoring.sharding import (
     split,
     spread,
 )
-from tests.support import tiny
+from tests.support import targeting, tiny
 from tests.support.changing_ads import World
 from tt_jax.bundle.reader import Bundle
 from tt_jax.utility import Utility
@@ -64,7 +64,7 @@ def scans(mesh: Mesh, tasks: int, dtype: str, queries: int) -> dict[str, np.ndar
     mesh, utility = in_a_row(mesh), Utility.parse(f"bid * ({' + '.join(TASKS[:tasks])})", TASKS[:tasks])
     places = places_on(mesh, N)
     parts = [spread(x, mesh, places) for x in (np.asarray(stored(jnp.asarray(ads), np.dtype(dtype))), bids, valid)]
-    corpus = packer(mesh, tuple(range(tasks)), places, parts)(*parts)
+    corpus = packer(mesh, tuple(range(tasks)), places, [*parts, None])(*parts, None)
     biases = jnp.full(tasks, 0.25, jnp.float32)
 
     def ranked(*args: Any) -> Any:
@@ -93,6 +93,26 @@ def live(mesh: Mesh, bundle: Bundle) -> tuple[dict[str, np.ndarray], Scorer]:
         scorer = prepare(scorer, changes, now(), warm=False).apply(scorer)
         found |= {f"{step} {key}": value for key, value in answers(scorer).items()}
     return found, scorer
+
+
+def targeted(mesh: Mesh, bundle: Bundle) -> dict[str, np.ndarray]:
+    """Answers to requests that say which ads may serve, before and after attributes change."""
+    rng = np.random.default_rng(7)
+    table, _ = targeting.ads(rng, 400)
+    ids = table.column("ad_id").to_pylist()
+    requests = [targeting.request(rng, ids) for _ in range(9)]
+    said = {key: [request[key] for request in requests] for key in ("context", "where", "exclude")}
+    queries = tiny.queries(rng, len(requests))
+    scorer = Scorer(bundle, index_table(bundle, table, batch=64), max_k=K, warm=False, mesh=mesh)
+    found: dict[str, np.ndarray] = {}
+    for step in range(2):
+        for name, lists in (("all", None), ("listed", [ids[::3]] * len(queries))):
+            ads = scorer.top_k(queries, K, lists, **said)
+            found |= {f"{step} {name} {key}": value for key, value in arrays(ads).items()}
+        sets = {a.name: [[ad, targeting.attributes(rng)[a.name]] for ad in ids[::5]] for a in targeting.ATTRIBUTES}
+        changes = read_changes(json.dumps({"set": sets}).encode(), scorer)
+        scorer = prepare(scorer, changes, now(), warm=False).apply(scorer)
+    return found
 
 
 def answers(scorer: Scorer) -> dict[str, np.ndarray]:
@@ -132,6 +152,7 @@ def facts_of(scorer: Scorer, bundle: Bundle) -> dict[str, Any]:
 def main() -> None:
     device_corpus.PART = 2 * BLOCK  # several parts on one device, others on each of many
     bundle = Bundle.load(Path(sys.argv[2]))
+    with_attributes = targeting.bundle(Path(sys.argv[1]).with_name("targeting"))
     saved, facts = {}, {}
     for name, mesh in meshes().items():
         for tasks, dtype, queries in CASES if name != "3" else ():
@@ -140,6 +161,7 @@ def main() -> None:
         found, scorer = live(mesh, bundle)
         saved |= {f"{name}|live {key}": value for key, value in found.items()}
         facts[name] = facts_of(scorer, bundle)
+        saved |= {f"{name}|targeted {key}": value for key, value in targeted(mesh, with_attributes).items()}
     np.savez(sys.argv[1], **saved)
     print(json.dumps(facts))
 
