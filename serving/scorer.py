@@ -20,6 +20,8 @@ from serving.index.ad_columns import AdId
 from serving.index.ad_index import AdIndex, require_fit
 from serving.index.ad_table import AdIdError, AdTable
 from serving.scoring.calls import distinct, start_calls
+from serving.scoring.explore import Explore
+from serving.scoring.explored_calls import Drawing, explored
 from serving.scoring.jitted import Shape
 from serving.scoring.programs import Programs
 from serving.scoring.results import Encoded, Ranking, ScoredAd
@@ -153,6 +155,7 @@ class Scorer:
         context: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
         where: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
         exclude: Sequence[AdId] | Sequence[Sequence[AdId]] = (),
+        explore: Explore | None = None,
     ) -> list[list[ScoredAd]]:
         """`encode`, then `rank`.
 
@@ -161,8 +164,10 @@ class Scorer:
           context: values that ads target, `now` in Unix seconds (else the clock's), and request values.
           where: attribute -> `{"any": [...]}`, `{"all": [...]}`, `{"none": [...]}`, `{"min": x, "max": y}` or a flag.
           exclude: ids of ads; one of no ad is ignored. Each of the three is for all queries, or a list, one for each.
+          explore: gives some slots to other eligible ads; see `serving.scoring.explore`.
         """
-        return self.rank(self.encode(queries, 0, _conditions(queries, context, where, exclude)), k, candidates)
+        encoded = self.encode(queries, 0, _conditions(queries, context, where, exclude))
+        return self.rank(encoded, k, candidates, explore)
 
     def explain(self, ad_id: AdId, condition: Condition) -> list[str]:
         """Why an ad may not serve a request with this condition: a sentence for each rule; none if it may.
@@ -177,7 +182,11 @@ class Scorer:
         return found + (["exclude: the request excludes the ad"] if ad_id in condition.exclude else [])
 
     def rank(
-        self, encoded: Encoded, k: int, candidates: Sequence[Sequence[AdId]] | None = None
+        self,
+        encoded: Encoded,
+        k: int,
+        candidates: Sequence[Sequence[AdId]] | None = None,
+        explore: Explore | None = None,
     ) -> list[list[ScoredAd]]:
         """The best eligible ads for each request, best first.
 
@@ -188,32 +197,53 @@ class Scorer:
           encoded: of `encode`.
           k: ads per request, 1..max_k.
           candidates: a list of ad ids for each request, ranked instead of all ads; an id again is ignored.
+          explore: as of `top_k`; the answers are in the order of slots then.
 
         Raises `RequestError` for another `k`, an unknown id, or too long a list.
         """
-        self._check_k(k)
+        self._check_k(k, explore)
         lists = None if candidates is None else self.candidate_lists(candidates, len(encoded))
-        return self.start(encoded, [k] * len(encoded), lists).answers()
+        drawings = [explore and (explore, row) for row in range(len(encoded))]
+        return self.start(encoded, [k] * len(encoded), lists, drawings).answers()
 
-    def batch_key(self, k: int, candidates: Sequence[Sequence[AdId]] | None) -> Shape:
+    def batch_key(self, k: int, candidates: Sequence[Sequence[AdId]] | None, explore: Explore | None = None) -> Shape:
         """What requests must have in common to be ranked by one call. Raises `RequestError` for a wrong `k`."""
-        self._check_k(k)
+        self._check_k(k, explore)
         return self._programs.batch_key(k, None if candidates is None else max(map(len, candidates), default=0))
 
     def candidate_lists(self, candidates: Sequence[Sequence[AdId]], queries: int, first: int = 0) -> list[np.ndarray]:
         """Positions in the index of the ads of each query's list, each once. Raises `RequestError`, as `encode`."""
         return [distinct(positions) for positions in self._positions(candidates, queries, "candidates", first)]
 
-    def start(self, encoded: Encoded, ks: Sequence[int], lists: Sequence[np.ndarray] | None) -> Ranking:
+    def start(
+        self,
+        encoded: Encoded,
+        ks: Sequence[int],
+        lists: Sequence[np.ndarray] | None,
+        drawings: Sequence[Drawing | None] = (),
+    ) -> Ranking:
         """Starts to rank the ads for requests of `ks` ads each, checked by `batch_key`, and does not wait.
 
-        `lists`: of `candidate_lists`; None ranks all ads.
+        `lists`: of `candidate_lists`; None ranks all ads. `drawings`: of the requests; those that explore are ranked at
+        once.
         """
-        return Ranking(start_calls(self._programs, encoded, ks, lists), ks, self._ads)
+        draws = {row: drawing for row, drawing in enumerate(drawings) if drawing}
+        if not draws:
+            return Ranking(start_calls(self._programs, encoded, ks, lists), ks, self._ads)
 
-    def _check_k(self, k: int) -> None:
-        if type(k) is not int or not 1 <= k <= self.max_k:
-            raise _error(f"k: expected an integer within 1..{self.max_k}, got {k!r}")
+        def of(rows: list[int]) -> tuple[Encoded, list[int], list[np.ndarray] | None]:
+            return encoded.at(rows), [ks[row] for row in rows], None if lists is None else [lists[row] for row in rows]
+
+        answers = explored(self._programs, *of(list(draws)), list(draws.values()))
+        others = [row for row in range(len(encoded)) if row not in draws]
+        started = start_calls(self._programs, *of(others)) if others else []
+        calls = [([others[i] for i in rows], call) for rows, call in started]
+        return Ranking(calls, ks, self._ads, dict(zip(draws, answers, strict=True)))
+
+    def _check_k(self, k: int, explore: Explore | None) -> None:
+        most = self.max_k if explore is None else min(self.max_k, self.max_candidates)
+        if type(k) is not int or not 1 <= k <= most:
+            raise _error(f"k: expected an integer within 1..{most}, got {k!r}")
 
     def score(
         self,
@@ -282,11 +312,17 @@ class Scorer:
                 raise _error(f"{key} of query {i}: {e}") from None
         return positions
 
-    def _ads(self, positions: np.ndarray, utility: np.ndarray, probabilities_Tn: np.ndarray) -> list[ScoredAd]:
+    def _ads(
+        self, positions: np.ndarray, utility: np.ndarray, probabilities_Tn: np.ndarray, *propensity: np.ndarray
+    ) -> list[ScoredAd]:
         names = self.schema.heads
         # No `strict`: of a hundred ads it would take a third of the time.
         probabilities = [dict(zip(names, p)) for p in probabilities_Tn.T.tolist()]  # noqa: B905
-        return list(map(ScoredAd, self.ads.ids.at(positions), utility.tolist(), probabilities))
+        return list(
+            map(
+                ScoredAd, self.ads.ids.at(positions), utility.tolist(), probabilities, *(p.tolist() for p in propensity)
+            )
+        )
 
 
 def _conditions(queries: Sequence[Any], *parts: Any) -> list[Condition] | None:

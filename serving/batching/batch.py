@@ -179,7 +179,7 @@ class Batch:
         except BaseException as e:  # as in `start_batch`
             return all_fail(self.parts, e)
 
-    def _outcome(self, part: Part, best: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Outcome | None:
+    def _outcome(self, part: Part, best: list[tuple[np.ndarray, ...]]) -> Outcome | None:
         request = part.request
         if request.is_over or request.answer.done():
             request.is_over = True
@@ -211,7 +211,12 @@ def start_batch(scorer: Scorer, parts: list[Part], failed: list[Outcome]) -> Bat
         encoded = groups[0][1] if len(groups) == 1 else Encoded.concatenate([e for _, e in groups])
         ks = [part.request.work.k for part in fit for _ in range(part.queries)]
         lists = [positions for part in fit for positions in part.lists or ()]
-        ranking = scorer.start(encoded, ks, None if fit[0].lists is None else lists)
+        drawings = [
+            part.request.work.explore and (part.request.work.explore, i)
+            for part in fit
+            for i in range(part.first, part.end)
+        ]
+        ranking = scorer.start(encoded, ks, None if fit[0].lists is None else lists, drawings)
         return Batch(fit, scorer, ranking, started)
     except BaseException as e:  # a fault of ours: these requests get it, and the thread goes on with the next batch
         failed[:] = all_fail(parts, e)
@@ -261,13 +266,20 @@ def _conditions(parts: list[Part]) -> list[Condition] | None:
     return given
 
 
-def ads_json(heads: Sequence[str], ids: list[AdId], utility_n: np.ndarray, probabilities_Tn: np.ndarray) -> bytes:
+def ads_json(
+    heads: Sequence[str],
+    ids: list[AdId],
+    utility_n: np.ndarray,
+    probabilities_Tn: np.ndarray,
+    propensity_n: np.ndarray | None = None,
+) -> bytes:
     """What msgspec makes of a list of `ScoredAd`, byte for byte; a hundred objects would cost three times as much.
 
     Args:
       heads: names of the T tasks, at least one.
       ids: of n ads.
       utility_n, probabilities_Tn: float32.
+      propensity_n: float64, of an answer that explores.
     """
     n = len(ids)
     if not n:
@@ -276,11 +288,16 @@ def ads_json(heads: Sequence[str], ids: list[AdId], utility_n: np.ndarray, proba
     keys = [b'}},{"id":', b',"score":', b',"probabilities":{%b:' % first, *(b",%b:" % name for name in rest)]
     numbers = _ENCODER.encode(utility_n.tolist() + probabilities_Tn.ravel().tolist())[1:-1].split(b",")
     columns = [list(map(_ENCODER.encode, ids)), *(numbers[i : i + n] for i in range(0, len(numbers), n))]
+    end = b"}}]"
+    if propensity_n is not None:
+        keys[0], end = b',{"id":', b"]"
+        keys.append(b'},"propensity":')
+        columns.append([_ENCODER.encode(p) + b"}" for p in propensity_n.tolist()])
     step = 2 * len(keys)
     parts = [b""] * (step * n)
     for i, (key, column) in enumerate(zip(keys, columns, strict=True)):
         parts[2 * i :: step] = [key] * n
         parts[2 * i + 1 :: step] = column
     parts[0] = b'[{"id":'
-    parts.append(b"}}]")
+    parts.append(end)
     return b"".join(parts)

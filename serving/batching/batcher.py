@@ -150,7 +150,7 @@ class Batcher:
         work = replace(work, model=work.model or next(iter(self.scorers)))
         if work.model not in self.scorers:
             raise RequestError(f"model: expected one of {', '.join(self.scorers)}, got {work.model!r}")
-        batch_key, pending = self.scorers[work.model].batch_key(work.k, work.candidates), self._awaited()
+        batch_key, pending = self.scorers[work.model].batch_key(work.k, work.candidates, work.explore), self._awaited()
         answer: asyncio.Future[Ranked] = pending.loop.create_future()
         return Queued(work, batch_key, deadline, time.perf_counter(), answer), pending
 

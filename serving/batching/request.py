@@ -13,6 +13,7 @@ from serving.eligibility.conditions import Condition
 from serving.error_answer import shorten
 from serving.index.ad_columns import AdId
 from serving.scorer import RequestError, Scorer
+from serving.scoring.explore import Explore
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Work:
     """A checked request: queries, one list of candidate ids for each (or None for the whole index), and k of each.
 
     `model`: the scorer of the batcher that ranks it; "" = the first. `conditions`: of each query; None = none.
+    `explore`: query i of these draws from its seed and i.
     """
 
     queries: list[dict[str, Any]]
@@ -27,6 +29,7 @@ class Work:
     candidates: list[list[AdId]] | None
     model: str = ""
     conditions: list[Condition] | None = None
+    explore: Explore | None = None
 
     def copied(self) -> Work:
         """The same, with lists that nobody else changes.

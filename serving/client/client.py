@@ -59,11 +59,15 @@ class ServiceError(Exception):
 
 @dataclass(frozen=True)
 class Ad:
-    """An ad of an answer: its id, its utility (the higher the better) and a probability per task."""
+    """An ad of an answer: its id, its utility (the higher the better) and a probability per task.
+
+    `propensity`: of an answer that explores, the probability with which this ad is in it.
+    """
 
     id: AdId
     score: float
     probabilities: dict[str, float]
+    propensity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -113,13 +117,15 @@ class AsyncClient:
         self, query: Mapping[str, Any], k: int = 10, candidates: Sequence[AdId] | None = None,
         deadline_s: float | None = None, model: str | None = None, *, context: Mapping[str, Any] | None = None,
         where: Mapping[str, Any] | None = None, exclude: Sequence[AdId] | None = None,
+        explore: Mapping[str, Any] | None = None,
     ) -> Ranked:  # fmt: skip
         """The best `k` ads for a query (feature -> value), of all or of the candidates; by this model of several.
 
-        `context`, `where`, `exclude`: which ads may serve, see docs/how-to/target_and_pace.md.
+        `context`, `where`, `exclude`: which ads may serve, see docs/how-to/target_and_pace.md. `explore`: `share`,
+        `seed` and perhaps `by`, see docs/how-to/explore_and_evaluate.md.
         """
         message = {"query": query, "k": k, "candidates": candidates, "model": model}
-        said = {"context": context, "where": where, "exclude": exclude}
+        said = {"context": context, "where": where, "exclude": exclude, "explore": explore}
         return _read(await self._post(_body(message | said), deadline_s), Ranked)
 
     async def rank_several(
@@ -127,13 +133,14 @@ class AsyncClient:
         candidates: Sequence[Sequence[AdId]] | None = None, deadline_s: float | None = None,
         model: str | None = None, *, context: Objects = None, where: Objects = None,
         exclude: Sequence[AdId] | Sequence[Sequence[AdId]] | None = None,
+        explore: Mapping[str, Any] | None = None,
     ) -> list[Ranked]:  # fmt: skip
         """The best `k` ads for each of several queries, in order, of all or of a list of candidates for each.
 
         `context`, `where`, `exclude`: as of `rank`, for all queries, or one for each.
         """
         message = {"queries": queries, "k": k, "candidates": candidates, "model": model}
-        said = {"context": context, "where": where, "exclude": exclude}
+        said = {"context": context, "where": where, "exclude": exclude, "explore": explore}
         return _split(_read(await self._post(_body(message | said), deadline_s), _Several))
 
     async def _post(self, body: bytes, deadline_s: float | None) -> httpx.Response:
@@ -203,9 +210,10 @@ class Client:
         self, query: Mapping[str, Any], k: int = 10, candidates: Sequence[AdId] | None = None,
         deadline_s: float | None = None, model: str | None = None, *, context: Mapping[str, Any] | None = None,
         where: Mapping[str, Any] | None = None, exclude: Sequence[AdId] | None = None,
+        explore: Mapping[str, Any] | None = None,
     ) -> Ranked:  # fmt: skip
         """As `AsyncClient.rank`."""
-        thread, said = self._started(), {"context": context, "where": where, "exclude": exclude}
+        thread, said = self._started(), {"context": context, "where": where, "exclude": exclude, "explore": explore}
         return thread.run(thread.client.rank(query, k, candidates, deadline_s, model, **said))
 
     def rank_several(
@@ -213,9 +221,10 @@ class Client:
         candidates: Sequence[Sequence[AdId]] | None = None, deadline_s: float | None = None,
         model: str | None = None, *, context: Objects = None, where: Objects = None,
         exclude: Sequence[AdId] | Sequence[Sequence[AdId]] | None = None,
+        explore: Mapping[str, Any] | None = None,
     ) -> list[Ranked]:  # fmt: skip
         """As `AsyncClient.rank_several`."""
-        thread, said = self._started(), {"context": context, "where": where, "exclude": exclude}
+        thread, said = self._started(), {"context": context, "where": where, "exclude": exclude, "explore": explore}
         return thread.run(thread.client.rank_several(queries, k, candidates, deadline_s, model, **said))
 
     def _started(self) -> LoopThread:

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from tt_jax.io.publish import Format
 WAITING = 256  # answers between the event loop and the thread: some 10 MB of 100 ads each
 KEPT = 4  # full files beside the one that is written
 CLOSING_S = 5.0
-FORMAT = Format("tt-jax request log", (1, 2, 3))  # 1 did not tell the model; 3: conditions
+FORMAT = Format("tt-jax request log", (1, 2, 3, 4))  # 1 did not tell the model; 3: conditions; 4: id, explore
 _TAIL = 2**16
 
 
@@ -49,6 +49,8 @@ class LoggedQuery(Struct, forbid_unknown_fields=True):
 
     `time`: UTC, ISO 8601, of the answer. `model`: see `serving.routing`; "" = not told. `format_version`: see `FORMAT`.
     `context`, `where`, `exclude`: of the request; see `serving.eligibility.conditions`.
+    `request`: its id, as the header `x-request-id` of the answer told it; of several queries, `ID/0`, `ID/1` ...
+    `explore`: of the request, with the number of the query; see `serving.scoring.explore`. {} = it did not explore.
     """
 
     time: str
@@ -63,6 +65,8 @@ class LoggedQuery(Struct, forbid_unknown_fields=True):
     context: dict[str, Any] = {}
     where: dict[str, Any] = {}
     exclude: list[AdId] = []
+    request: str = ""
+    explore: dict[str, Any] = {}
 
 
 class _Version(Struct):
@@ -103,16 +107,16 @@ class RequestLog:
         counter = Counter("tt_jax_logged_requests", what, ("result",), registry=registry)
         self._written, self._dropped, self._failed = map(counter.labels, ("written", "dropped", "failed"))
         self._random = random.Random()
-        self._waiting: queue.Queue[tuple[float, Work, Ranked] | None] = queue.Queue(WAITING)
+        self._waiting: queue.Queue[tuple[float, Work, Ranked, str] | None] = queue.Queue(WAITING)
         self._thread = threading.Thread(target=self._write_all, name="request log", daemon=True)
         self._thread.start()
 
-    def offer(self, work: Work, ranked: Ranked) -> None:
+    def offer(self, work: Work, ranked: Ranked, request: str = "") -> None:
         """Draws, and queues an answered request that was drawn. Never waits."""
         if self._random.random() >= self._settings.fraction:
             return
         try:
-            self._waiting.put_nowait((time.time(), work, ranked))
+            self._waiting.put_nowait((time.time(), work, ranked, request))
         except queue.Full:
             self._dropped.inc()
 
@@ -184,13 +188,16 @@ def read_log(path: Path) -> Iterator[tuple[int, LoggedQuery]]:
                 raise RequestLogError(f"{path}, line {number}: not a logged query: {e}") from None
 
 
-def _lines(at: float, work: Work, ranked: Ranked) -> Iterator[bytes]:
+def _lines(at: float, work: Work, ranked: Ranked, request: str) -> Iterator[bytes]:
     moment = datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="milliseconds")
     for i, (query, ads) in enumerate(zip(work.queries, ranked.json, strict=True)):
         candidates = None if work.candidates is None else work.candidates[i]
         known: Any = msgspec.Raw(ads)  # JSON already
         said = Condition() if work.conditions is None else work.conditions[i]
         told: Any = {"context": dict(said.context), "where": dict(said.where), "exclude": list(said.exclude)}
+        told["request"] = f"{request}/{i}" if request and len(work.queries) > 1 else request
+        if work.explore:
+            told["explore"] = asdict(work.explore) | {"query": i}
         answer = (ranked.bundle, ranked.index, work.k, query, candidates, known)
         logged = LoggedQuery(moment, *answer, model=work.model, **told)
         yield msgspec.json.encode(logged) + b"\n"

@@ -17,8 +17,8 @@ def start_calls(
 ) -> list[tuple[list[int], Running]]:
     """Starts to rank all ads, or a list of them, for n requests; calls, each with the requests that it is of."""
     if lists is None:
-        batches = _batches(encoded.conditions.excluded)
-        return [(rows, programs.best(encoded.at(rows), max(ks[row] for row in rows))) for rows in batches]
+        together = batches(encoded.conditions.excluded)
+        return [(rows, programs.best(encoded.at(rows), max(ks[row] for row in rows))) for rows in together]
     excluded = encoded.conditions.excluded
     lists = [some[~np.isin(some, out)] if len(out) else some for some, out in zip(lists, excluded, strict=True)]
     encoded, calls = encoded.without_exclusions(), list[tuple[list[int], Running]]()
@@ -33,7 +33,7 @@ def distinct(positions: np.ndarray) -> np.ndarray:
     return positions[np.sort(first)]
 
 
-def _batches(excluded: Sequence[np.ndarray]) -> Iterator[list[int]]:
+def batches(excluded: Sequence[np.ndarray]) -> Iterator[list[int]]:
     """Requests that go together: as many as a call takes, and as they exclude ads for."""
     rows, count = list[int](), 0
     for row, places in enumerate(excluded):

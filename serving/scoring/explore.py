@@ -14,10 +14,13 @@ and what an ad's probability of being in the answer is needs no approximation:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
+
+from tt_jax.io.strict_json import nearest
 
 _LARGEST_SEED = 2**63 - 1
 
@@ -43,6 +46,18 @@ class Explore:
     seed: int
     by: Literal["uniform", "softmax"] = "uniform"
     temperature: float = 1.0
+
+    @staticmethod
+    def of(given: Mapping[str, Any]) -> Explore:
+        """From an object of JSON, `{"share": ..., "seed": ...}`. Raises `ExploreError`, also for an unknown key."""
+        keys = [field.name for field in fields(Explore)]
+        for key in given:
+            if key not in keys:
+                raise ExploreError(f"explore: unknown key {key!r}{nearest(key, keys)}")
+        for key in ("share", "seed"):
+            if key not in given:
+                raise ExploreError(f"explore.{key}: expected a number, got none")
+        return Explore(**given)
 
     def __post_init__(self) -> None:
         if not _is_number(self.share) or not 0 <= self.share <= 1:

@@ -170,6 +170,14 @@ class Programs:
         which = np.int32(self._results.index(at_least(self._results, k)))
         return Running(self._run_on_scratch(shape, *encoded.padded(shape.queries), which), len(encoded))
 
+    def all_utilities(self, encoded: Encoded) -> np.ndarray:
+        """Utilities of all places, float32 `[n, N]`, -inf of what may not be returned. Waits; queries as of `best`."""
+        shape = Shape("all", at_least(QUERIES, len(encoded)), self._results[-1])
+        kept: list[np.ndarray] = []
+        self._run_on_scratch(shape, *encoded.padded(shape.queries), np.int32(0), kept=kept)
+        by_rows = self._state.corpus.reads_rows(shape.queries)
+        return (kept[0].T if by_rows else kept[0])[: len(encoded)]
+
     def best_candidates(self, encoded: Encoded, positions: list[np.ndarray]) -> Running:
         """The best min(max_k, C) of a list of positions for each query; at most `queries_at_once(C)` queries."""
         size = at_least(self._candidates, max(map(len, positions)))
@@ -290,13 +298,16 @@ class Programs:
     def _lower(self, shape: Shape) -> Any:
         return lower(shape, self._model, self._utility, self._results, self._candidates, self._state, self._mesh)
 
-    def _run_on_scratch(self, shape: Shape, *arguments: Any) -> TopK:
+    def _run_on_scratch(self, shape: Shape, *arguments: Any, kept: list[np.ndarray] | None = None) -> TopK:
+        """`kept`: gets a copy of all scores, for which this waits."""
         self._get(shape)  # before the lock
         with self._scratch_locks[shape.queries]:
             # Taken out while in use: a run that fails has consumed it.
             scratch = self._scratch.pop(shape.queries, None)
             scratch = self._fresh_scratch(shape.queries) if scratch is None else scratch
             top, self._scratch[shape.queries] = self._launch(shape, *arguments, scratch)
+            if kept is not None:
+                kept.append(np.array(self._scratch[shape.queries]))
         return top
 
     def _launch(self, shape: Shape, *arguments: Any) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import numpy as np
+from msgspec import UNSET, UnsetType
 
 from serving.eligibility.conditions import ConditionArrays, Conditions
 from serving.index.ad_columns import AdId
@@ -23,11 +24,14 @@ class ScoredAd:
       id: of the ad.
       score: its utility, the higher the better.
       probabilities: of the tasks with a head, by name.
+      propensity: of an answer that explores: the probability, over the draws of `serving.scoring.explore`, that this ad
+        is in the answer to this request; of others not set.
     """
 
     id: AdId
     score: float
     probabilities: dict[str, float]
+    propensity: float | UnsetType = UNSET
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,20 +74,23 @@ class Ranking:
 
     _calls: Sequence[tuple[list[int], Running]]
     _ks: Sequence[int]
-    _ads: Callable[..., list[ScoredAd]]  # of positions, utilities and probabilities
+    _ads: Callable[..., list[ScoredAd]]  # of positions, utilities, probabilities, and perhaps propensities
+    _explored: Mapping[int, tuple[np.ndarray, ...]] = field(default_factory=dict)  # request -> what its answer is
 
     def wait(self) -> None:
         """Returns when the results are there."""
         for _, call in self._calls:
             call.wait()
 
-    def best(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def best(self) -> list[tuple[np.ndarray, ...]]:
         """Of each request the positions of its n ads, their utilities `[n]` and probabilities `[T, n]`. Waits.
+
+        Of one that explores also the propensities `[n]`.
 
         An ad that may not be returned has the utility -inf, so it comes last.
         """
         none = np.empty(0, np.int32), np.empty(0, np.float32), np.empty((0, 0), np.float32)
-        best: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [none for _ in self._ks]
+        best: list[tuple[np.ndarray, ...]] = [self._explored.get(row, none) for row in range(len(self._ks))]
         for rows, call in self._calls:
             top: Any = call.result()  # NumPy's, declared as JAX's
             for b, row in enumerate(rows):

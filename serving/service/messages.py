@@ -15,6 +15,7 @@ from serving.eligibility.conditions import Condition, ConditionError, conditions
 from serving.error_answer import shorten
 from serving.index.ad_columns import AdId
 from serving.scorer import RequestError, ScoredAd
+from serving.scoring.explore import Explore, ExploreError
 from tt_jax.io.strict_json import nearest
 
 S = TypeVar("S", bound=Struct)
@@ -43,6 +44,10 @@ class RankRequest(Struct, forbid_unknown_fields=True):
     exclude: Annotated[
         list[AdId | list[AdId]] | None,
         Meta(description="ids of ads that are not wanted: for all queries, or one list of ids for each"),
+    ] = None
+    explore: Annotated[
+        dict[str, Any] | None,
+        Meta(description="gives a `share` of the slots to other ads, drawn from `seed`, `by` uniform or softmax"),
     ] = None
 
 
@@ -190,7 +195,7 @@ def to_work(request: RankRequest, max_queries: int) -> Work:
             if isinstance(item, list):
                 raise RequestError(f"exclude[{i}]: with 'query', expected an ad id, got {show(item)}")
         lists: Any = None if given is None else [given]
-        return Work([request.query], request.k, lists, request.model or "", _conditions(request, 1))
+        return Work([request.query], request.k, lists, request.model or "", _conditions(request, 1), _explore(request))
     queries = request.queries or []
     if not 1 <= len(queries) <= max_queries:
         raise RequestError(f"queries: expected 1 to {max_queries} queries, got {len(queries)}")
@@ -200,7 +205,15 @@ def to_work(request: RankRequest, max_queries: int) -> Work:
     if given is not None and len(given) != len(queries):
         raise RequestError(f"candidates: expected one list for each of {len(queries)} queries, got {len(given)}")
     conditions = _conditions(request, len(queries))
-    return Work(queries, request.k, given, request.model or "", conditions)  # pyright: ignore[reportArgumentType]
+    lists = given
+    return Work(queries, request.k, lists, request.model or "", conditions, _explore(request))
+
+
+def _explore(request: RankRequest) -> Explore | None:
+    try:
+        return None if request.explore is None else Explore.of(request.explore)
+    except ExploreError as e:
+        raise RequestError(str(e)) from None
 
 
 def _conditions(request: RankRequest, queries: int) -> list[Condition] | None:

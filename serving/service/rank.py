@@ -84,8 +84,9 @@ class Rank:
         work = asked.work
         self.telemetry.ranked(work, ranked.ads_found)
         if self._log:
-            self._log.offer(work, ranked)
-        self._shadows.offer(self._router.model_of[work.model], work, ranked)
+            self._log.offer(work, ranked, request.id.decode("ascii"))
+        if work.explore is None:  # else what the shadow differs in would be chance too
+            self._shadows.offer(self._router.model_of[work.model], work, ranked)
         ads: list[Any] = [msgspec.Raw(ads) for ads in ranked.json]  # JSON already, of the type that is declared
         if asked.for_many:
             body = _ENCODER.encode(BatchAnswer([Ads(of_query) for of_query in ads], ranked.bundle, ranked.index))

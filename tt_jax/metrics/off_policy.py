@@ -5,7 +5,7 @@ target policy chooses some of the candidates. Its value is the mean outcome of a
 
     value = E[ sum over candidates of target x outcome ] / E[ sum over candidates of target ]
 
-over requests. Both estimators are ratios of means over requests, and their intervals are those of the delta method, with
+over requests. Both estimators are ratios of means over requests. Their intervals are those of the delta method, with
 Student's t: requests are independent, candidates of one are not.
 
 - Self-normalised inverse propensity scores (Swaminathan & Joachims 2015): served rows weigh target / propensity.

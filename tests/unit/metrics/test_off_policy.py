@@ -60,7 +60,9 @@ def test_closed_forms():
         assert found.value == pytest.approx(0.25)
         assert found.interval == pytest.approx([0.25 - reach, 0.25 + reach])
         assert found.effective_rows == 8
-    two = Candidates(np.array([0, 0, 1]), np.array([1.0, 0, 1]), np.array([0.5, 0.9, 0.25]), np.array([1.0, 1, 0]), one[:3])
+    two = Candidates(
+        np.array([0, 0, 1]), np.array([1.0, 0, 1]), np.array([0.5, 0.9, 0.25]), np.array([1.0, 1, 0]), one[:3]
+    )
     assert self_normalised_ips(two).value == pytest.approx(2 / 6)
     assert self_normalised_ips(two).effective_rows == pytest.approx(36 / 20)
     assert doubly_robust(two).value == pytest.approx((1 + 2 * 0 + 1 + 4 * -1) / 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
 import numpy as np
 import pytest
@@ -23,3 +25,6 @@ def test_they_are_the_bytes_of_the_objects(heads: tuple[str, ...], ids: list[AdI
     rows = zip(ids, utility.tolist(), probabilities.T.tolist(), strict=True)
     ads = [ScoredAd(ad, score, dict(zip(heads, p, strict=True))) for ad, score, p in rows]
     assert ads_json(heads, ids, utility, probabilities) == msgspec.json.encode(ads)
+    propensities = np.linspace(0.001, 1, len(ads))
+    explored = [dataclasses.replace(ad, propensity=p) for ad, p in zip(ads, propensities.tolist(), strict=True)]
+    assert ads_json(heads, ids, utility, probabilities, propensities) == msgspec.json.encode(explored)

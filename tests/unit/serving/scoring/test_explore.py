@@ -9,7 +9,9 @@ RUNS = 4_000
 
 
 @pytest.mark.parametrize("by", ["uniform", "softmax"])
-@pytest.mark.parametrize(("share", "ranked", "others"), [(0.1, 5, 7), (0.6, 4, 9), (1.0, 6, 3), (0.5, 8, 3), (1.0, 3, 3)])
+@pytest.mark.parametrize(
+    ("share", "ranked", "others"), [(0.1, 5, 7), (0.6, 4, 9), (1.0, 6, 3), (0.5, 8, 3), (1.0, 3, 3)]
+)
 def test_ads_are_drawn_as_often_as_their_propensities_say(by: str, share: float, ranked: int, others: int):
     utilities = np.random.default_rng(1).normal(size=others)
     kept, chosen = np.zeros(ranked), np.zeros(others)
