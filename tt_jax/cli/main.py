@@ -23,6 +23,7 @@ VERBS = {
     "prepare": "raw logs to a training set",
     "train": "train a model, or go on with a run",
     "evaluate": "metrics of a trained model on a split",
+    "join": "served ads with their propensities and outcomes, as a table to train on",
     "calibrate": "fit a model's probabilities to the labels of a split",
     "regret": "AdWorld: what a model loses against the true probabilities",
     "compare": "configurations, modes and seeds side by side, as a report",
