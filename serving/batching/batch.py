@@ -273,7 +273,9 @@ def ads_json(
     probabilities_Tn: np.ndarray,
     propensity_n: np.ndarray | None = None,
 ) -> bytes:
-    """What msgspec makes of a list of `ScoredAd`, byte for byte; a hundred objects would cost three times as much.
+    """What msgspec makes of a list of `ScoredAd`, byte for byte, but for a propensity of None.
+
+    A hundred objects would cost three times as much.
 
     Args:
       heads: names of the T tasks, at least one.

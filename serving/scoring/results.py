@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from msgspec import UNSET, UnsetType
 
 from serving.eligibility.conditions import ConditionArrays, Conditions
 from serving.index.ad_columns import AdId
@@ -25,13 +24,13 @@ class ScoredAd:
       score: its utility, the higher the better.
       probabilities: of the tasks with a head, by name.
       propensity: of an answer that explores: the probability, over the draws of `serving.scoring.explore`, that this ad
-        is in the answer to this request; of others not set.
+        is in the answer to this request; of others None.
     """
 
     id: AdId
     score: float
     probabilities: dict[str, float]
-    propensity: float | UnsetType = UNSET
+    propensity: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

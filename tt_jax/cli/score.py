@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
         ranked = scorer.top_k([request["query"]], args.k, None if candidates is None else [candidates], **said)[0]
     except RequestError as e:
         raise RequestError(f"{args.request}: {e}") from None
-    print(json.dumps({"ads": [asdict(ad) for ad in ranked]}, indent=1))
+    shown = [{key: value for key, value in asdict(ad).items() if key != "propensity"} for ad in ranked]
+    print(json.dumps({"ads": shown}, indent=1))
     return 0
 
 

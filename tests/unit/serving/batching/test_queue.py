@@ -150,11 +150,11 @@ def test_a_large_request_is_ranked_in_parts_by_one_pair(warm_scorer: Scorer, mon
                 answers.append(asyncio.ensure_future(batcher.between(lambda _: (other, "changed"))))
                 await asyncio.sleep(0)
 
-        def recorded(encoded: Any, ks: Any, lists: Any) -> Any:
+        def recorded(encoded: Any, ks: Any, lists: Any, drawings: Any) -> Any:
             order.append(len(ks))
             if len(order) in (2, 4):  # the large one is at work: others come, before anything else is taken
                 asyncio.run_coroutine_threadsafe(come(), loop).result(60)
-            return start(encoded, ks, lists)
+            return start(encoded, ks, lists, drawings)
 
         monkeypatch.setattr(warm_scorer, "start", recorded)
         found = await batcher.submit(large)
