@@ -159,7 +159,7 @@ def test_a_full_file_is_put_aside(open_log, tmp_path: Path) -> None:
     assert all(0 < p.stat().st_size <= 1000 for p in parts)
     ages = [logged.query["age"] for part in parts for _, logged in read_log(part)]
     assert ages == [float(i) for i in range(60 - len(ages), 60)]  # the newest, in order
-    assert len(ages) > 10
+    assert len(ages) >= 10
 
 
 def test_what_a_killed_process_left_is_cut_off(open_log, tmp_path: Path) -> None:

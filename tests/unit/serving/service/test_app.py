@@ -296,7 +296,17 @@ def test_the_model_describes_itself(client: Client, scorer: Scorer) -> None:
 def test_the_docs_need_no_network(client: Client) -> None:
     document = client.get("/schema/openapi.json").json()
     body = document["paths"]["/v1/rank"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert set(body["properties"]) == {"query", "queries", "k", "candidates", "model", "context", "where", "exclude"}
+    assert set(body["properties"]) == {
+        "query",
+        "queries",
+        "k",
+        "candidates",
+        "model",
+        "context",
+        "where",
+        "exclude",
+        "explore",
+    }
     page = client.get("/schema")
     assert page.headers["content-type"].startswith("text/html")
     assert "/v1/rank" in page.text
